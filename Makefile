@@ -1,0 +1,62 @@
+# Everything a fresh machine needs: Python 3.11 or newer, pip and make.
+#   make run     start Loopledger with its own Postgres     make test   the whole suite
+#   make check   format, lint, types, imports               make format rewrite what the formatter would
+#   make lock    write the lock files again
+# VENV=dir puts the virtual environment elsewhere.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check format lock clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/run.stamp
+	@exec $(BIN)/loopledger serve
+
+test: $(VENV)/dev.stamp
+	@exec $(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml --group build -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml --group build --group dev -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV)
+
+# Debian's python3 may come without ensurepip: pip then installs from outside the environment.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Loopledger needs Python 3.11 or newer; '$(PYTHON)' was not found (set PYTHON=...)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Loopledger needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V) (set PYTHON=...)." >&2; exit 1; }
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
+
+PIP = $$($(BIN)/python -m pip --version >/dev/null 2>&1 && echo '$(BIN)/python -m pip' || echo '$(PYTHON) -m pip --python $(BIN)/python')
+INSTALL = $(PIP) --disable-pip-version-check install --quiet --require-hashes
+INSTALL_SELF = $(PIP) --disable-pip-version-check install --quiet --no-build-isolation --no-deps --editable .
+
+$(VENV)/run.stamp: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "installing what Loopledger needs (hash-checked, see requirements.lock)"
+	@$(INSTALL) -r requirements.lock
+	@$(INSTALL_SELF)
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "installing what developing Loopledger needs (hash-checked, see requirements-dev.lock)"
+	@$(INSTALL) -r requirements-dev.lock
+	@$(INSTALL_SELF)
+	@touch $@ $(VENV)/run.stamp

@@ -1,0 +1,101 @@
+"""What can go wrong, each with its facts.
+
+The docstring of an error is its message; the keyword arguments are its facts, and fill the message in.
+"""
+
+import asyncio
+from typing import ClassVar
+
+import asyncpg
+
+
+class LoopledgerError(Exception):
+    """Loopledger failed."""
+
+    # The docstring, taken at class creation: `python -OO` strips docstrings, never a message.
+    message: ClassVar[str]
+
+    def __init__(self, **facts: object) -> None:
+        self.facts = facts
+        super().__init__(self.message.format(**facts))
+
+    def __init_subclass__(cls) -> None:
+        cls.message = " ".join((cls.__doc__ or cls.__name__).split())
+
+
+class SettingsError(LoopledgerError):
+    """{key}: {problem} (from {source})."""
+
+
+class ExposedError(LoopledgerError):
+    """Refusing to listen on {host}: whoever reaches it could write to the log and read it.
+
+    Listen on 127.0.0.1, or start with --insecure (LOOPLEDGER_INSECURE=true) behind your own protection.
+    """
+
+
+class PostgresError(LoopledgerError):
+    """Postgres could not be used: {problem}. {remedy}"""  # noqa: D400, D415 - the remedy ends it
+
+
+class LogCorruptedError(LoopledgerError):
+    """The log contradicts itself: {problem}. Nothing was changed; restore from a backup or ask."""
+
+
+class QueueFullError(LoopledgerError):
+    """The append queue is full: {deliveries} deliveries, {size} bytes are waiting."""
+
+
+class UnavailableError(LoopledgerError):
+    """The log cannot be written at the moment: {problem}. Nothing was acknowledged; send it again."""
+
+
+class RefusedError(LoopledgerError):
+    """The database refuses this delivery: {problem}."""
+
+
+class NotFoldedError(LoopledgerError):
+    """{projection} has folded up to position {checkpoint}, not yet up to {position}."""
+
+
+class FencedError(LoopledgerError):
+    """Another projector has moved {projection} on from checkpoint {checkpoint}."""
+
+
+class IncompleteError(LoopledgerError):
+    """{projection} is incomplete: {folded} folded + {ignored} ignored + {quarantined} quarantined is
+    not its checkpoint {checkpoint}.
+    """  # noqa: D205, D400, D415 - one message
+
+
+def is_outage(error: BaseException) -> bool:
+    """Say whether `error` means that Postgres is away or going away, so that trying again helps.
+
+    asyncpg shows a dying server in many ways; InternalClientError is one of them (its protocol state is
+    cut off half-way through a message).
+    """
+    return isinstance(
+        error,
+        OSError
+        | asyncio.TimeoutError
+        | asyncpg.InterfaceError
+        | asyncpg.InternalClientError
+        | asyncpg.PostgresConnectionError
+        | asyncpg.OperatorInterventionError
+        | asyncpg.InsufficientResourcesError
+        | asyncpg.ReadOnlySQLTransactionError
+        | asyncpg.DeadlockDetectedError,
+    ) and not isinstance(error, asyncpg.DataError)
+
+
+def is_poison(error: BaseException) -> bool:
+    """Say whether `error` is about the values sent: the same values will fail again, others may not."""
+    return isinstance(
+        error,
+        asyncpg.DataError
+        | asyncpg.IntegrityConstraintViolationError
+        | asyncpg.ProgramLimitExceededError
+        | asyncpg.UntranslatableCharacterError
+        | UnicodeError
+        | OverflowError,
+    )

@@ -1,0 +1,49 @@
+"""Every limit, with its unit, on one page. Each can be set: `[limits]` or `LOOPLEDGER_LIMITS_<NAME>`."""
+
+from typing import Annotated
+
+import msgspec
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+MIB = 1024 * 1024
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of anything: because a queue without a limit is a crash without a date."""
+
+    # One delivery. The largest known body is under 4 KiB; a larger one than this is a mistake or an attack.
+    body_bytes: Positive = 1 * MIB
+    body_seconds: Seconds = 10.0
+
+    # The append queue: what may wait for a commit before the server answers 503.
+    queue_deliveries: Positive = 10_000
+    queue_bytes: Positive = 64 * MIB
+
+    # One transaction of the appender: large enough to share a commit, small enough to stay quick.
+    batch_deliveries: Positive = 1_000
+    batch_bytes: Positive = 8 * MIB
+
+    # How long a request waits for its commit before it is told to come again.
+    append_seconds: Seconds = 10.0
+
+    # One transaction of a projector.
+    fold_events: Positive = 1_000
+
+    # A list answer: how many items when not told, and at most.
+    page_items: Positive = 100
+    page_items_max: Positive = 1_000
+
+    # How long `?at_least=` waits for a projection.
+    at_least_seconds: Seconds = 5.0
+
+    # Connections of one process to Postgres, besides the appender's own.
+    pool_connections: Positive = 10
+
+    # The truth behind every wake-up: how often a reader looks for new events when nobody told it.
+    poll_seconds: Seconds = 1.0
+
+    # Stopping: how long the queue may drain, then how long Postgres may take.
+    drain_seconds: Seconds = 2.0
+    stop_seconds: Seconds = 3.0

@@ -1,0 +1,162 @@
+"""The settings: one typed value from defaults, then `loopledger.toml`, then the environment.
+
+A key `name` of the top level is `LOOPLEDGER_NAME`; a key of a section is `LOOPLEDGER_SECTION_NAME`. A value of the
+environment that is a table or a list is written as JSON. `DATABASE_URL` goes by its usual name.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from eventstore.errors import SettingsError
+from eventstore.limits import Limits
+
+PREFIX = "LOOPLEDGER_"
+CONFIG = "LOOPLEDGER_CONFIG"
+DEFAULT_CONFIG = "loopledger.toml"
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator decided. `providers` holds each provider's own settings, by its name."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    data_dir: Path = Path("data")
+    database_url: str | None = None
+    postgres_user: str = "nobody"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    insecure: bool = False
+    limits: Limits = Limits()
+    providers: dict[str, msgspec.Struct] = {}
+
+    def __repr__(self) -> str:
+        # A database URL and a provider's section may hold secrets.
+        return f"Settings(host={self.host!r}, port={self.port}, data_dir={str(self.data_dir)!r}, ...)"
+
+
+def load_settings(
+    environ: Mapping[str, str], provider_settings: Mapping[str, type[msgspec.Struct]]
+) -> Settings:
+    """Read the settings.
+
+    `provider_settings` gives the type of each provider's section. Raises SettingsError, which names the key and
+    where it stands.
+    """
+    path = environ.get(CONFIG)
+    file = Path(path or DEFAULT_CONFIG)
+    tables = _read_toml(file, required=path is not None)
+    sections: dict[str, type[msgspec.Struct]] = {"limits": Limits, **provider_settings}
+    top = _fields(Settings) - {"limits", "providers"}
+
+    _refuse_unknown(tables, {*top, *sections}, "", str(file))
+    values: dict[str, Any] = {k: v for k, v in tables.items() if k not in sections}
+    sources = dict.fromkeys(values, str(file))
+    section_values: dict[str, dict[str, Any]] = {}
+    for name, type_ in sections.items():
+        table = tables.get(name, {})
+        if not isinstance(table, dict):
+            raise SettingsError(key=name, problem="must be a table", source=file)
+        _refuse_unknown(table, _fields(type_), f"{name}.", str(file))
+        section_values[name] = dict(table)
+        sources.update(dict.fromkeys((f"{name}.{key}" for key in table), str(file)))
+
+    known = dict(_variables(top, sections))
+    for variable, text in environ.items():
+        if variable not in known:
+            if variable.startswith(PREFIX) and variable != CONFIG:
+                hint = _closest(variable, known)
+                raise SettingsError(
+                    key=variable, problem=f"no such setting{hint}", source="environment"
+                )
+            continue
+        section, key = known[variable]
+        target = section_values[section] if section else values
+        target[key] = _parse(text)
+        sources[f"{section}.{key}" if section else key] = f"environment, {variable}"
+
+    converted = {
+        name: _convert(section_values[name], type_, f"{name}.", sources)
+        for name, type_ in sections.items()
+    }
+    limits = converted.pop("limits")
+    base = _convert(values, Settings, "", sources)
+    return msgspec.structs.replace(base, limits=limits, providers=converted)
+
+
+def _variables(
+    top: set[str], sections: Mapping[str, type[msgspec.Struct]]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    for key in top:
+        yield ("DATABASE_URL" if key == "database_url" else f"{PREFIX}{key.upper()}"), ("", key)
+    for section, type_ in sections.items():
+        for key in _fields(type_):
+            yield f"{PREFIX}{section.upper()}_{key.upper()}", (section, key)
+
+
+def _fields(type_: type[msgspec.Struct]) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(type_)}
+
+
+def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(key=CONFIG, problem="no such file", source=file) from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(key="the file", problem=str(error), source=file) from None
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], prefix: str, source: str) -> None:
+    for key in table:
+        if key not in known:
+            hint = _closest(key, known)
+            raise SettingsError(key=prefix + key, problem=f"no such setting{hint}", source=source)
+
+
+def _closest(word: str, known: Mapping[str, object] | set[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _parse(text: str) -> object:
+    """A table or a list is JSON; anything else is text, which `convert` turns into what the key wants."""
+    if text[:1] in "{[" and text:
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            return text
+    return text
+
+
+def _decode_path(type_: type, value: object) -> object:
+    if type_ is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    raise NotImplementedError
+
+
+def _convert(
+    values: dict[str, Any], type_: type[msgspec.Struct], prefix: str, sources: Mapping[str, str]
+) -> Any:  # noqa: ANN401 - whatever `type_` makes
+    # Key by key, so that an error names the one at fault and never quotes its value (it may be a secret).
+    hints = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        try:
+            given[hints[key].name] = msgspec.convert(
+                value, hints[key].type, strict=False, dec_hook=_decode_path
+            )
+        except (msgspec.ValidationError, ValueError) as error:
+            name = prefix + key
+            raise SettingsError(
+                key=name, problem=str(error), source=sources.get(name, "?")
+            ) from None
+    return type_(**given)
