@@ -4,9 +4,12 @@ The docstring of an error is its message; the keyword arguments are its facts, a
 """
 
 import asyncio
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
 import asyncpg
+import msgspec
 
 
 class LoopledgerError(Exception):
@@ -35,7 +38,7 @@ class ExposedError(LoopledgerError):
 
 
 class PostgresError(LoopledgerError):
-    """Postgres could not be used: {problem}. {remedy}"""  # noqa: D400, D415 - the remedy ends it
+    """Postgres could not be used: {problem}. {remedy}"""  # noqa: D400 - the remedy ends it
 
 
 class LogCorruptedError(LoopledgerError):
@@ -63,9 +66,7 @@ class FencedError(LoopledgerError):
 
 
 class IncompleteError(LoopledgerError):
-    """{projection} is incomplete: {folded} folded + {ignored} ignored + {quarantined} quarantined is
-    not its checkpoint {checkpoint}.
-    """  # noqa: D205, D400, D415 - one message
+    """{projection} is incomplete: folded + ignored + quarantined would not be its checkpoint."""
 
 
 def is_outage(error: BaseException) -> bool:
@@ -99,3 +100,21 @@ def is_poison(error: BaseException) -> bool:
         | UnicodeError
         | OverflowError,
     )
+
+
+def describe(error: BaseException) -> str:
+    """Put an error into one line, for people.
+
+    Only messages known to be free of a delivery's values are repeated: they may be secrets. Of any other error the
+    class and the place are told.
+    """
+    text = ""
+    if isinstance(error, LoopledgerError | msgspec.MsgspecError):
+        text = str(error)
+    elif isinstance(error, asyncpg.PostgresError):
+        text = f"{error.message} ({error.sqlstate})" if error.sqlstate else ""
+    if not text:
+        frames = traceback.extract_tb(error.__traceback__)
+        text = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    words = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+    return f"{type(error).__name__}: {words}".rstrip(": ")

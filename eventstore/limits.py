@@ -45,5 +45,5 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     poll_seconds: Seconds = 1.0
 
     # Stopping: how long the queue may drain, then how long Postgres may take.
-    drain_seconds: Seconds = 2.0
-    stop_seconds: Seconds = 3.0
+    drain_seconds: Seconds = 1.0
+    stop_seconds: Seconds = 2.5

@@ -38,7 +38,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # A database URL and a provider's section may hold secrets.
-        return f"Settings(host={self.host!r}, port={self.port}, data_dir={str(self.data_dir)!r}, ...)"
+        return (
+            f"Settings(host={self.host!r}, port={self.port}, data_dir={str(self.data_dir)!r}, ...)"
+        )
 
 
 def load_settings(
@@ -86,7 +88,7 @@ def load_settings(
         for name, type_ in sections.items()
     }
     limits = converted.pop("limits")
-    base = _convert(values, Settings, "", sources)
+    base: Settings = _convert(values, Settings, "", sources)
     return msgspec.structs.replace(base, limits=limits, providers=converted)
 
 

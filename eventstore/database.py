@@ -1,0 +1,148 @@
+"""The database: connections, and a schema that is up to date."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+import structlog
+
+from eventstore.errors import LogCorruptedError, PostgresError, is_outage
+from eventstore.queries import QUERIES
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Pool, Record
+    from asyncpg.pool import PoolConnectionProxy
+
+logger = structlog.get_logger()
+
+ROOT = Path(__file__).parent.parent
+SCHEMA = ROOT / "schema.sql"
+MIGRATIONS = ROOT / "migrations"
+OLDEST_MAJOR = 15
+
+# Seconds until a server that does not answer at all counts as away.
+CONNECT_SECONDS = 10.0
+COMMAND_SECONDS = 30.0
+
+
+class Database:
+    """One Postgres, by its URL. The pool is there between `open` and `close`."""
+
+    def __init__(self, dsn: str, *, pool_connections: int) -> None:
+        self._dsn = dsn
+        self._pool_connections = pool_connections
+        self._pool: Pool[Record] | None = None
+
+    async def open(self) -> None:
+        """Connect, check the server and bring the schema up to date. Raises PostgresError, LogCorruptedError."""
+        try:
+            connection = await self.connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            raise PostgresError(
+                problem=f"no connection to the database ({error})",
+                remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",
+            ) from error
+        try:
+            await _check_server(connection)
+            await set_up_schema(connection)
+            await _check_head(connection)
+        finally:
+            await connection.close()
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=1,
+            max_size=self._pool_connections,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+        )
+
+    async def close(self) -> None:
+        """Give the connections back, waiting for nobody for long."""
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool = None
+
+    async def connect(self) -> "Connection[Record]":
+        """Open a connection outside the pool; the caller closes it."""
+        return await asyncpg.connect(
+            self._dsn, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
+        )
+
+    @property
+    def pool(self) -> "Pool[Record]":
+        """The pool."""
+        if self._pool is None:
+            message = "the database is not open"
+            raise RuntimeError(message)
+        return self._pool
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["PoolConnectionProxy[Record]"]:
+        """A connection of the pool, in a transaction."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            yield connection
+
+    async def answers(self) -> bool:
+        """Say whether a query gets an answer now."""
+        try:
+            await self.pool.fetchval(QUERIES["read_head"], timeout=2)
+        except Exception as error:
+            if is_outage(error):
+                return False
+            raise
+        return True
+
+
+async def set_up_schema(connection: "Connection[Record]") -> None:
+    """Make the schema, or apply the migrations it lacks. Safe when two servers do it at once."""
+    migrations = all_migrations()
+    newest = max(migrations)
+    async with connection.transaction():
+        await connection.execute(QUERIES["lock_schema"])
+        if not await connection.fetchval(QUERIES["has_schema"]):
+            await connection.execute(SCHEMA.read_text("utf-8"))
+            for version in migrations:
+                await connection.execute(QUERIES["record_version"], version)
+            logger.info("made the schema", version=newest)
+            return
+        version = await connection.fetchval(QUERIES["schema_version"])
+        if version > newest:
+            raise PostgresError(
+                problem=f"the database has schema version {version}, this Loopledger knows up to {newest}",
+                remedy="Run the Loopledger that wrote it, or a newer one.",
+            )
+        for number, file in migrations.items():
+            if number > version:
+                await migrate(connection, number, file)
+
+
+def all_migrations() -> dict[int, Path]:
+    """The migrations by number, in order."""
+    return {int(file.name.split("_")[0]): file for file in sorted(MIGRATIONS.glob("*.sql"))}
+
+
+async def migrate(connection: "Connection[Record]", number: int, file: Path) -> None:
+    """Apply one migration. The caller holds the transaction."""
+    await connection.execute(file.read_text("utf-8"))  # noqa: ASYNC240 - a small file, once
+    await connection.execute(QUERIES["record_version"], number)
+    logger.info("migrated the schema", version=number, file=file.name)
+
+
+async def _check_server(connection: "Connection[Record]") -> None:
+    major = connection.get_server_version().major
+    if major < OLDEST_MAJOR:
+        raise PostgresError(
+            problem=f"the server is Postgres {major}",
+            remedy=f"Loopledger needs Postgres {OLDEST_MAJOR} or newer.",
+        )
+
+
+async def _check_head(connection: "Connection[Record]") -> None:
+    row = await connection.fetchrow(QUERIES["check_head"])
+    if row is None or row["head"] != row["newest"]:
+        found = (
+            "no head row" if row is None else f"head {row['head']}, newest event {row['newest']}"
+        )
+        raise LogCorruptedError(problem=found)

@@ -1,0 +1,63 @@
+"""The values of the log: what goes in, what is on record."""
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery on its way into the log. `headers` are "Name: value" lines, each ended by CR LF."""
+
+    event_id: UUID
+    provider: str
+    topic: str
+    merchant_id: str
+    program_id: str | None
+    stream: str
+    received_at: datetime
+    headers: bytes
+    body: bytes
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where an event went."""
+
+    position: int
+    recorded_at: datetime
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A delivery on record. `body` is exactly what was received."""
+
+    position: int
+    event_id: UUID
+    provider: str
+    topic: str
+    merchant_id: str
+    program_id: str | None
+    stream: str
+    received_at: datetime
+    recorded_at: datetime
+    body: bytes
+
+
+class EventWithHeaders(Event, frozen=True):
+    """An event and the headers it came with, credentials left out."""
+
+    headers: bytes
+
+
+class ListedEvent(msgspec.Struct, frozen=True):
+    """An event in a list: everything but its bytes. `size` is the body's, in bytes."""
+
+    position: int
+    event_id: UUID
+    provider: str
+    topic: str
+    merchant_id: str
+    program_id: str | None
+    stream: str
+    received_at: datetime
+    recorded_at: datetime
+    size: int

@@ -1,0 +1,125 @@
+"""The log: append, read, and wait for more."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from eventstore.appender import Appender
+from eventstore.errors import is_outage
+from eventstore.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent
+from eventstore.queries import QUERIES
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+    from eventstore.database import Database
+    from eventstore.limits import Limits
+
+logger = structlog.get_logger()
+
+# How many events of one stream are fetched at a time.
+STREAM_PAGE = 500
+
+
+class Log:
+    """The log of one database, as one process sees it.
+
+    `head` is the newest position this process knows of; it never goes back. It moves with this process's own appends
+    at once and with those of others at the next poll.
+    """
+
+    def __init__(self, database: "Database", limits: "Limits") -> None:
+        self.head = 0
+        self._database = database
+        self._limits = limits
+        self._appender = Appender(database.connect, limits, self._advance)
+        self._moved: asyncio.Event = asyncio.Event()
+        self._poll: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to append and to look out for events of other processes."""
+        await self._appender.start()
+        self._advance(await self._database.pool.fetchval(QUERIES["read_head"]))
+        self._poll = asyncio.create_task(self._poll_head(), name="log-poll")
+
+    async def stop(self) -> None:
+        """Drain the append queue and stop."""
+        await self._appender.stop()
+        if self._poll is not None:
+            self._poll.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._poll
+
+    async def append(self, event: NewEvent) -> Appended:
+        """Append one event; answers after COMMIT. Errors: see Appender.append."""
+        return await self._appender.append(event)
+
+    async def wait_beyond(self, position: int) -> None:
+        """Return once the log is known to reach beyond `position`."""
+        while self.head <= position:
+            await self._moved.wait()
+
+    async def read_tail(self, after: int, limit: int, topics: Collection[str]) -> list[Event]:
+        """Read what follows `after`: at most `limit` events, contiguous from after + 1.
+
+        `topics` ("provider topic") says whose bodies are wanted; the other events come with an empty body. Fewer
+        events, or none, come back where the log ends or at a gap: then the reader waits.
+        """
+        rows = await self._database.pool.fetch(QUERIES["read_tail"], after, limit, list(topics))
+        return [Event(*row) for row in rows[: contiguous(after, [row["position"] for row in rows])]]
+
+    async def list_events(self, after: int, limit: int) -> list[ListedEvent]:
+        """List what follows `after`, without bodies, contiguous from after + 1."""
+        rows = await self._database.pool.fetch(QUERIES["list_events"], after, limit)
+        return [
+            ListedEvent(*row)
+            for row in rows[: contiguous(after, [row["position"] for row in rows])]
+        ]
+
+    async def event(self, position: int) -> EventWithHeaders | None:
+        """One event whole, or None if there is none at `position`."""
+        row = await self._database.pool.fetchrow(QUERIES["read_event"], position)
+        return None if row is None else EventWithHeaders(*row)
+
+    async def stream(self, stream: str) -> AsyncIterator[Event]:
+        """The events of one stream, oldest first, fetched in pages."""
+        after = 0
+        while True:
+            rows: list[Record] = await self._database.pool.fetch(
+                QUERIES["read_stream"], stream, after, STREAM_PAGE
+            )
+            for row in rows:
+                yield Event(*row)
+            if len(rows) < STREAM_PAGE:
+                return
+            after = rows[-1]["position"]
+
+    def _advance(self, head: int) -> None:
+        if head > self.head:
+            self.head = head
+            self._moved.set()
+            self._moved = asyncio.Event()
+
+    async def _poll_head(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.poll_seconds)
+            try:
+                self._advance(await self._database.pool.fetchval(QUERIES["read_head"]))
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+
+
+def contiguous(after: int, positions: Sequence[int]) -> int:
+    """Count how many of `positions` (ascending) follow `after` without a gap.
+
+    On one Postgres no gap is ever seen; on a sharded engine a commit is not atomic across nodes, and a reader that
+    went past a gap would lose the events that fill it.
+    """
+    for count, position in enumerate(positions):
+        if position != after + 1 + count:
+            return count
+    return len(positions)

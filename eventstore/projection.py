@@ -1,0 +1,82 @@
+"""A projection is a value; folding one event is one pure function, used live, in a rebuild and for a history."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from eventstore.errors import describe
+from eventstore.events import Event
+
+State = TypeVar("State", bound=msgspec.Struct)
+
+Verdict = Literal["applied", "duplicate", "stale", "quarantined", "ignored"]
+
+
+class Source(Protocol):
+    """Where facts come from: a provider, as the engine sees it."""
+
+    @property
+    def topics(self) -> Mapping[str, type[msgspec.Struct]]:
+        """The topics it knows, each with the type of fact it carries."""
+
+    @property
+    def decode(self) -> Callable[[Event], msgspec.Struct]:
+        """Read an event as a fact. Raises whatever it likes when it cannot: the event is quarantined."""
+
+
+class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
+    """What to fold, into what, and how.
+
+    `evolve(state, fact)` gives the state after the fact; `state` is None for a stream's first fact. It is pure, and
+    it merges: a field that the fact leaves out keeps its value. It returns **the very object it was given** when the
+    fact is stale, that is, older than what the state holds already.
+
+    `indexes` are the columns by which the API lets people filter, each beside the key of a list (the stream).
+    """
+
+    name: str
+    version: int
+    handles: frozenset[type[msgspec.Struct]]
+    state: type[State]
+    evolve: Callable[[State | None, Any], State]
+    indexes: tuple[str, ...] = ()
+
+
+class Folded(NamedTuple):
+    """What one event did: a verdict, the state after it, and the error that put it in quarantine, if one did."""
+
+    verdict: Verdict
+    state: Any
+    error: str | None = None
+
+
+def fold(
+    projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
+) -> Folded:
+    """Fold one event into `state`. Never raises: what cannot be folded is quarantined, and the state stays."""
+    if not handles(projection, sources, event.provider, event.topic):
+        return Folded("ignored", state)
+    try:
+        after = projection.evolve(state, sources[event.provider].decode(event))
+    except Exception as error:  # noqa: BLE001 - a poison event must not stop the rest
+        return Folded("quarantined", state, describe(error))
+    return Folded("stale" if after is state else "applied", after)
+
+
+def handles(
+    projection: Projection[State], sources: Mapping[str, Source], provider: str, topic: str
+) -> bool:
+    """Say whether events of this provider and topic concern this projection."""
+    source = sources.get(provider)
+    return source is not None and source.topics.get(topic) in projection.handles
+
+
+def handled_topics(projection: Projection[State], sources: Mapping[str, Source]) -> frozenset[str]:
+    """Name the topics that concern this projection, each as "provider topic"."""
+    return frozenset(
+        f"{provider} {topic}"
+        for provider, source in sources.items()
+        for topic, fact in source.topics.items()
+        if fact in projection.handles
+    )

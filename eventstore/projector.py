@@ -1,0 +1,199 @@
+"""The live fold: follow the log, fold each event once, move states and checkpoint in one transaction."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic
+
+import asyncpg
+import structlog
+
+from eventstore.errors import FencedError, IncompleteError, describe, is_outage, is_poison
+from eventstore.events import Event
+from eventstore.projection import Folded, Projection, Source, State, fold, handled_topics
+from eventstore.queries import QUERIES
+from eventstore.tables import StateTable
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+    from asyncpg.pool import PoolConnectionProxy
+
+    from eventstore.database import Database
+    from eventstore.limits import Limits
+    from eventstore.log import Log
+    from eventstore.registry import Registry
+
+logger = structlog.get_logger()
+
+# Seconds between tries after a failure: the first, doubled up to the last.
+FIRST_PAUSE = 0.05
+LAST_PAUSE = 5.0
+
+
+class Projector(Generic[State]):
+    """Folds the log into the live generation of one projection, for as long as it runs.
+
+    `error` is what stops it at the moment, in one line, or None.
+    """
+
+    def __init__(
+        self,
+        projection: Projection[State],
+        *,
+        sources: Mapping[str, Source],
+        database: "Database",
+        log: "Log",
+        registry: "Registry",
+        limits: "Limits",
+    ) -> None:
+        self.projection = projection
+        self.error: str | None = None
+        self._sources = sources
+        self._database = database
+        self._log = log
+        self._registry = registry
+        self._limits = limits
+        self._topics = handled_topics(projection, sources)
+        self._table = StateTable(projection, 1)
+        self._checkpoint = 0
+
+    async def set_up(self) -> None:
+        """Enter the projection in the registry and make its table, once. Safe when two servers do it at once."""
+        async with self._database.transaction() as connection:
+            await connection.execute(QUERIES["lock_schema"])
+            await connection.execute(
+                QUERIES["register_projection"], self.projection.name, self.projection.version
+            )
+            await self._table.create(connection)
+        await self._reload()
+
+    async def run(self) -> None:
+        """Follow the log until cancelled; survives an outage of Postgres and a rival projector."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._reload()
+                while True:
+                    await self.fold_next()
+                    self.error = None
+                    pause = FIRST_PAUSE
+                    await self._log.wait_beyond(self._checkpoint)
+            except FencedError as error:
+                logger.info("a rival projector was faster", error=str(error))
+            except IncompleteError as error:
+                # Counting wrong once means that nothing it says can be trusted: stop, loudly.
+                self.error = str(error)
+                logger.critical("stopped a projection", error=self.error)
+                return
+            except Exception as error:
+                self.error = describe(error)
+                if is_outage(error):
+                    logger.warning("a projection waits for Postgres", error=self.error)
+                else:
+                    logger.error("a projection cannot go on", exc_info=error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    async def fold_next(self) -> int:
+        """Fold the next stretch of the log; gives back the checkpoint it reached."""
+        events = await self._log.read_tail(self._checkpoint, self._limits.fold_events, self._topics)
+        if events:
+            await self._fold(events)
+        return self._checkpoint
+
+    async def _reload(self) -> None:
+        _, self._checkpoint = await self._registry.checkpoint(self.projection.name)
+
+    async def _fold(self, events: Sequence[Event], refused: str | None = None) -> None:
+        """Fold contiguous events in one transaction; `refused` is why the database would not take the only one."""
+        if events[0].position != self._checkpoint + 1:
+            message = f"expected position {self._checkpoint + 1}, read {events[0].position}"
+            raise AssertionError(message)
+        try:
+            async with self._database.transaction() as connection:
+                checkpoint = await self._fold_in(connection, events, refused)
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name != "complete":
+                raise
+            raise IncompleteError(projection=self.projection.name) from error
+        except Exception as error:
+            if not is_poison(error) or refused:
+                raise
+            await self._fold_apart(events, describe(error))
+            return
+        self._checkpoint = checkpoint
+        self._registry.moved(self.projection.name, checkpoint)
+
+    async def _fold_apart(self, events: Sequence[Event], error: str) -> None:
+        """The database refuses a state that came out of `events`: find the event at fault, fold the others."""
+        if len(events) == 1:
+            await self._fold(events, refused=error)
+            return
+        middle = len(events) // 2
+        await self._fold(events[:middle])
+        await self._fold(events[middle:])
+
+    async def _fold_in(
+        self,
+        connection: "PoolConnectionProxy[Record]",
+        events: Sequence[Event],
+        refused: str | None,
+    ) -> int:
+        streams = {e.stream for e in events if f"{e.provider} {e.topic}" in self._topics}
+        states: dict[str, Any] = (
+            await self._table.load(connection, list(streams)) if streams else {}
+        )
+        changed: dict[str, tuple[int, State]] = {}
+        quarantined: list[tuple[int, str, str]] = []
+        ignored = 0
+        for event in events:
+            before = states.get(event.stream)
+            folded = (
+                Folded("quarantined", before, refused)
+                if refused
+                else fold(self.projection, self._sources, before, event)
+            )
+            if folded.verdict == "ignored":
+                ignored += 1
+            elif folded.error is not None:
+                quarantined.append((event.position, event.stream, folded.error))
+            elif folded.state != before:
+                states[event.stream] = folded.state
+                changed[event.stream] = (event.position, folded.state)
+        checkpoint = events[-1].position
+        # The fence first: its row lock makes a rival wait here, before it writes anything.
+        moved = await connection.fetchval(
+            QUERIES["move_checkpoint"],
+            self.projection.name,
+            self._table.generation,
+            self._checkpoint,
+            checkpoint,
+            len(events) - ignored - len(quarantined),
+            ignored,
+            len(quarantined),
+        )
+        if moved is None:
+            raise FencedError(projection=self.projection.name, checkpoint=self._checkpoint)
+        if changed:
+            await self._table.save(connection, changed)
+        if quarantined:
+            await self._quarantine(connection, quarantined)
+        return checkpoint
+
+    async def _quarantine(
+        self,
+        connection: "PoolConnectionProxy[Record]",
+        quarantined: Sequence[tuple[int, str, str]],
+    ) -> None:
+        name, generation = self.projection.name, self._table.generation
+        await connection.execute(
+            QUERIES["put_in_quarantine"],
+            name,
+            generation,
+            *map(list, zip(*quarantined, strict=True)),
+        )
+        logger.warning(
+            "put events in quarantine",
+            projection=name,
+            count=len(quarantined),
+            first_position=quarantined[0][0],
+        )

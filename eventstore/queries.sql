@@ -1,0 +1,116 @@
+-- append --
+-- Append one batch of deliveries; give back the position before its first and the time on record.
+SELECT base, recorded_at FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9)
+
+-- lock_head --
+-- Wait for every append under way, and keep others out until this transaction ends.
+SELECT position FROM log_head FOR UPDATE
+
+-- find_appended --
+-- Which of these event ids reached the log after position $2: the answer to a lost COMMIT.
+SELECT event_id, position, recorded_at FROM events WHERE position > $2 AND event_id = ANY($1::uuid[])
+
+-- read_head --
+-- The newest position.
+SELECT position FROM log_head
+
+-- check_head --
+-- The newest position by the head and by the events themselves: they must agree.
+SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS newest FROM log_head AS h
+
+-- read_tail --
+-- Events after $1, at most up to $1 + $2, for a fold: bodies only of the topics in $3 ("provider topic").
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
+    CASE WHEN provider || ' ' || topic = ANY($3::text[]) THEN body ELSE '' END AS body
+FROM events
+WHERE position > $1 AND position <= $1 + $2
+ORDER BY position
+
+-- list_events --
+-- Events after $1, at most up to $1 + $2, without their bodies.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
+    octet_length(body) AS size
+FROM events
+WHERE position > $1 AND position <= $1 + $2
+ORDER BY position
+
+-- read_event --
+-- One event whole.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body, headers
+FROM events
+WHERE position = $1
+
+-- read_stream --
+-- The history of one stream after $2, at most $3 events.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body
+FROM events
+WHERE stream = $1 AND position > $2
+ORDER BY position
+LIMIT $3
+
+-- register_projection --
+-- Enter the first generation of a projection, once.
+INSERT INTO projections (name, generation, status, version) VALUES ($1, 1, 'live', $2)
+ON CONFLICT DO NOTHING
+
+-- live_generation --
+-- Where the live generation of a projection stands.
+SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'live'
+
+-- list_projections --
+-- The registry's live generations beside the head, in one snapshot.
+SELECT
+    p.name, p.generation, p.status, p.version, p.checkpoint, h.position AS head,
+    h.position - p.checkpoint AS lag, p.folded, p.ignored, p.quarantined, p.updated_at
+FROM projections AS p, log_head AS h
+WHERE p.status = 'live'
+ORDER BY p.name
+
+-- move_checkpoint --
+-- Move a generation from checkpoint $3 to $4, if nobody else has: the fence between projectors.
+UPDATE projections
+SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, quarantined = quarantined + $7,
+    updated_at = clock_timestamp()
+WHERE name = $1 AND generation = $2 AND checkpoint = $3
+RETURNING checkpoint
+
+-- put_in_quarantine --
+-- Keep visible what could not be folded.
+INSERT INTO quarantine (projection, generation, position, stream, error)
+SELECT $1, $2, position, stream, error
+FROM unnest($3::bigint[], $4::text[], $5::text[]) AS new (position, stream, error)
+
+-- quarantined_streams --
+-- Streams of a projection's live generation that end in /$2 and of which something is in quarantine.
+SELECT DISTINCT q.stream
+FROM quarantine AS q
+JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
+WHERE q.projection = $1 AND right(q.stream, length($2) + 1) = '/' || $2
+ORDER BY q.stream
+
+-- quarantined_positions --
+-- What of this stream is in quarantine in a projection's live generation, and why.
+SELECT q.position, q.error
+FROM quarantine AS q
+JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
+WHERE q.projection = $1 AND q.stream = $2
+
+-- lock_schema --
+-- Let one server at a time set the schema up; others wait.
+SELECT pg_advisory_xact_lock(hashtext('loopledger schema'))
+
+-- schema_version --
+-- The newest migration applied; null on a database that has never held Loopledger.
+SELECT max(version) FROM schema_versions
+
+-- has_schema --
+-- Whether this database holds Loopledger already.
+SELECT to_regclass('schema_versions') IS NOT NULL
+
+-- record_version --
+-- Enter a migration as applied.
+INSERT INTO schema_versions (version) VALUES ($1)

@@ -1,0 +1,80 @@
+"""The registry of projections: where each stands, and waiting until it stands further."""
+
+import asyncio
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore.errors import NotFoldedError
+from eventstore.queries import QUERIES
+
+if TYPE_CHECKING:
+    from eventstore.database import Database
+
+# Seconds between looks at a checkpoint that another process may move.
+LOOK_SECONDS = 0.05
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the live generation of a projection stands. folded + ignored + quarantined = checkpoint."""
+
+    name: str
+    generation: int
+    status: str
+    version: int
+    checkpoint: int
+    head: int
+    lag: int
+    folded: int
+    ignored: int
+    quarantined: int
+    updated_at: datetime
+
+
+class Registry:
+    """The registry of one database."""
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+        self._moved: dict[str, asyncio.Event] = {}
+        self._checkpoints: dict[str, int] = {}
+
+    async def standings(self) -> list[Standing]:
+        """Where every projection stands, by name."""
+        rows = await self._database.pool.fetch(QUERIES["list_projections"])
+        return [Standing(**row) for row in rows]
+
+    async def checkpoint(self, name: str) -> tuple[int, int]:
+        """The live generation of a projection and its checkpoint."""
+        row = await self._database.pool.fetchrow(QUERIES["live_generation"], name)
+        if row is None:
+            message = f"projection {name} is not registered"
+            raise LookupError(message)
+        return row["generation"], row["checkpoint"]
+
+    def moved(self, name: str, checkpoint: int) -> None:
+        """Take note that a projector of this process moved a checkpoint: who waits for it is woken."""
+        self._checkpoints[name] = checkpoint
+        if event := self._moved.pop(name, None):
+            event.set()
+
+    async def wait_for(self, name: str, position: int, timeout: float) -> None:  # noqa: ASYNC109 - it has its own error
+        """Return once projection `name` has folded `position`. Raises NotFoldedError after `timeout` seconds."""
+        if self._checkpoints.get(name, 0) >= position:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            _, checkpoint = await self.checkpoint(name)
+            if checkpoint >= position:
+                return
+            left = deadline - loop.time()
+            if left <= 0:
+                raise NotFoldedError(projection=name, checkpoint=checkpoint, position=position)
+            event = self._moved.setdefault(name, asyncio.Event())
+            try:
+                async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                    await event.wait()
+            except TimeoutError:
+                continue

@@ -1,0 +1,79 @@
+"""What a provider is: pure code that recognises a delivery and decodes an event into a fact."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from urllib.parse import quote
+
+import msgspec
+
+from eventstore.errors import LoopledgerError
+from eventstore.events import Event
+from providers.facts import Fact
+
+# A topic or a tenant longer than this names nothing; an id longer than this is known by its hash in the stream.
+LONGEST_NAME = 200
+
+
+class UnparsableError(LoopledgerError):
+    """The body is not a JSON object: {problem} (byte {offset})."""
+
+
+class UnidentifiedError(LoopledgerError):
+    """The delivery does not say what it is: {what} {problem}."""
+
+
+class UndecodableError(LoopledgerError):
+    """{field} {problem}."""
+
+
+class Recognised(msgspec.Struct, frozen=True):
+    """Where a delivery belongs."""
+
+    topic: str
+    merchant_id: str
+    program_id: str | None
+    stream: str
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """One sender of webhooks.
+
+    `recognise(headers, body)` says where a delivery belongs; raises UnparsableError and UnidentifiedError. Header
+    names are matched without case. `topics` are those it knows, each with the type of fact it carries; any other topic
+    goes on record and is handled by nobody. `decode(event)` reads an event of a known topic; raises UndecodableError.
+    """
+
+    name: str
+    topics: Mapping[str, type[Fact]]
+    recognise: Callable[[Mapping[str, str], bytes], Recognised]
+    decode: Callable[[Event], Fact]
+
+
+def checked_name(value: str | None, what: str) -> str:
+    """Let a topic or a tenant through if the log can hold it as text. Raises UnidentifiedError."""
+    if not value:
+        raise UnidentifiedError(what=what, problem="is missing")
+    if len(value) > LONGEST_NAME:
+        raise UnidentifiedError(what=what, problem=f"has more than {LONGEST_NAME} characters")
+    if not value.isprintable():
+        # Control characters, and lone surrogates: header bytes that are not UTF-8 arrive as those.
+        raise UnidentifiedError(what=what, problem="is not printable text")
+    return value
+
+
+def stream_name(provider: str, merchant_id: str | None, kind: str, id_: str | None) -> str:
+    """Name the stream of one thing: plain ASCII, one to one, of bounded length.
+
+    "~" never comes out of a quoted part, so what begins with it is ours: "~none" where there is no id, "~sha256-..."
+    for an id too long to be part of a key.
+    """
+    return f"{provider}/{stream_part(merchant_id)}/{stream_part(kind)}/{stream_part(id_)}"
+
+
+def stream_part(text: str | None) -> str:
+    """Write one part of a stream's name."""
+    if text is None:
+        return "~none"
+    if len(text) > LONGEST_NAME:
+        return f"~sha256-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return quote(text, safe="", errors="surrogatepass").replace("~", "%7E")

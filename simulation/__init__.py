@@ -1,0 +1,1 @@
+"""Simulated providers: a believable stream of webhook deliveries, and a client that sends them."""

@@ -1,0 +1,206 @@
+"""The command `loopledger simulate`: sends simulated deliveries to a running server."""
+
+import argparse
+import asyncio
+import math
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from simulation.client import Summary, send
+from simulation.deliveries import Rates, deliveries
+
+__all__ = ["add_arguments", "run"]
+
+EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 130
+CONNECT_SECONDS = 5.0
+BAR_SECONDS, LINE_SECONDS = 0.1, 2.0
+"""between two updates of the progress bar, and of the lines that stand for it elsewhere"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `loopledger simulate` to a parser."""
+    add = parser.add_argument
+    add("--url", type=_url, default="http://127.0.0.1:8080", help="the server (%(default)s)")
+    add("--deliveries", type=_count, default=20_000, metavar="N", help="how many (%(default)s)")
+    add("--seed", type=int, metavar="N", help="the same seed, the same bytes (default: random)")
+    add("--connections", type=_count, default=32, metavar="N", help="at once (%(default)s)")
+    add("--rate", type=_positive, metavar="R", help="per second (default: all the server takes)")
+    add("--duplicates", type=_share, default=0.02, metavar="S", help="share sent twice (0.02)")
+    add(
+        "--late",
+        type=_share,
+        default=0.02,
+        metavar="S",
+        help="share overtaken by a newer one (0.02)",
+    )
+    add("--json", action="store_true", help="print only the summary, as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; return its exit code.
+
+    0: nothing was refused; 1: something was; 2: the server could not be reached; 130: interrupted.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_simulate(args))
+
+
+async def _simulate(args: argparse.Namespace) -> int:
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
+    if not await _reachable(args.url):
+        err.print(f"No server answers at {args.url}. Start one with `make run`, or name it: --url")
+        return EXIT_UNREACHABLE
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    (err if args.json else out).print(
+        f"Sending {args.deliveries:,} deliveries to {args.url} over {args.connections} connections;"
+        f" --seed {seed} repeats them",
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    try:
+        with _progress(err, args.deliveries) as show:
+            summary = await send(
+                args.url,
+                deliveries(seed, args.deliveries, Rates(duplicate=args.duplicates, late=args.late)),
+                connections=args.connections,
+                rate=args.rate,
+                on_progress=show,
+                stop=stop,
+            )
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    if args.json:
+        out.file.write(_json(summary, seed) + "\n")
+    else:
+        out.print(_table(summary))
+        out.print(f"See what became of them: curl {args.url}/v1/projections")
+    if stop.is_set():
+        return EXIT_INTERRUPTED
+    return EXIT_REFUSED if summary.refused else 0
+
+
+async def _reachable(url: str) -> bool:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far the run is: a bar on a terminal, else a line now and then."""
+    every = BAR_SECONDS if console.is_terminal else LINE_SECONDS
+    started = shown = perf_counter()
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=total, rate=0.0)
+
+        def show(sent: int) -> None:
+            # Called for every delivery: drawing each time would cost more than sending.
+            nonlocal shown
+            now = perf_counter()
+            if now - shown < every:
+                return
+            shown = now
+            rate = sent / (now - started)
+            if console.is_terminal:
+                bar.update(task, completed=sent, rate=rate)
+            else:
+                left = (total - sent) / rate
+                console.print(f"{sent:,} of {total:,} sent, {rate:,.0f}/s, {left:.0f} s left")
+
+        yield show
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        "sent": f"{summary.sent:,}",
+        "accepted": f"{summary.accepted:,}",
+        "refused": f"{sum(summary.refused.values()):,}",
+        **{f"  {cause}": f"{count:,}" for cause, count in summary.refused.items()},
+        "retried": f"{summary.retried:,}",
+        "duplicates among them": f"{summary.duplicates:,}",
+        "late among them": f"{summary.late:,}",
+        "deliveries/s": f"{summary.deliveries_per_second:,.0f}",
+        "p50 / p99 ms": f"{summary.p50_ms:.1f} / {summary.p99_ms:.1f}",
+        "last position": f"{summary.last_position:,}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _json(summary: Summary, seed: int) -> str:
+    facts = {
+        "seed": seed,
+        **msgspec.structs.asdict(summary),
+        "deliveries_per_second": summary.deliveries_per_second,
+    }
+    return msgspec.json.encode(facts).decode()
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        good = False
+    if not good:
+        message = f"not the address of a server, like http://127.0.0.1:8080: {text}"
+        raise argparse.ArgumentTypeError(message)
+    return text.rstrip("/")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        message = f"not a whole number from 1 on: {text}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if 0 <= (share := _number(text)) <= 1:
+        return share
+    message = f"not a share from 0 to 1: {text}"
+    raise argparse.ArgumentTypeError(message)
+
+
+def _positive(text: str) -> float:
+    if 0 < (number := _number(text)) < math.inf:
+        return number
+    message = f"not a number greater than 0: {text}"
+    raise argparse.ArgumentTypeError(message)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # in no range

@@ -1,0 +1,1 @@
+"""HTTP: webhooks in, answers out. Nothing here decides what a delivery means."""

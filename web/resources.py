@@ -1,0 +1,178 @@
+"""Projected state as JSON: lists, one thing, and its history. Every projection is served alike.
+
+`gift_cards` is at `/v1/gift-cards`, with its own columns as filters; a new projection needs nothing here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from eventstore.history import Change, Step, history
+from eventstore.projection import Projection
+from eventstore.queries import QUERIES
+from eventstore.tables import StateView
+from providers.provider import stream_part
+from web import parameters
+from web.context import CONTEXT, Context, Page, json_answer
+from web.problems import AmbiguousError, NotFoundError
+
+# How many holders of one id an answer to an ambiguous request names.
+MOST_HOLDERS = 20
+
+
+class Resource:
+    """The answers about one projection."""
+
+    def __init__(self, projection: Projection[Any]) -> None:
+        self.path = f"/v1/{projection.name.replace('_', '-')}"
+        self._projection = projection
+        self._view = StateView(projection)
+        self._secrets = frozenset(c.name for c in self._view.columns if c.secret)
+        columns = {c.name for c in self._view.columns}
+        self._filters = (*projection.indexes, *({"deleted"} if "deleted_at" in columns else ()))
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes of this resource."""
+        return [
+            web.get(self.path, self.page),
+            web.get(f"{self.path}/{{id}}", self.show),
+            web.get(f"{self.path}/{{id}}/history", self.history),
+        ]
+
+    async def page(self, request: web.Request) -> web.Response:
+        """`GET /v1/<kind>`: a page, in the order of the streams, filtered by equality."""
+        context = request.app[CONTEXT]
+        parameters.known_only(request, {"limit", "cursor", "at_least", *self._filters})
+        limit = parameters.page_length(request)
+        after = parameters.after_cursor(request)
+        filters = self._given_filters(request, self._filters)
+        await self._wait(request)
+        rows = await context.database.pool.fetch(
+            self._view.page(filters), after, limit + 1, *filters.values()
+        )
+        more = len(rows) > limit
+        items = [self._item(dict(row)) for row in rows[:limit]]
+        cursor = parameters.text_cursor(rows[limit - 1]["stream"]) if more else None
+        return json_answer(Page(items, cursor))
+
+    async def show(self, request: web.Request) -> web.Response:
+        """`GET /v1/<kind>/{id}`."""
+        parameters.known_only(request, {"at_least", "merchant_id", "provider"})
+        await self._wait(request)
+        found = await self._find(request)
+        if not found:
+            raise self._not_found(request)
+        if len(found) > 1:
+            raise self._ambiguous(request, [(row["provider"], row["merchant_id"]) for row in found])
+        return json_answer(self._item(dict(found[0])))
+
+    async def history(self, request: web.Request) -> web.Response:
+        """`GET /v1/<kind>/{id}/history`: each event of its stream and what it did."""
+        context = request.app[CONTEXT]
+        parameters.known_only(request, {"at_least", "merchant_id", "provider", "limit", "cursor"})
+        limit = parameters.page_length(request)
+        after = parameters.whole_number(request, "cursor", 0)
+        await self._wait(request)
+        stream = await self._stream(request)
+        rows = await context.database.pool.fetch(
+            QUERIES["quarantined_positions"], self._projection.name, stream
+        )
+        steps: list[Step] = []
+        async for step in history(
+            self._projection,
+            context.providers,
+            context.log.stream(stream),
+            {row["position"]: row["error"] for row in rows},
+        ):
+            if step.position > after:
+                steps.append(self._masked_step(step))
+            if len(steps) > limit:
+                break
+        more = len(steps) > limit
+        return json_answer(Page(steps[:limit], steps[limit - 1].position if more else None))
+
+    async def _wait(self, request: web.Request) -> None:
+        """Honour `at_least`: the answer is to hold that position."""
+        if position := parameters.whole_number(request, "at_least", 0):
+            context = request.app[CONTEXT]
+            await context.registry.wait_for(
+                self._projection.name, position, context.limits.at_least_seconds
+            )
+
+    def _given_filters(self, request: web.Request, names: tuple[str, ...]) -> dict[str, object]:
+        return {
+            name: parameters.flag(request, name)
+            if name == "deleted"
+            else parameters.storable(request.query[name], name)
+            for name in names
+            if name in request.query
+        }
+
+    async def _find(self, request: web.Request) -> list[Any]:
+        context = request.app[CONTEXT]
+        filters = self._given_filters(request, ("merchant_id", "provider"))
+        return await context.database.pool.fetch(
+            self._view.find(filters), self._id(request), MOST_HOLDERS, *filters.values()
+        )
+
+    async def _stream(self, request: web.Request) -> str:
+        """The one stream of the thing asked for; something of it may have got no further than quarantine."""
+        found = {row["stream"] for row in await self._find(request)}
+        if not found:
+            found = await self._quarantined_streams(request.app[CONTEXT], request)
+        if not found:
+            raise self._not_found(request)
+        if len(found) > 1:
+            holders = [stream.split("/")[:2] for stream in sorted(found)]
+            raise self._ambiguous(request, [(name, merchant) for name, merchant in holders])
+        return found.pop()
+
+    async def _quarantined_streams(self, context: Context, request: web.Request) -> set[str]:
+        rows = await context.database.pool.fetch(
+            QUERIES["quarantined_streams"], self._projection.name, stream_part(self._id(request))
+        )
+        wanted = {
+            place: stream_part(request.query[name])
+            for place, name in ((0, "provider"), (1, "merchant_id"))
+            if name in request.query
+        }
+        return {
+            stream
+            for (stream,) in rows
+            if all(stream.split("/")[place] == part for place, part in wanted.items())
+        }
+
+    def _id(self, request: web.Request) -> str:
+        return parameters.storable(request.match_info["id"], "id")
+
+    def _item(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._masked(name, value) for name, value in row.items()}
+
+    def _masked(self, name: str, value: Any) -> Any:  # noqa: ANN401 - the value of any column
+        return mask(value) if name in self._secrets else value
+
+    def _masked_step(self, step: Step) -> Step:
+        changes = {
+            name: Change(self._masked(name, change.before), self._masked(name, change.after))
+            for name, change in step.changes.items()
+        }
+        return msgspec.structs.replace(step, changes=changes)
+
+    def _not_found(self, request: web.Request) -> NotFoundError:
+        kind = self._projection.name.removesuffix("s").replace("_", " ")
+        return NotFoundError(what=f"{kind} {request.match_info['id']!r}")
+
+    def _ambiguous(self, request: web.Request, holders: list[tuple[str, str]]) -> AmbiguousError:
+        return AmbiguousError(
+            what=f"id {request.match_info['id']!r}",
+            holders=[{"provider": name, "merchant_id": merchant} for name, merchant in holders],
+        )
+
+
+def mask(value: str | None) -> str | None:
+    """Show no more of a secret than people need to tell two apart: its last four, if that leaves enough hidden."""
+    if value is None:
+        return None
+    return "****" + (value[-4:] if len(value) >= 8 else "")  # noqa: PLR2004 - twice four
