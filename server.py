@@ -35,6 +35,8 @@ logger = structlog.get_logger()
 # Connections that may wait to be accepted while the loop is busy.
 BACKLOG = 1024
 
+_TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """A Loopledger that takes deliveries."""
@@ -163,7 +165,9 @@ def configure_logging(settings: Settings) -> None:
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         if console
         else structlog.processors.JSONRenderer()
     )
@@ -172,7 +176,8 @@ def configure_logging(settings: Settings) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if console else [structlog.processors.dict_tracebacks]),
+            # Never the local variables of a traceback: they hold bodies, and so codes and names.
+            *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -180,7 +180,7 @@ class EmbeddedPostgres:
         """Start a postmaster, wait until it answers, and see that our database is there."""
         process = await _to_its_end(self._spawn)
         began = time.monotonic()
-        reports = 0
+        report = began + REPORT_SECONDS
         pause = 0.02
         while True:
             try:
@@ -191,6 +191,7 @@ class EmbeddedPostgres:
                         problem=f"the server of {self._data_dir} does not let us in: {error}",
                         remedy=f"Its log is {self.log_file}.",
                     ) from error
+                problem = str(error)
             else:
                 return
             if process.poll() is not None:
@@ -199,10 +200,10 @@ class EmbeddedPostgres:
                     f"{await asyncio.to_thread(self._log_tail)}",
                     remedy=f"The whole log is {self.log_file}.",
                 )
-            waited = time.monotonic() - began
-            if waited >= (reports + 1) * REPORT_SECONDS:
-                reports += 1
-                log.info("waiting for Postgres to recover", seconds=round(waited))
+            if time.monotonic() >= report:
+                report += REPORT_SECONDS
+                seconds = round(time.monotonic() - began)
+                log.info("waiting for Postgres to recover", seconds=seconds, problem=problem)
             # A refused connection is a line in its log: a long recovery must not fill the disk.
             pause = min(pause * 1.5, 1.0)
             await asyncio.sleep(pause)

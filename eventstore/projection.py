@@ -32,6 +32,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     it merges: a field that the fact leaves out keeps its value. It returns **the very object it was given** when the
     fact is stale, that is, older than what the state holds already.
 
+    `state` is a frozen Struct whose fields can be given by position: they are the columns of its table.
     `indexes` are the columns by which the API lets people filter, each beside the key of a list (the stream).
     """
 

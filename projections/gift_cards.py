@@ -8,7 +8,7 @@ from projections.merging import Tracked, merge
 from providers.facts import GiftCardFact
 
 
-class GiftCard(Tracked, frozen=True, kw_only=True):
+class GiftCard(Tracked, frozen=True):
     """The state of one card. `balance` is in minor units (cents) of `currency`.
 
     Who knows `code` or `gan` can spend the card.

@@ -5,7 +5,7 @@ from projections.merging import Tracked, merge
 from providers.facts import LocationFact
 
 
-class Location(Tracked, frozen=True, kw_only=True):
+class Location(Tracked, frozen=True):
     """The state of one location."""
 
     name: str | None = None

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from providers.facts import Fact
 
 
-class Tracked(msgspec.Struct, frozen=True, kw_only=True):
+class Tracked(msgspec.Struct, frozen=True):
     """What every state holds: whose thing it is, and its times (the provider's own).
 
     `updated_at` is the newest provider's time applied; `deleted_at` is set while the thing is deleted.

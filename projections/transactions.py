@@ -7,7 +7,7 @@ from projections.merging import Tracked, merge
 from providers.facts import Phase, TransactionFact
 
 
-class Transaction(Tracked, frozen=True, kw_only=True):
+class Transaction(Tracked, frozen=True):
     """The state of one transaction. Amounts are decimals in major units of `currency`.
 
     `kind` and `phase` are ours; `method` and `status` are the provider's own words. `reference` is the client's own

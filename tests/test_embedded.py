@@ -104,7 +104,7 @@ def serve(spawn: Callable[..., subprocess.Popen[str]]) -> Serve:
             *user,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         )
         if not wait:
             return Server(process, {})
@@ -219,7 +219,7 @@ async def test_a_second_start_keeps_what_was_written(place: Path) -> None:
 
 @pytest.mark.parametrize("name", ["with space", "100%25", "größe", 'comma, "quote"'])
 async def test_any_path_will_do(place: Path, data: Path, name: str) -> None:
-    data.rename(place / name)
+    await asyncio.to_thread(data.rename, place / name)
     async with EmbeddedPostgres(place / name) as postgres:
         assert await fetch(postgres.dsn, "SELECT 1") == 1
 

@@ -1,0 +1,145 @@
+"""Real Postgres for every test: one embedded server a run, one database a test, cloned from a template."""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import aiohttp
+import asyncpg
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from eventstore.database import Database
+from eventstore.embedded import EmbeddedPostgres
+from eventstore.limits import Limits
+from eventstore.settings import Settings
+from server import Running, running
+from tests.support import Client
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+TEMPLATE = "template_loopledger"
+
+# The same examples in every run: a failure in CI is a failure at every desk.
+hypothesis_settings.register_profile(
+    "loopledger",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+hypothesis_settings.load_profile("loopledger")
+
+
+class Cluster:
+    """The run's Postgres server, and databases on it."""
+
+    def __init__(self, admin_dsn: str) -> None:
+        self._admin_dsn = admin_dsn
+        self._numbers = itertools.count(1)
+
+    def dsn(self, database: str) -> str:
+        """The URL of one database."""
+        return self._admin_dsn.replace("/loopledger?", f"/{database}?")
+
+    async def execute(self, statement: str) -> None:
+        """Run a statement beside every test database."""
+        connection = await asyncpg.connect(self._admin_dsn)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def database(self, template: str = TEMPLATE) -> AsyncIterator[str]:
+        """A fresh database, by its URL, dropped afterwards whoever is still connected."""
+        name = f"test_{next(self._numbers)}"
+        await self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
+        try:
+            yield self.dsn(name)
+        finally:
+            await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class StartLoopledger(Protocol):
+    """Start a Loopledger in this process; limits and providers may differ from the defaults."""
+
+    def __call__(self, **changes: object) -> AbstractAsyncContextManager[Running]: ...
+
+
+@pytest.fixture(scope="session")
+def public_directory() -> Iterator[Path]:
+    """A short directory that the unprivileged user of Postgres may enter, unlike pytest's own."""
+    directory = Path(tempfile.mkdtemp(prefix="ll-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def cluster(public_directory: Path) -> Iterator[Cluster]:
+    """The server, with a template that holds the schema."""
+    postgres = EmbeddedPostgres(public_directory / "cluster")
+    asyncio.run(postgres.start())
+    try:
+        found = Cluster(postgres.dsn)
+        asyncio.run(_make_template(found))
+        yield found
+    finally:
+        asyncio.run(postgres.stop())
+
+
+@pytest.fixture
+async def dsn(cluster: Cluster) -> AsyncIterator[str]:
+    """A database of this test's own, with the schema in it."""
+    async with cluster.database() as url:
+        yield url
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[Database]:
+    """The same, open."""
+    found = Database(dsn, pool_connections=5)
+    await found.open()
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def connection(dsn: str) -> AsyncIterator["Connection[Record]"]:
+    """A connection to it, as any SQL user would have."""
+    found = await asyncpg.connect(dsn)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def start(dsn: str) -> StartLoopledger:
+    """A function that starts a Loopledger over this test's database."""
+
+    def start_one(**changes: object) -> AbstractAsyncContextManager[Running]:
+        limits = Limits(poll_seconds=0.05, pool_connections=5)
+        values: dict[str, object] = {"port": 0, "database_url": dsn, "limits": limits, **changes}
+        return running(Settings(**values))  # type: ignore[arg-type]
+
+    return start_one
+
+
+@pytest.fixture
+async def client(start: StartLoopledger) -> AsyncIterator[Client]:
+    """A running Loopledger over HTTP."""
+    async with start() as loopledger, aiohttp.ClientSession(loopledger.url) as session:
+        yield Client(session)
+
+
+async def _make_template(cluster: Cluster) -> None:
+    await cluster.execute(f"CREATE DATABASE {TEMPLATE}")
+    database = Database(cluster.dsn(TEMPLATE), pool_connections=1)
+    await database.open()
+    await database.close()
