@@ -140,9 +140,12 @@ def _parse(text: str) -> object:
 
 
 def _decode_path(type_: type, value: object) -> object:
-    if type_ is Path and isinstance(value, str) and value:
-        return Path(value).expanduser()
-    raise NotImplementedError
+    if type_ is not Path:
+        raise NotImplementedError
+    if not isinstance(value, str) or not value:
+        message = "Expected a path"
+        raise ValueError(message)
+    return Path(value).expanduser()
 
 
 def _convert(

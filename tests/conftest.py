@@ -70,7 +70,8 @@ class Cluster:
 class StartLoopledger(Protocol):
     """Start a Loopledger in this process; limits and providers may differ from the defaults."""
 
-    def __call__(self, **changes: object) -> AbstractAsyncContextManager[Running]: ...
+    def __call__(self, **changes: object) -> AbstractAsyncContextManager[Running]:
+        """Start it; `changes` are fields of Settings."""
 
 
 @pytest.fixture(scope="session")

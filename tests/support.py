@@ -1,5 +1,6 @@
 """What tests say often."""
 
+import io
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -57,7 +58,8 @@ class Client:
     ) -> Answer:
         """A delivery of Loopz. `body` is JSON, or bytes as they are."""
         named = loopz_headers(topic, merchant) | (headers or {})
-        return await self.request("POST", "/webhooks/loopz", data=encoded(body), headers=named)
+        data = io.BytesIO(encoded(body))
+        return await self.request("POST", "/webhooks/loopz", data=data, headers=named)
 
     async def fitbank(self, body: object) -> Answer:
         """A delivery of FitBank."""

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -40,9 +41,8 @@ class Server(NamedTuple):
 Serve = Callable[..., Server]
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A short directory that Postgres's user may enter, unlike pytest's own."""
+@contextlib.contextmanager
+def make_place() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="ll-")).resolve()
     directory.chmod(0o711)
     yield directory
@@ -52,20 +52,39 @@ def place() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short directory that Postgres's user may enter, unlike pytest's own."""
+    with make_place() as directory:
+        yield directory
+
+
 @pytest.fixture(scope="module")
 def template() -> Iterator[Path]:
     """A data directory after its first start and stop: copying it is quicker than an initdb."""
-    directory = Path(tempfile.mkdtemp(prefix="ll-"))
-    directory.chmod(0o711)
-    asyncio.run(start_and_stop(directory / "data"))
-    yield directory / "data"
-    shutil.rmtree(directory)
+    with make_place() as directory:
+        asyncio.run(start_and_stop(directory / "data"))
+        yield directory / "data"
+
+
+def copy(template: Path, place: Path) -> Path:
+    subprocess.run(["/bin/cp", "-pR", template, place], check=True)
+    return place / "data"
 
 
 @pytest.fixture
 def data(place: Path, template: Path) -> Path:
-    subprocess.run(["/bin/cp", "-pR", template, place], check=True)
-    return place / "data"
+    return copy(template, place)
+
+
+@pytest.fixture(scope="module")
+def shared(template: Path) -> Iterator[EmbeddedPostgres]:
+    """A server for the tests that only look."""
+    with make_place() as directory:
+        server = EmbeddedPostgres(copy(template, directory))
+        asyncio.run(server.start())
+        yield server
+        asyncio.run(server.stop())
 
 
 @pytest.fixture
@@ -174,37 +193,37 @@ async def ended(pid: int) -> None:
     await eventually(gone)
 
 
-async def test_a_started_server_answers(postgres: EmbeddedPostgres) -> None:
-    assert await fetch(postgres.dsn, "SELECT current_user || '@' || current_database()") == (
+async def test_a_started_server_answers(shared: EmbeddedPostgres) -> None:
+    assert await fetch(shared.dsn, "SELECT current_user || '@' || current_database()") == (
         "loopledger@loopledger"
     )
-    assert postgres.postmaster_pid is not None
+    assert shared.postmaster_pid is not None
 
 
-async def test_what_makes_a_commit_durable_is_on(postgres: EmbeddedPostgres) -> None:
+async def test_what_makes_a_commit_durable_is_on(shared: EmbeddedPostgres) -> None:
     for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
-        assert await fetch(postgres.dsn, f"SHOW {setting}") == "on"
+        assert await fetch(shared.dsn, f"SHOW {setting}") == "on"
 
 
-async def test_text_does_not_depend_on_the_system(postgres: EmbeddedPostgres) -> None:
+async def test_text_does_not_depend_on_the_system(shared: EmbeddedPostgres) -> None:
     """The encoding is UTF-8, and the collation is built into Postgres."""
     query = "SELECT format('%s %s', datlocprovider, datlocale) FROM pg_database"
-    assert await fetch(postgres.dsn, f"{query} WHERE datname = 'loopledger'") == "b C.UTF-8"
-    assert await fetch(postgres.dsn, "SHOW server_encoding") == "UTF8"
+    assert await fetch(shared.dsn, f"{query} WHERE datname = 'loopledger'") == "b C.UTF-8"
+    assert await fetch(shared.dsn, "SHOW server_encoding") == "UTF8"
 
 
-async def test_nobody_else_can_enter(postgres: EmbeddedPostgres) -> None:
-    assert await fetch(postgres.dsn, "SHOW listen_addresses") == ""
-    data_dir = postgres.log_file.parent
+async def test_nobody_else_can_enter(shared: EmbeddedPostgres) -> None:
+    assert await fetch(shared.dsn, "SHOW listen_addresses") == ""
+    data_dir = shared.log_file.parent
     assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
     assert stat.S_IMODE((data_dir / "socket").stat().st_mode) == 0o700
-    assert stat.S_IMODE(postgres.log_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(shared.log_file.stat().st_mode) == 0o600
 
 
-async def test_values_do_not_reach_the_log(postgres: EmbeddedPostgres) -> None:
+async def test_values_do_not_reach_the_log(shared: EmbeddedPostgres) -> None:
     with pytest.raises(asyncpg.InvalidTextRepresentationError, match="card number"):
-        await execute(postgres.dsn, "SELECT 'card number'::int")
-    assert "card number" not in postgres.log_file.read_text()
+        await execute(shared.dsn, "SELECT 'card number'::int")
+    assert "card number" not in shared.log_file.read_text()
 
 
 async def test_a_second_start_keeps_what_was_written(place: Path) -> None:
@@ -217,7 +236,7 @@ async def test_a_second_start_keeps_what_was_written(place: Path) -> None:
         assert await read(postgres.dsn) == 42
 
 
-@pytest.mark.parametrize("name", ["with space", "100%25", "größe", 'comma, "quote"'])
+@pytest.mark.parametrize("name", ["space 100%25 größe", 'comma, "quote"'])
 async def test_any_path_will_do(place: Path, data: Path, name: str) -> None:
     await asyncio.to_thread(data.rename, place / name)
     async with EmbeddedPostgres(place / name) as postgres:
@@ -486,8 +505,8 @@ async def test_a_directory_that_cannot_be_written_to_is_refused(place: Path, ser
 
 
 @only_root
-async def test_as_root_it_runs_as_an_unprivileged_user(postgres: EmbeddedPostgres) -> None:
-    process = psutil.Process(postgres.postmaster_pid)
+async def test_as_root_it_runs_as_an_unprivileged_user(shared: EmbeddedPostgres) -> None:
+    process = psutil.Process(shared.postmaster_pid)
     assert process.uids().real == process.uids().saved == pwd.getpwnam(USER).pw_uid
     assert process.gids().real == process.gids().saved == pwd.getpwnam(USER).pw_gid
 

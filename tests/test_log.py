@@ -83,12 +83,10 @@ async def test_a_body_is_kept_byte_for_byte(log: Log) -> None:
         "TRUNCATE events",
         "DELETE FROM log_head",
         "TRUNCATE log_head",
-        "INSERT INTO log_head (only_row, position, recorded_at) VALUES (true, 0, now())"
-        " ON CONFLICT DO NOTHING",
+        "INSERT INTO log_head SELECT * FROM log_head ON CONFLICT DO NOTHING",
         "UPDATE log_head SET position = position - 1",
         "UPDATE log_head SET recorded_at = recorded_at - interval '1 s'",
-        "INSERT INTO events SELECT * FROM events"
-        " ON CONFLICT (stream, position) DO UPDATE SET topic = 'x'",
+        "INSERT INTO events TABLE events ON CONFLICT (stream, position) DO UPDATE SET topic = 'x'",
     ],
 )
 async def test_the_log_refuses_to_be_changed_even_by_its_owner(

@@ -1,0 +1,138 @@
+"""The schema: made once, however many servers start, and the same by creation and by migration."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from eventstore import database as module
+from eventstore.database import Database, all_migrations, migrate, set_up_schema
+from eventstore.errors import LogCorruptedError, PostgresError
+from tests.conftest import Cluster
+
+EMPTY = "template1"
+
+SNAPSHOT = """
+SELECT 'column', table_name || '.' || column_name,
+    concat_ws(' ', ordinal_position, data_type, is_nullable, column_default)
+FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL
+SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL
+SELECT 'trigger', tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid) || ' ' || tgenabled::text
+FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT 'function', proname, pg_get_functiondef(oid)
+FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'options', relname, reloptions::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'version', version::text, '' FROM schema_versions
+ORDER BY 1, 2, 3
+"""
+
+
+async def test_migrating_and_creating_give_the_same_database(cluster: Cluster) -> None:
+    async with cluster.database(EMPTY) as created, cluster.database(EMPTY) as migrated:
+        one = await asyncpg.connect(created)
+        other = await asyncpg.connect(migrated)
+        await set_up_schema(one)
+        for number, file in all_migrations().items():
+            await migrate(other, number, file)
+        assert await one.fetch(SNAPSHOT) == await other.fetch(SNAPSHOT)
+        assert len(await one.fetch(SNAPSHOT)) > 20
+        await one.close()
+        await other.close()
+
+
+async def test_migrations_are_numbered_from_one_without_a_hole() -> None:
+    assert list(all_migrations()) == list(range(1, len(all_migrations()) + 1))
+
+
+async def test_servers_that_start_at_once_make_the_schema_once(cluster: Cluster) -> None:
+    async with cluster.database(EMPTY) as url:
+        databases = [Database(url, pool_connections=1) for _ in range(4)]
+        await asyncio.gather(*(database.open() for database in databases))
+        assert await databases[0].pool.fetchval("SELECT count(*) FROM log_head") == 1
+        for database in databases:
+            await database.close()
+
+
+async def test_a_second_start_leaves_the_schema_as_it_is(cluster: Cluster) -> None:
+    async with cluster.database(EMPTY) as url:
+        connection = await asyncpg.connect(url)
+        await set_up_schema(connection)
+        before = await connection.fetch(SNAPSHOT)
+        await set_up_schema(connection)
+        assert await connection.fetch(SNAPSHOT) == before
+        await connection.close()
+
+
+async def test_a_missing_migration_is_applied(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster.database() as url:
+        for file in all_migrations().values():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        (tmp_path / f"{len(all_migrations()) + 1:04}_next.sql").write_text(
+            "CREATE TABLE later (id integer)"
+        )
+        monkeypatch.setattr(module, "MIGRATIONS", tmp_path)
+        database = Database(url, pool_connections=1)
+        await database.open()
+        assert await database.pool.fetchval("SELECT to_regclass('later') IS NOT NULL")
+        await database.close()
+
+
+async def test_a_database_of_a_newer_loopledger_is_left_alone(cluster: Cluster) -> None:
+    async with cluster.database() as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute("INSERT INTO schema_versions (version) VALUES (999)")
+        await connection.close()
+        with pytest.raises(PostgresError, match="schema version 999"):
+            await Database(url, pool_connections=1).open()
+
+
+async def test_a_log_that_contradicts_its_head_is_not_written_to(cluster: Cluster) -> None:
+    async with cluster.database() as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute("UPDATE log_head SET position = 5")
+        await connection.close()
+        with pytest.raises(LogCorruptedError, match="head 5, newest event 0"):
+            await Database(url, pool_connections=1).open()
+
+
+async def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
+    url = "postgresql://someone:hunter2@127.0.0.1:1/nothing"
+    with pytest.raises(PostgresError, match="DATABASE_URL") as caught:
+        await Database(url, pool_connections=1).open()
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_history_is_read_through_the_primary_key_and_the_tail_through_its_index(
+    cluster: Cluster,
+) -> None:
+    async with cluster.database() as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute(
+            "INSERT INTO events SELECT n, gen_random_uuid(), 'p', 't', 'm', null, 's-' || n % 500,"
+            " now(), now(), '', '' FROM generate_series(1, 5000) AS n; ANALYZE events"
+        )
+        history = await _plan(
+            connection, "SELECT * FROM events WHERE stream = 's-7' AND position > 3"
+        )
+        tail = await _plan(
+            connection,
+            "SELECT * FROM events WHERE position > 10 AND position <= 60 ORDER BY position",
+        )
+        await connection.close()
+    assert "events_pkey" in history
+    assert "events_position" in tail
+
+
+async def _plan(connection: "asyncpg.Connection[asyncpg.Record]", query: str) -> str:
+    return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {query}"))
