@@ -1,0 +1,219 @@
+"""The live fold: each event once, states and checkpoint together, a poison event in quarantine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from eventstore.database import Database
+from eventstore.errors import FencedError, IncompleteError
+from eventstore.limits import Limits
+from eventstore.log import Log
+from eventstore.projection import Projection
+from eventstore.projector import Projector
+from eventstore.registry import Registry
+from projections.gift_cards import PROJECTION
+from projections.merging import Tracked
+from providers import load_providers
+from tests.support import new_event, values
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+LIMITS = Limits(fold_events=50, poll_seconds=0.05)
+
+
+@pytest.fixture
+async def log(database: Database) -> AsyncIterator[Log]:
+    found = Log(database, LIMITS)
+    await found.start()
+    yield found
+    await found.stop()
+
+
+async def projector(
+    database: Database, log: Log, projection: Projection[Any] = PROJECTION
+) -> Projector[Any]:
+    found = Projector(
+        projection,
+        sources=load_providers({}),
+        database=database,
+        log=log,
+        registry=Registry(database),
+        limits=LIMITS,
+    )
+    await found.set_up()
+    return found
+
+
+async def append_cards(log: Log, *cards: Mapping[str, object]) -> None:
+    await asyncio.gather(*(log.append(new_event("gift-card.updated", card)) for card in cards))
+
+
+async def counts(connection: "Connection[Record]") -> tuple[int, ...]:
+    row = await connection.fetchrow(
+        "SELECT checkpoint, folded, ignored, quarantined FROM projections WHERE name = 'gift_cards'"
+    )
+    assert row is not None
+    return tuple(row.values())
+
+
+async def test_states_and_checkpoint_move_together(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    await append_cards(log, {"id": "a", "balance": 1}, {"id": "b", "balance": 2})
+    await log.append(new_event("location.updated"))
+    await one.fold_next()
+    assert await counts(connection) == (3, 2, 1, 0)
+    assert values(await connection.fetch("SELECT id, balance FROM gift_cards ORDER BY id")) == [
+        ("a", 1),
+        ("b", 2),
+    ]
+
+
+async def test_a_state_names_the_event_that_changed_it_last(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    for balance in (1, 2, 2):
+        await append_cards(log, {"id": "a", "balance": balance})
+    await one.fold_next()
+    assert await connection.fetchval("SELECT position FROM gift_cards") == 2
+
+
+async def test_of_two_projectors_only_one_advances(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one, other = await projector(database, log), await projector(database, log)
+    await append_cards(log, {"id": "a", "balance": 1})
+    await one.fold_next()
+    with pytest.raises(FencedError, match="checkpoint 0"):
+        await other.fold_next()
+    assert await counts(connection) == (1, 1, 0, 0)
+
+
+async def test_rival_projectors_that_run_fold_every_event_once(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    tasks = [asyncio.create_task((await projector(database, log)).run()) for _ in range(3)]
+    for n in range(40):
+        await append_cards(log, *({"id": f"c-{n}-{m}", "balance": n} for m in range(5)))
+    await Registry(database).wait_for("gift_cards", 200, 10)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert await counts(connection) == (200, 200, 0, 0)
+    assert await connection.fetchval("SELECT count(*) FROM gift_cards") == 200
+
+
+async def test_an_event_that_cannot_be_decoded_goes_to_quarantine_and_the_rest_goes_on(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    await append_cards(log, {"id": "a", "balance": 1}, {"id": "a", "balance": "x"}, {"id": "b"})
+    await one.fold_next()
+    assert await counts(connection) == (3, 2, 0, 1)
+    row = await connection.fetchrow("SELECT position, stream, error FROM quarantine")
+    assert row is not None
+    assert tuple(row.values()) == (
+        2,
+        "loopz/m-1/gift-card/a",
+        "UndecodableError: balance is not a whole number of cents.",
+    )
+
+
+async def test_an_event_that_the_database_refuses_goes_to_quarantine_alone(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    cards: list[dict[str, object]] = [{"id": f"c-{n}", "status": "ACTIVE"} for n in range(9)]
+    cards[4]["status"] = "\x00"
+    cards[6]["balance"] = 2**63
+    await append_cards(log, *cards)
+    await one.fold_next()
+    assert await counts(connection) == (9, 7, 0, 2)
+    positions = values(await connection.fetch("SELECT position FROM quarantine ORDER BY 1"))
+    assert positions == [(5,), (7,)]
+
+
+async def test_a_quarantined_event_is_described_without_its_values(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    await append_cards(log, {"id": "a", "code": "SECRET-1234\x00"})
+    await one.fold_next()
+    error = await connection.fetchval("SELECT error FROM quarantine")
+    assert error
+    assert "SECRET" not in error
+
+
+class Bad(Tracked, frozen=True):
+    """A state whose fold has a bug."""
+
+
+def fail(_: Bad | None, __: object) -> Bad:
+    message = "a bug"
+    raise KeyError(message)
+
+
+async def test_a_bug_in_a_fold_puts_the_event_in_quarantine_with_its_place(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    projection = msgspec.structs.replace(PROJECTION, state=Bad, evolve=fail, indexes=())
+    one = await projector(database, log, projection)
+    await append_cards(log, {"id": "a"})
+    await one.fold_next()
+    error = await connection.fetchval("SELECT error FROM quarantine")
+    assert error.startswith("KeyError: at test_projector.py:")
+
+
+async def test_a_registry_that_does_not_add_up_stops_the_projection(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    await connection.execute(
+        "ALTER TABLE projections DROP CONSTRAINT complete;"
+        "UPDATE projections SET folded = 5;"
+        "ALTER TABLE projections ADD CONSTRAINT complete"
+        " CHECK (folded + ignored + quarantined = checkpoint) NOT VALID"
+    )
+    await append_cards(log, {"id": "a"})
+    with pytest.raises(IncompleteError, match="gift_cards is incomplete"):
+        await one.fold_next()
+    await asyncio.wait_for(one.run(), 5)
+    assert one.error is not None
+
+
+async def test_a_projector_survives_the_loss_of_its_connections(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    task = asyncio.create_task(one.run())
+    for n in range(10):
+        await append_cards(log, {"id": f"c-{n}"})
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    await Registry(database).wait_for("gift_cards", 10, 20)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await counts(connection) == (10, 10, 0, 0)
+    assert await connection.fetchval("SELECT count(*) FROM gift_cards") == 10
+
+
+async def test_an_idle_projector_asks_nothing_of_the_database(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    task = asyncio.create_task((await projector(database, log)).run())
+    await asyncio.sleep(0.3)
+    query = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    before = await connection.fetchval(query)
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    # The log's own poll, at 20 a second here, and this test's two questions.
+    assert await connection.fetchval(query) - before < 30

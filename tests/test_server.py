@@ -1,0 +1,243 @@
+"""The server as a process: started, stopped, killed, started again."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.support import loopz_headers
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = {
+    "loopledger serve": [sys.executable, "-m", "cli", "serve"],
+    "python server.py": [sys.executable, "server.py"],
+}
+
+
+class ServerProcess:
+    """A Loopledger in a process of its own, with an embedded Postgres."""
+
+    def __init__(self, data_dir: Path, command: str = "loopledger serve") -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = data_dir
+        environ = {
+            **{k: v for k, v in os.environ.items() if k != "DATABASE_URL"},
+            "LOOPLEDGER_PORT": str(self.port),
+            "LOOPLEDGER_DATA_DIR": str(data_dir),
+        }
+        self.process = subprocess.Popen(
+            COMMANDS[command],
+            cwd=ROOT,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(URLError, ConnectionError):
+                self.get("/readyz")
+                return
+            time.sleep(0.05)
+        self.process.kill()
+        message = f"the server did not come up: {self.process.communicate()[0]}"
+        raise AssertionError(message)
+
+    def get(self, path: str) -> Any:  # noqa: ANN401 - whatever it is, the test knows
+        """GET, as JSON."""
+        return self._send(Request(self.url + path))
+
+    def deliver(self, id_: str) -> int:
+        """Deliver a location; gives back its position."""
+        answer = self._send(
+            Request(
+                f"{self.url}/webhooks/loopz",
+                data=json.dumps({"id": id_}).encode(),
+                headers=loopz_headers("location.updated"),
+            )
+        )
+        return int(answer["position"])
+
+    def _send(self, request: Request) -> Any:  # noqa: ANN401
+        with urlopen(request, timeout=10) as response:  # noqa: S310 - our own address
+            return json.load(response)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal; gives back the exit code and what was printed."""
+        self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, output
+
+    def postmaster_pid(self) -> int:
+        """The pid of its Postgres."""
+        return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+def failed_start(environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Start a server that is expected to end by itself."""
+    return subprocess.run(
+        COMMANDS["python server.py"],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def data_dir(public_directory: Path, request: pytest.FixtureRequest) -> Path:
+    return public_directory / f"data-{abs(hash(request.node.name)) % 10**8}"
+
+
+@pytest.fixture
+def serve(data_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
+    servers: list[ServerProcess] = []
+
+    def start(command: str = "loopledger serve") -> ServerProcess:
+        servers.append(ServerProcess(data_dir, command))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_server_and_postgres_cleanly_within_five_seconds(
+    serve: Callable[..., ServerProcess], command: str, number: int
+) -> None:
+    server = serve(command)
+    server.deliver("l-1")
+    began = time.monotonic()
+    code, output = server.stop(number)
+    assert code == 0
+    assert time.monotonic() - began < 5
+    assert not (server.data_dir / "postgres" / "postmaster.pid").exists()
+    assert "Traceback" not in output
+
+
+def test_the_start_tells_address_data_and_three_lines_to_try(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve()
+    _, output = server.stop()
+    assert server.url in output
+    assert str(server.data_dir) in output
+    assert output.count("  curl ") == 3
+
+
+def test_a_second_start_goes_on_where_the_first_was(serve: Callable[..., ServerProcess]) -> None:
+    first = serve()
+    assert first.deliver("l-1") == 1
+    first.stop()
+    second = serve()
+    assert second.deliver("l-2") == 2
+    page = second.get("/v1/locations?at_least=2")
+    assert [item["id"] for item in page["items"]] == ["l-1", "l-2"]
+
+
+def test_kill_9_of_server_and_postgres_loses_nothing_acknowledged(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    first = serve()
+    acknowledged = [first.deliver(f"l-{n}") for n in range(50)]
+    postmaster = first.postmaster_pid()
+    first.stop(signal.SIGKILL)
+    os.kill(postmaster, signal.SIGKILL)
+    second = serve()
+    page = second.get("/v1/locations?limit=100&at_least=50")
+    assert acknowledged == list(range(1, 51))
+    assert len(page["items"]) == 50
+
+
+def test_kill_9_of_postgres_alone_is_survived_without_a_restart(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve()
+    server.deliver("l-1")
+    os.kill(server.postmaster_pid(), signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    position = 0
+    while not position and time.monotonic() < deadline:
+        with contextlib.suppress(URLError):
+            position = server.deliver("l-2")
+        time.sleep(0.1)
+    page = server.get(f"/v1/locations?at_least={position}")
+    assert [item["id"] for item in page["items"]] == ["l-1", "l-2"]
+
+
+def test_a_second_server_on_the_same_data_is_refused(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve()
+    environ = {"LOOPLEDGER_PORT": "0", "LOOPLEDGER_DATA_DIR": str(server.data_dir)}
+    second = failed_start(environ)
+    assert second.returncode == 1
+    assert f"in use by another Loopledger (pid {server.process.pid})" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"LOOPLEDGER_PORT": "http"}, "port: Expected `int`"),
+        ({"LOOPLEDGER_HOST": "0.0.0.0"}, "Refusing to listen on 0.0.0.0"),  # noqa: S104
+        ({"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d"}, "no connection to the database"),
+    ],
+)
+def test_a_start_that_cannot_be_says_why_in_one_line(environ: dict[str, str], message: str) -> None:
+    result = failed_start(environ)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "hunter2" not in result.stderr
+
+
+def test_a_port_in_use_is_named_before_anything_is_started(public_directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = failed_start(
+            {
+                "LOOPLEDGER_PORT": str(port),
+                "LOOPLEDGER_DATA_DIR": str(public_directory / "unused"),
+            }
+        )
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+    assert not (public_directory / "unused").exists()
+
+
+async def test_a_request_under_way_is_finished_before_the_server_stops(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = await asyncio.to_thread(serve)
+    results = [asyncio.to_thread(server.deliver, f"l-{n}") for n in range(20)]
+    gathered = asyncio.gather(*results, return_exceptions=True)
+    await asyncio.sleep(0.02)
+    code, _ = await asyncio.to_thread(server.stop)
+    answered = [result for result in await gathered if isinstance(result, int)]
+    again = await asyncio.to_thread(serve)
+    page = await asyncio.to_thread(again.get, "/v1/events?limit=100")
+    on_record = {event["position"] for event in page["items"]}
+    assert code == 0
+    assert set(answered) <= on_record
