@@ -1,9 +1,9 @@
 """The database: connections, and a schema that is up to date."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import structlog
@@ -14,6 +14,8 @@ from eventstore.queries import QUERIES
 if TYPE_CHECKING:
     from asyncpg import Connection, Pool, Record
     from asyncpg.pool import PoolConnectionProxy
+
+T = TypeVar("T")
 
 logger = structlog.get_logger()
 
@@ -71,9 +73,29 @@ class Database:
             self._dsn, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
         )
 
+    async def fetch(self, query: str, *values: object) -> "list[Record]":
+        """Read rows. A connection that proves lost is replaced, once."""
+        return await self._read(lambda pool: pool.fetch(query, *values))
+
+    async def fetchrow(self, query: str, *values: object) -> "Record | None":
+        """Read one row, as `fetch` does."""
+        return await self._read(lambda pool: pool.fetchrow(query, *values))
+
+    async def fetchval(self, query: str, *values: object) -> Any:  # noqa: ANN401 - what the query gives
+        """Read one value, as `fetch` does."""
+        return await self._read(lambda pool: pool.fetchval(query, *values))
+
+    async def _read(self, read: "Callable[[Pool[Record]], Awaitable[T]]") -> T:
+        try:
+            return await read(self._open_pool)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            # A pool hands out connections that died unnoticed; after a restart a fresh one will do.
+            return await read(self._open_pool)
+
     @property
-    def pool(self) -> "Pool[Record]":
-        """The pool."""
+    def _open_pool(self) -> "Pool[Record]":
         if self._pool is None:
             message = "the database is not open"
             raise RuntimeError(message)
@@ -82,13 +104,13 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["PoolConnectionProxy[Record]"]:
         """A connection of the pool, in a transaction."""
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self._open_pool.acquire() as connection, connection.transaction():
             yield connection
 
     async def answers(self) -> bool:
         """Say whether a query gets an answer now."""
         try:
-            await self.pool.fetchval(QUERIES["read_head"], timeout=2)
+            await self._open_pool.fetchval(QUERIES["read_head"], timeout=2)
         except Exception as error:
             if is_outage(error):
                 return False

@@ -112,7 +112,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, LoopledgerError | msgspec.MsgspecError):
         text = str(error)
     elif isinstance(error, asyncpg.PostgresError):
-        text = f"{error.message} ({error.sqlstate})" if error.sqlstate else ""
+        text = f"{error.message or 'no message'} ({error.sqlstate})"
     if not text:
         frames = traceback.extract_tb(error.__traceback__)
         text = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

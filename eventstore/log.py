@@ -42,7 +42,7 @@ class Log:
     async def start(self) -> None:
         """Begin to append and to look out for events of other processes."""
         await self._appender.start()
-        self._advance(await self._database.pool.fetchval(QUERIES["read_head"]))
+        self._advance(await self._database.fetchval(QUERIES["read_head"]))
         self._poll = asyncio.create_task(self._poll_head(), name="log-poll")
 
     async def stop(self) -> None:
@@ -68,12 +68,12 @@ class Log:
         `topics` ("provider topic") says whose bodies are wanted; the other events come with an empty body. Fewer
         events, or none, come back where the log ends or at a gap: then the reader waits.
         """
-        rows = await self._database.pool.fetch(QUERIES["read_tail"], after, limit, list(topics))
+        rows = await self._database.fetch(QUERIES["read_tail"], after, limit, list(topics))
         return [Event(*row) for row in rows[: contiguous(after, [row["position"] for row in rows])]]
 
     async def list_events(self, after: int, limit: int) -> list[ListedEvent]:
         """List what follows `after`, without bodies, contiguous from after + 1."""
-        rows = await self._database.pool.fetch(QUERIES["list_events"], after, limit)
+        rows = await self._database.fetch(QUERIES["list_events"], after, limit)
         return [
             ListedEvent(*row)
             for row in rows[: contiguous(after, [row["position"] for row in rows])]
@@ -81,14 +81,14 @@ class Log:
 
     async def event(self, position: int) -> EventWithHeaders | None:
         """One event whole, or None if there is none at `position`."""
-        row = await self._database.pool.fetchrow(QUERIES["read_event"], position)
+        row = await self._database.fetchrow(QUERIES["read_event"], position)
         return None if row is None else EventWithHeaders(*row)
 
     async def stream(self, stream: str) -> AsyncIterator[Event]:
         """The events of one stream, oldest first, fetched in pages."""
         after = 0
         while True:
-            rows: list[Record] = await self._database.pool.fetch(
+            rows: list[Record] = await self._database.fetch(
                 QUERIES["read_stream"], stream, after, STREAM_PAGE
             )
             for row in rows:
@@ -107,7 +107,7 @@ class Log:
         while True:
             await asyncio.sleep(self._limits.poll_seconds)
             try:
-                self._advance(await self._database.pool.fetchval(QUERIES["read_head"]))
+                self._advance(await self._database.fetchval(QUERIES["read_head"]))
             except Exception as error:
                 if not is_outage(error):
                     raise

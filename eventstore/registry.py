@@ -42,12 +42,12 @@ class Registry:
 
     async def standings(self) -> list[Standing]:
         """Where every projection stands, by name."""
-        rows = await self._database.pool.fetch(QUERIES["list_projections"])
+        rows = await self._database.fetch(QUERIES["list_projections"])
         return [Standing(**row) for row in rows]
 
     async def checkpoint(self, name: str) -> tuple[int, int]:
         """The live generation of a projection and its checkpoint."""
-        row = await self._database.pool.fetchrow(QUERIES["live_generation"], name)
+        row = await self._database.fetchrow(QUERIES["live_generation"], name)
         if row is None:
             message = f"projection {name} is not registered"
             raise LookupError(message)

@@ -1,6 +1,7 @@
 """What a provider is: pure code that recognises a delivery and decodes an event into a fact."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
@@ -10,8 +11,11 @@ from eventstore.errors import LoopledgerError
 from eventstore.events import Event
 from providers.facts import Fact
 
-# A topic or a tenant longer than this names nothing; an id longer than this is known by its hash in the stream.
+# A topic or a tenant longer than this names nothing; a part of a stream's name that would be longer is a hash.
 LONGEST_NAME = 200
+
+# What quoting leaves as it is.
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class UnparsableError(LoopledgerError):
@@ -52,7 +56,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 def checked_name(value: str | None, what: str) -> str:
     """Let a topic or a tenant through if the log can hold it as text. Raises UnidentifiedError."""
     if not value:
-        raise UnidentifiedError(what=what, problem="is missing")
+        raise UnidentifiedError(what=what, problem="is missing or unusable")
     if len(value) > LONGEST_NAME:
         raise UnidentifiedError(what=what, problem=f"has more than {LONGEST_NAME} characters")
     if not value.isprintable():
@@ -62,10 +66,10 @@ def checked_name(value: str | None, what: str) -> str:
 
 
 def stream_name(provider: str, merchant_id: str | None, kind: str, id_: str | None) -> str:
-    """Name the stream of one thing: plain ASCII, one to one, of bounded length.
+    """Name the stream of one thing: plain ASCII, three slashes, one to one, at most 620 characters.
 
     "~" never comes out of a quoted part, so what begins with it is ours: "~none" where there is no id, "~sha256-..."
-    for an id too long to be part of a key.
+    for what is too long to be part of a key.
     """
     return f"{provider}/{stream_part(merchant_id)}/{stream_part(kind)}/{stream_part(id_)}"
 
@@ -74,6 +78,10 @@ def stream_part(text: str | None) -> str:
     """Write one part of a stream's name."""
     if text is None:
         return "~none"
-    if len(text) > LONGEST_NAME:
-        return f"~sha256-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-    return quote(text, safe="", errors="surrogatepass").replace("~", "%7E")
+    if len(text) <= LONGEST_NAME:
+        if _PLAIN.fullmatch(text):
+            return text
+        quoted = quote(text, safe="", errors="surrogatepass").replace("~", "%7E")
+        if len(quoted) <= LONGEST_NAME:
+            return quoted
+    return f"~sha256-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"

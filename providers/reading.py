@@ -1,8 +1,10 @@
 """Reading what a provider wrote: JSON as lenient as RFC 8259 allows, then times, texts and amounts."""
 
+import codecs
 import json
+import re
 from datetime import UTC, datetime, tzinfo
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import msgspec
@@ -20,48 +22,77 @@ CENT = Decimal("0.01")
 # Far beyond any amount, and within what decimal arithmetic keeps exactly.
 MOST_DIGITS = 24
 
+# Amounts of cents are int64.
+MOST_CENTS = 2**63 - 1
+
+# Up to here every whole number has a double of its own.
+LARGEST_EXACT_FLOAT = 2**53
+
+# Python reads no integer of more digits.
+MOST_INTEGER_DIGITS = 4300
+
 # A number of seconds since 1970 beyond this would be a year past 5000: it is milliseconds.
 LARGEST_SECONDS = 100_000_000_000
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+
+# A whole string, or what Python takes for a number and JSON does not.
+_STRING_OR_CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(NaN|-?Infinity)')
 
 
 def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) -> T:
     """Decode a JSON object. Raises UnparsableError with the byte offset of what is wrong.
 
-    msgspec is quick but refuses some valid JSON (lone surrogate escapes, numbers beyond a double); what it refuses
-    is judged again by the standard library.
+    Raises msgspec.ValidationError for an object that is not a `type_`. msgspec is quick but refuses some valid JSON
+    (lone surrogate escapes, numbers beyond a double); what it refuses is judged again by the standard library.
     """
     try:
+        if not body.isascii():
+            # msgspec does not look into the strings that it skips.
+            body.decode()
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    if body.startswith(codecs.BOM_UTF8):
+        # A byte order mark may be ignored (RFC 8259, 8.1); blanks in its place keep the offsets.
+        return parse_object(body.replace(codecs.BOM_UTF8, b"   ", 1), decoder, type_)
+    try:
         value = _parse_slowly(body)
-    if not isinstance(value, dict):
-        raise UnparsableError(problem=f"it is {_json_kind(value)}", offset=_first_byte(body))
-    return msgspec.convert(value, type_)
+        if isinstance(value, dict):
+            return msgspec.convert(value, type_)
+    except RecursionError:
+        raise UnparsableError(problem="nested too deeply", offset=_first_byte(body)) from None
+    raise UnparsableError(problem=f"it is {_json_kind(value)}", offset=_first_byte(body))
 
 
 def _parse_slowly(body: bytes) -> object:
     try:
-        text = body.decode("utf-8")
+        text = body.decode()
     except UnicodeDecodeError as error:
         raise UnparsableError(problem="not valid UTF-8", offset=error.start) from None
     if not text.strip(" \t\r\n"):
         raise UnparsableError(problem="it is empty", offset=len(body))
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_int=_whole_number, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        problem = error.msg[:1].lower() + error.msg[1:]
-        offset = len(text[: error.pos].encode())
-        raise UnparsableError(problem=problem, offset=offset) from None
-    except RecursionError:
-        raise UnparsableError(problem="nested too deeply", offset=_first_byte(body)) from None
-    except ValueError as error:
-        # NaN and Infinity, or an integer of more digits than Python reads.
-        raise UnparsableError(problem=str(error).split(";")[0], offset=_first_byte(body)) from None
+        problem, index = error.msg[:1].lower() + error.msg[1:], error.pos
+    except _ConstantError as error:
+        problem = f"{error} is not JSON"
+        # Whatever stands before it has been read: the first one outside of a string.
+        index = next(m.start() for m in _STRING_OR_CONSTANT.finditer(text) if m[1])
+    raise UnparsableError(problem=problem, offset=len(text[:index].encode()))
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MOST_INTEGER_DIGITS else float(digits)
+
+
+class _ConstantError(Exception):
+    """NaN, Infinity or -Infinity."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    message = f"{name} is not JSON"
-    raise ValueError(message)
+    raise _ConstantError(name)
 
 
 def _first_byte(body: bytes) -> int:
@@ -79,6 +110,8 @@ def identity(value: object) -> str | None:
     """Read an id: text, or a whole number; anything else is none."""
     if isinstance(value, str):
         return value or None
+    if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_EXACT_FLOAT:
+        return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return None
@@ -100,25 +133,23 @@ def text(value: Scalar) -> Given[str]:
 
 
 def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
-    """Read a time: ISO 8601 (without an offset it is in `zone`) or seconds or milliseconds since 1970."""
+    """Read a time: ISO 8601 (without an offset it is in `zone`) or seconds or milliseconds since 1970.
+
+    It comes back in UTC: two times of one zone would be compared by their clocks, an hour off when these go back.
+    """
     if value is None or value is UNSET:
         return value
     try:
         if isinstance(value, str):
-            moment = _iso_time(value.strip())
-            return moment if moment.tzinfo else moment.replace(tzinfo=zone)
+            moment = datetime.fromisoformat(value.strip().upper())
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=zone)
+            return moment.astimezone(UTC)
         if not isinstance(value, bool):
             return datetime.fromtimestamp(value / (1000 if value > LARGEST_SECONDS else 1), UTC)
     except (ValueError, OverflowError, OSError):
         pass
     raise UndecodableError(field=field, problem="is not a time")
-
-
-def _iso_time(value: str) -> datetime:
-    try:
-        return msgspec.convert(value, datetime)
-    except msgspec.ValidationError:
-        return datetime.fromisoformat(value)
 
 
 def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None:
@@ -128,27 +159,45 @@ def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None
 
 
 def cents(value: Any, field: str) -> Given[int]:  # noqa: ANN401 - whatever was sent
-    """Read a whole number of minor units."""
+    """Read a whole number of minor units.
+
+    A text is digits only: "20.00" would be twenty of something, most likely not cents.
+    """
     if value is None or value is UNSET:
         return value
-    if isinstance(value, str | float):
-        try:
-            value = Decimal(str(value))
-            value = int(value) if value == value.to_integral_value() else value
-        except (ArithmeticError, ValueError):
-            value = None
-    if isinstance(value, int) and not isinstance(value, bool):
+    if (isinstance(value, float) and value.is_integer()) or (
+        isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value)
+    ):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST_CENTS:
         return value
     raise UndecodableError(field=field, problem="is not a whole number of cents")
 
 
+def major_of_cents(value: Given[int]) -> Given[Decimal]:
+    """Write cents as major units: 2000 are 20.00. Every currency is taken to have hundredths."""
+    if value is None or isinstance(value, UnsetType):
+        return value
+    return Decimal(value).scaleb(-2)
+
+
 def major(value: Given[Decimal], field: str) -> Given[Decimal]:
     """Write an amount of major units with its cents: 20 and 20.0 are 20.00; finer fractions stay."""
-    if value is None or value is UNSET:
+    if value is None or isinstance(value, UnsetType):
         return value
+    try:
+        rounded = value.quantize(CENT)
+        if rounded == value:
+            return rounded
+    except InvalidOperation:
+        # Infinite, not a number, or too large.
+        rounded = None
     if not value.is_finite():
         raise UndecodableError(field=field, problem="is not an amount")
-    if len(value.as_tuple().digits) > MOST_DIGITS or abs(value.adjusted()) > MOST_DIGITS:
+    if (
+        rounded is None
+        or len(value.as_tuple().digits) > MOST_DIGITS
+        or abs(value.adjusted()) > MOST_DIGITS
+    ):
         raise UndecodableError(field=field, problem=f"has more than {MOST_DIGITS} digits")
-    plain = value.normalize()
-    return plain.quantize(CENT) if plain == plain.quantize(CENT) else plain
+    return value.normalize()

@@ -57,7 +57,7 @@ async def test_servers_that_start_at_once_make_the_schema_once(cluster: Cluster)
     async with cluster.database(EMPTY) as url:
         databases = [Database(url, pool_connections=1) for _ in range(4)]
         await asyncio.gather(*(database.open() for database in databases))
-        assert await databases[0].pool.fetchval("SELECT count(*) FROM log_head") == 1
+        assert await databases[0].fetchval("SELECT count(*) FROM log_head") == 1
         for database in databases:
             await database.close()
 
@@ -84,7 +84,7 @@ async def test_a_missing_migration_is_applied(
         monkeypatch.setattr(module, "MIGRATIONS", tmp_path)
         database = Database(url, pool_connections=1)
         await database.open()
-        assert await database.pool.fetchval("SELECT to_regclass('later') IS NOT NULL")
+        assert await database.fetchval("SELECT to_regclass('later') IS NOT NULL")
         await database.close()
 
 

@@ -49,7 +49,7 @@ class Resource:
         after = parameters.after_cursor(request)
         filters = self._given_filters(request, self._filters)
         await self._wait(request)
-        rows = await context.database.pool.fetch(
+        rows = await context.database.fetch(
             self._view.page(filters), after, limit + 1, *filters.values()
         )
         more = len(rows) > limit
@@ -76,7 +76,7 @@ class Resource:
         after = parameters.whole_number(request, "cursor", 0)
         await self._wait(request)
         stream = await self._stream(request)
-        rows = await context.database.pool.fetch(
+        rows = await context.database.fetch(
             QUERIES["quarantined_positions"], self._projection.name, stream
         )
         steps: list[Step] = []
@@ -113,7 +113,7 @@ class Resource:
     async def _find(self, request: web.Request) -> list[Any]:
         context = request.app[CONTEXT]
         filters = self._given_filters(request, ("merchant_id", "provider"))
-        return await context.database.pool.fetch(
+        return await context.database.fetch(
             self._view.find(filters), self._id(request), MOST_HOLDERS, *filters.values()
         )
 
@@ -130,7 +130,7 @@ class Resource:
         return found.pop()
 
     async def _quarantined_streams(self, context: Context, request: web.Request) -> set[str]:
-        rows = await context.database.pool.fetch(
+        rows = await context.database.fetch(
             QUERIES["quarantined_streams"], self._projection.name, stream_part(self._id(request))
         )
         wanted = {

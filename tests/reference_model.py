@@ -1,0 +1,284 @@
+"""What the documents promise, folded naively: written from their words, not from the product's code.
+
+It knows only the shapes that tests/test_properties.py sends. Whatever it cannot read raises, and is quarantined.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+
+class Sent(NamedTuple):
+    """A delivery as it stands in the log; `body` is bytes where it is not JSON."""
+
+    provider: str
+    topic: str
+    merchant_id: str
+    program_id: str | None
+    body: Json | bytes
+    received_at: datetime
+
+
+class Expected(NamedTuple):
+    """The states by stream, and the indexes of the deliveries that are ignored or quarantined."""
+
+    states: dict[str, Json]
+    ignored: set[int]
+    quarantined: set[int]
+
+
+class Change(NamedTuple):
+    """What a delivery says: the fields it gives, and the provider's own time of the change."""
+
+    stream: str
+    given: Json
+    time: datetime | None
+    deleted: bool
+    deleted_at: datetime | None
+
+
+COMMON = ("provider", "merchant_id", "program_id", "id", "created_at", "updated_at", "deleted_at")
+FIELDS = {
+    "gift_cards": (*COMMON, "type", "status", "balance", "currency", "code", "gan"),
+    "transactions": (
+        *(*COMMON, "kind", "method", "status", "phase", "amount", "tip", "currency"),
+        *("gift_card_id", "location_id", "reference"),
+    ),
+    "locations": (*COMMON, "name", "status", "type", "external_id"),
+}
+PROJECTIONS = {"gift-card": "gift_cards", "transaction": "transactions", "location": "locations"}
+LOOPZ_TOPICS = {
+    f"{kind}.{what}"
+    for kind, whats in {
+        "gift-card": ("created", "updated", "deleted"),
+        "transaction": ("created", "updated", "deleted"),
+        "location": ("created", "updated"),
+    }.items()
+    for what in whats
+}
+FITBANK_KINDS = {
+    "UpdatePurchaseClosedLoopStatusMongo": "purchase",
+    "UpdateDepositClosedLoopStatusMongo": "withdrawal",
+    "UpdateWithdrawalClosedLoopStatusMongo": "deposit",
+}
+PHASES = {
+    "loopz": {"PENDING": "created", "COMPLETED": "settled", "VOIDED": "canceled"},
+    "fitbank": {
+        "Created": "created",
+        "CanBePreAuthorized": "created",
+        "Authorized": "authorized",
+        "PreSettled": "settling",
+        "Canceled": "canceled",
+    },
+}
+
+
+def expect(projection: str, log: Sequence[Sent]) -> Expected:
+    """Fold a log, in its order."""
+    expected = Expected({}, set(), set())
+    for index, sent in enumerate(log):
+        if projection_of(sent) != projection:
+            expected.ignored.add(index)
+            continue
+        try:
+            change = read_fitbank(sent) if sent.provider == "fitbank" else read_loopz(sent)
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            expected.quarantined.add(index)
+            continue
+        before = expected.states.get(change.stream)
+        if before is None:
+            before = dict.fromkeys(FIELDS[projection])
+        elif is_older(change, before):
+            continue
+        expected.states[change.stream] = after(before, change, sent)
+    return expected
+
+
+def projection_of(sent: Sent) -> str | None:
+    """The projection that a topic concerns; none for a topic that the provider does not document."""
+    if sent.provider == "fitbank":
+        return "transactions" if sent.topic in FITBANK_KINDS else None
+    return PROJECTIONS[sent.topic.split(".")[0]] if sent.topic in LOOPZ_TOPICS else None
+
+
+def is_older(change: Change, state: Json) -> bool:
+    """Last writer wins by the provider's own time; ties, and changes without a time, go by position."""
+    if state["deleted_at"] is None:
+        return older(change.time, state["updated_at"])
+    if change.deleted:
+        # A deletion without a time cannot delete again what is gone.
+        return change.time is None or older(change.time, state["updated_at"])
+    # A tombstone gives way to what happened after it, and to nothing else.
+    tombstone = max(time for time in (state["deleted_at"], state["updated_at"]) if time)
+    return change.time is None or change.time <= tombstone
+
+
+def older(time: datetime | None, other: datetime | None) -> bool:
+    """Both are known, and the first lies before the second."""
+    return time is not None and other is not None and time < other
+
+
+def after(state: Json, change: Change, sent: Sent) -> Json:
+    """An absent field keeps its value, an explicit null clears it."""
+    merged = state | change.given
+    merged |= {"provider": sent.provider, "merchant_id": sent.merchant_id}
+    merged["program_id"] = sent.program_id or state["program_id"]
+    merged["updated_at"] = change.time or state["updated_at"]
+    merged["deleted_at"] = None
+    if change.deleted:
+        merged["deleted_at"] = change.deleted_at or change.time or sent.received_at
+    if "phase" in merged and merged["phase"] is None:
+        merged["phase"] = "unknown"
+    return merged
+
+
+def read_loopz(sent: Sent) -> Change:
+    """A snapshot: bare, or wrapped under its kind."""
+    kind, what = sent.topic.split(".")
+    body = json_of(sent)
+    if "id" not in body:
+        camel = {"gift-card": "giftCard"}.get(kind, kind)
+        body = body.get(kind.replace("-", "_"), body.get(camel, body))
+    id_ = identity(body["id"])
+    given: Json = {"id": id_}
+    created = twin(body, "created_on", "createdOn", "created_at", "createdAt")
+    if created:
+        given["created_at"] = time_of(created[0])
+    for name in ("status", "type", "name", "code", "gan"):
+        if name in body:
+            given[name] = text(body[name])
+    if kind == "gift-card":
+        given |= money(body, "balance", "balance", "currency")
+    if kind == "transaction":
+        given |= transaction_of(body, given)
+    if kind == "location" and (external := twin(body, "external_id", "externalId")):
+        given["external_id"] = text(external[0])
+    updated = twin(body, "updated_on", "updatedOn", "updated_at", "updatedAt")
+    time = time_of(updated[0]) if updated else None
+    deleted_at = None
+    if what == "deleted":
+        gone = twin(body, "deleted_on", "deletedOn", "deleted_at", "deletedAt")
+        deleted_at = time_of(gone[0]) if gone else None
+        # A snapshot's updated_on may be older than its deletion: the change is the deletion.
+        time = max((t for t in (time, deleted_at) if t), default=None)
+    stream = f"loopz/{sent.merchant_id}/{kind}/{id_}"
+    return Change(stream, given, time, what == "deleted", deleted_at)
+
+
+def transaction_of(body: Json, given: Json) -> Json:
+    """Every field of a Loopz transaction is assumed."""
+    read = money(body, "amount", "amount", "currency") | {
+        key: value for key, value in money(body, "tip", "tip", "").items() if key
+    }
+    for name in ("amount", "tip"):
+        if read.get(name) is not None:
+            read[name] = Decimal(read[name]) / 100
+    if "currency" not in read and "currency" in body:
+        read["currency"] = text(body["currency"])
+    for name, camel in (("gift_card_id", "giftCardId"), ("location_id", "locationId")):
+        if found := twin(body, name, camel):
+            read[name] = text(found[0])
+    if "type" in given:
+        read["method"] = given.pop("type")
+        read["kind"] = None if read["method"] is None else read["method"].lower()
+    if "status" in given:
+        read["phase"] = PHASES["loopz"].get(given["status"] or "", "unknown")
+    return read
+
+
+def read_fitbank(sent: Sent) -> Change:
+    """A change of status: flat, with numbers and strings for one another."""
+    body = json_of(sent)
+    reference = identity(body["Identifier"]) if "Identifier" in body else None
+    id_ = identity(body["TransactionIdentifier"]) if "TransactionIdentifier" in body else reference
+    if id_ is None:
+        raise ValueError
+    given: Json = {"id": id_, "kind": FITBANK_KINDS[sent.topic], "method": sent.topic}
+    time = time_of(body["Date"]) if "Date" in body else None
+    if "Status" in body:
+        given["status"] = text(body["Status"])
+        given["phase"] = PHASES["fitbank"].get(given["status"], "unknown")
+        if given["status"] == "Created":
+            given["created_at"] = time
+    if "TotalValue" in body:
+        value = body["TotalValue"]
+        given["amount"] = None if value is None else Decimal(str(value))
+    if reference is not None:
+        given["reference"] = reference
+    return Change(f"fitbank/{sent.merchant_id}/transaction/{id_}", given, time, False, None)  # noqa: FBT003
+
+
+def json_of(sent: Sent) -> Json:
+    """The body, if it is JSON."""
+    if isinstance(sent.body, bytes):
+        raise TypeError
+    return sent.body
+
+
+def twin(body: Json, *names: str) -> list[Any]:
+    """The value of a field that goes by several names, or nothing."""
+    return [body[name] for name in names if name in body][:1]
+
+
+def identity(value: object) -> str:
+    """An id is text or a whole number."""
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        raise TypeError
+    return str(value)
+
+
+def text(value: object) -> str | None:
+    """A text, or a number as it is written."""
+    if not isinstance(value, str | int | None):
+        raise TypeError
+    return None if value is None else str(value)
+
+
+def time_of(value: object) -> datetime | None:
+    """ISO 8601, UTC where there is no offset, or seconds since 1970."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    return datetime.fromtimestamp(value, UTC)
+
+
+def money(body: Json, name: str, amount: str, currency: str) -> Json:
+    """Cents, bare or in an object with their currency."""
+    if name not in body:
+        return {}
+    value = body[name]
+    if not isinstance(value, dict):
+        return {amount: cents(value)}
+    read: Json = {}
+    if "amount" in value:
+        read[amount] = cents(value["amount"])
+    for key in ("currencyCode", "currency"):
+        if key in value:
+            read[currency] = text(value[key])
+    return read
+
+
+def cents(value: object) -> int | None:
+    """A whole number, or a text that is one."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    return int(value)
+
+
+def verdicts(log: Iterable[Sent]) -> list[bool]:
+    """Which of one stream's deliveries repeat the one before them: same topic, same body."""
+    before: tuple[str, Json | bytes] | None = None
+    repeated = []
+    for sent in log:
+        repeated.append((sent.topic, sent.body) == before)
+        before = (sent.topic, sent.body)
+    return repeated
