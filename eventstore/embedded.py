@@ -11,16 +11,14 @@ import errno
 import fcntl
 import importlib.util
 import os
-import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, Self, TypeVar
 from urllib.parse import quote
 
 import asyncpg
@@ -28,18 +26,28 @@ import psutil
 import structlog
 
 from eventstore.errors import PostgresError, is_outage
+from eventstore.processes import (
+    OWN_POSTGRES,
+    WATCH_SECONDS,
+    account_for,
+    check_way,
+    end,
+    end_leftovers,
+    postgres_in,
+    run,
+    spawn,
+    way_to,
+)
 
 MAJOR: Final = 18
 NAME: Final = "loopledger"
 PORT: Final = 5432
-OWN_POSTGRES: Final = "set DATABASE_URL to a Postgres of your own, 15 or newer"
 
 # sun_path holds 104 bytes on macOS, 108 on Linux, the closing NUL included.
 SOCKET_BYTES: Final = 103
 LOG_BYTES: Final = 10 * 1024 * 1024
 TAIL_LINES: Final = 10
 
-WATCH_SECONDS: Final = 0.1
 REPORT_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 60.0
@@ -76,14 +84,8 @@ INITDB_OPTIONS: Final = (
     "--encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
 ).split()
 
-# Nothing is inherited: PG* variables would change the server, secrets would show in its
-# environment. LC_ALL also keeps macOS from starting threads inside the postmaster.
-ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C"}
-
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 _T = TypeVar("_T")
-# Whom Postgres runs as; None is ourselves.
-_Account: TypeAlias = pwd.struct_passwd | None
 
 
 class EmbeddedPostgres:
@@ -169,7 +171,7 @@ class EmbeddedPostgres:
         with self._turn, self._disk_errors():
             self._stopping.clear()
             self._binaries = _binaries()
-            self._account = _account(self._run_as)
+            self._account = account_for(self._run_as)
             self._check_binaries()
             self._make_data_dir()
             self._lock = _lock(self._data_dir)
@@ -246,9 +248,9 @@ class EmbeddedPostgres:
     def _check_binaries(self) -> None:
         """Run the server's binary as the account that is to run it."""
         postgres = self._binaries / "postgres"
-        self._check_way([*_way_to(self._binaries), postgres])
+        check_way(self._account, [*way_to(self._binaries), postgres])
         try:
-            status, output = _run(self._account, [postgres, "--version"], Path("/"))
+            status, output = run(self._account, [postgres, "--version"], Path("/"))
         except OSError as error:
             status, output = -1, str(error)
         if status != 0:
@@ -257,32 +259,13 @@ class EmbeddedPostgres:
                 remedy=f"Instead, {OWN_POSTGRES}.",
             )
 
-    def _check_way(self, way: Iterable[Path]) -> None:
-        """If we are root, name the first directory that bars the way of Postgres's user.
-
-        The user itself is asked, by a shell: permission bits tell nothing of access lists.
-        """
-        script = 'for each do [ -x "$each" ] || { printf %s "$each"; exit 1; }; done'
-        if self._account is None:
-            return
-        status, barred = _run(self._account, ["/bin/sh", "-c", script, "sh", *way], Path("/"))
-        if status != 0:
-            raise PostgresError(
-                problem=f"as root, Postgres runs as the user {self._account.pw_name}, "
-                f"who may not enter {barred}",
-                remedy="Put the checkout (or LOOPLEDGER_DATA_DIR) where this user may enter, for "
-                "example below /opt or /var/lib (`make run VENV=/opt/...` puts the virtual "
-                "environment elsewhere); or run Loopledger as an ordinary user; "
-                f"or {OWN_POSTGRES}.",
-            )
-
     def _make_data_dir(self) -> None:
         """Create what is missing on the way to the data directory; never change what is there."""
-        way = _way_to(self._data_dir)
+        way = way_to(self._data_dir)
         there = [each for each in way if each.exists()]
         if not there[-1].is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there[-1]))
-        self._check_way(there)
+        check_way(self._account, there)
         for each in way[len(there) :]:
             each.mkdir(mode=0o700)
             if self._account is not None:
@@ -295,14 +278,14 @@ class EmbeddedPostgres:
         # A comma separates directories and hosts, and a URL cannot spell what is not Unicode.
         if size <= SOCKET_BYTES and path.isprintable() and not set(path) & set(',"'):
             return Path(path)
-        self._check_way(_way_to(Path(tempfile.gettempdir()).resolve()))
+        check_way(self._account, way_to(Path(tempfile.gettempdir()).resolve()))
         return Path(tempfile.mkdtemp(prefix="loopledger-"))
 
     def _make_cluster(self) -> None:
         """Run initdb beside the place and rename, so that what is there is always whole."""
         new = self._data_dir / "postgres.new"
         if new.exists():
-            self._end_leftovers(new)
+            end_leftovers(new, self._stopping)
             shutil.rmtree(new)
         if (self._pgdata / "PG_VERSION").exists():
             found = (self._pgdata / "PG_VERSION").read_text().strip()
@@ -316,7 +299,7 @@ class EmbeddedPostgres:
                 )
             return
         self._make_private(new)
-        status, output = _run(
+        status, output = run(
             self._account, [self._binaries / "initdb", *INITDB_OPTIONS, "-D", new], new
         )
         if status != 0:
@@ -341,7 +324,7 @@ class EmbeddedPostgres:
     def _spawn(self) -> subprocess.Popen[bytes]:
         """End what an earlier server left, then start a postmaster."""
         with self._turn, self._disk_errors():
-            self._end_leftovers(self._pgdata)
+            end_leftovers(self._pgdata, self._stopping)
             if self._stopping.is_set() or self._socket_dir is None:
                 raise PostgresError(problem="it is being stopped", remedy="Start it again.")
             # Postgres trusts any live process with the pid in these files, be it another program.
@@ -358,46 +341,19 @@ class EmbeddedPostgres:
             output = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 self._log_start = os.fstat(output).st_size
-                self._process = _popen(self._account, command, Path("/"), output)
+                self._process = spawn(self._account, command, Path("/"), output)
             finally:
                 os.close(output)
             return self._process
-
-    def _end_leftovers(self, directory: Path) -> None:
-        """End every Postgres process that works in `directory`; only the flock's holder may.
-
-        A postmaster is asked to shut down. Its orphans end by themselves once they look up: SIGINT
-        would make an orphaned checkpointer declare a clean shutdown while others still write.
-        """
-        steps = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 5.0))
-        for step, seconds in steps:
-            left = _postgres_in(directory)
-            if not left:
-                return
-            log.warning("ending a leftover Postgres", pids=[each.pid for each in left])
-            postmaster = _pid_in(directory / "postmaster.pid")
-            for each in left:
-                if step != signal.SIGINT or each.pid == postmaster:
-                    with contextlib.suppress(psutil.Error):
-                        each.send_signal(step)
-            deadline = time.monotonic() + seconds
-            while _postgres_in(directory) and time.monotonic() < deadline:
-                if self._stopping.wait(WATCH_SECONDS):
-                    return
-        if _postgres_in(directory):
-            raise PostgresError(
-                problem=f"processes of an earlier Postgres still work in {directory}",
-                remedy="They do not end even when killed: the disk may hang. Restart the machine.",
-            )
 
     def _halt(self) -> None:
         """Stop the postmaster, more firmly step by step, and give the data directory back."""
         with self._turn:
             process, self._process = self._process, None
             if process is not None:
-                _end(process, self._stop_seconds)
+                end(process, self._stop_seconds)
                 if process.returncode != 0:
-                    for each in _postgres_in(self._pgdata):
+                    for each in postgres_in(self._pgdata):
                         with contextlib.suppress(psutil.Error):
                             each.kill()
             if self._socket_dir is not None and self._socket_dir.parent != self._data_dir:
@@ -447,20 +403,6 @@ def _binaries() -> Path:
     )
 
 
-def _account(run_as: str) -> _Account:
-    """Say whom Postgres runs as: ourselves, or `run_as` if we are root."""
-    if os.geteuid() != 0:
-        return None
-    with contextlib.suppress(KeyError):
-        entry = pwd.getpwnam(run_as)
-        if entry.pw_uid != 0:
-            return entry
-    raise PostgresError(
-        problem=f"it refuses to run as root, and there is no unprivileged user {run_as!r}",
-        remedy=f"Run Loopledger as an ordinary user; or {OWN_POSTGRES}.",
-    )
-
-
 def _lock(data_dir: Path) -> int:
     """Take the lock of the data directory; the file descriptor holds it, no child inherits it."""
     lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -476,66 +418,3 @@ def _lock(data_dir: Path) -> int:
             remedy="Stop that one first, or set LOOPLEDGER_DATA_DIR to another directory.",
         ) from error
     return lock
-
-
-def _postgres_in(directory: Path) -> list[psutil.Process]:
-    """List the Postgres processes that work in `directory`: the only proof that does not lie.
-
-    A pid file outlives its process, and its pid may belong to anyone by now. The name is asked for
-    because a person's shell may stand in the directory too; /proc, because the path that it gives
-    may be one of another container.
-    """
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.name() in {"postgres", "initdb"}:
-                cwd = f"/proc/{process.pid}/cwd" if psutil.LINUX else process.cwd()
-                if directory.samefile(cwd):
-                    found.append(process)
-    return found
-
-
-def _pid_in(file: Path) -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(file.read_text().splitlines()[0])
-    return None
-
-
-def _way_to(directory: Path) -> list[Path]:
-    return [*reversed(directory.parents), directory]
-
-
-def _popen(
-    account: _Account, command: list[str | Path], cwd: Path, output: int
-) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own, so that a Ctrl-C in the terminal reaches only us."""
-    return subprocess.Popen(  # noqa: S603 - our own binaries, no shell reads the arguments
-        command,
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        user=account and account.pw_uid,
-        group=account and account.pw_gid,
-        extra_groups=account and [],
-        umask=0o077,
-        start_new_session=True,
-    )
-
-
-def _run(account: _Account, command: list[str | Path], cwd: Path) -> tuple[int, str]:
-    """Run a command to its end; give its status and what it said."""
-    with _popen(account, command, cwd, subprocess.PIPE) as process:
-        output, _ = process.communicate()
-    return process.returncode, os.fsdecode(output).strip()
-
-
-def _end(process: subprocess.Popen[bytes], stop_seconds: float) -> None:
-    """Ask for a fast shutdown, then for an immediate one, then insist; wait for the end."""
-    steps = ((signal.SIGINT, stop_seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, None))
-    for step, seconds in steps:
-        process.send_signal(step)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-            return

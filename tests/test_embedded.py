@@ -24,6 +24,7 @@ from structlog.testing import capture_logs
 from eventstore import embedded
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import PostgresError
+from eventstore.processes import postgres_in
 
 ROOT = Path(__file__).parent.parent
 USER = "nobody"
@@ -47,7 +48,7 @@ def make_place() -> Iterator[Path]:
     directory.chmod(0o711)
     yield directory
     for pgdata in directory.rglob("postgres*"):
-        for process in embedded._postgres_in(pgdata):
+        for process in postgres_in(pgdata):
             process.kill()
     shutil.rmtree(directory)
 
@@ -445,7 +446,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running(place: Path) -> 
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(start_and_stay(postgres), seconds)
         await postgres.stop()
-        assert embedded._postgres_in(place / "postgres") == []
+        assert postgres_in(place / "postgres") == []
     async with EmbeddedPostgres(place) as postgres:
         assert await fetch(postgres.dsn, "SELECT 1") == 1
 

@@ -1,0 +1,158 @@
+"""Processes of Postgres: as whom they run, how they start and end, and which are still there."""
+
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import psutil
+import structlog
+
+from eventstore.errors import PostgresError
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+# Seconds between looks at whether a process is still there.
+WATCH_SECONDS: Final = 0.1
+
+OWN_POSTGRES: Final = "set DATABASE_URL to a Postgres of your own, 15 or newer"
+
+# Nothing is inherited: PG* variables would change the server, secrets would show in its
+# environment. LC_ALL also keeps macOS from starting threads inside the postmaster.
+ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C"}
+
+# Whom Postgres runs as; None is ourselves.
+Account: TypeAlias = pwd.struct_passwd | None
+
+
+def account_for(run_as: str) -> Account:
+    """Say whom Postgres runs as: ourselves, or `run_as` if we are root."""
+    if os.geteuid() != 0:
+        return None
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwnam(run_as)
+        if entry.pw_uid != 0:
+            return entry
+    raise PostgresError(
+        problem=f"it refuses to run as root, and there is no unprivileged user {run_as!r}",
+        remedy=f"Run Loopledger as an ordinary user; or {OWN_POSTGRES}.",
+    )
+
+
+def postgres_in(directory: Path) -> list[psutil.Process]:
+    """List the Postgres processes that work in `directory`: the only proof that does not lie.
+
+    A pid file outlives its process, and its pid may belong to anyone by now. The name is asked for
+    because a person's shell may stand in the directory too; /proc, because the path that it gives
+    may be one of another container.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.name() in {"postgres", "initdb"}:
+                cwd = f"/proc/{process.pid}/cwd" if psutil.LINUX else process.cwd()
+                if directory.samefile(cwd):
+                    found.append(process)
+    return found
+
+
+def pid_in(file: Path) -> int | None:
+    """Read the pid in a pid file; None if there is none."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(file.read_text().splitlines()[0])
+    return None
+
+
+def way_to(directory: Path) -> list[Path]:
+    """List the directories from the root to `directory`."""
+    return [*reversed(directory.parents), directory]
+
+
+def spawn(
+    account: Account, command: list[str | Path], cwd: Path, output: int
+) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own, so that a Ctrl-C in the terminal reaches only us."""
+    return subprocess.Popen(  # noqa: S603 - our own binaries, no shell reads the arguments
+        command,
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        user=account and account.pw_uid,
+        group=account and account.pw_gid,
+        extra_groups=account and [],
+        umask=0o077,
+        start_new_session=True,
+    )
+
+
+def run(account: Account, command: list[str | Path], cwd: Path) -> tuple[int, str]:
+    """Run a command to its end; give its status and what it said."""
+    with spawn(account, command, cwd, subprocess.PIPE) as process:
+        output, _ = process.communicate()
+    return process.returncode, os.fsdecode(output).strip()
+
+
+def end(process: subprocess.Popen[bytes], stop_seconds: float) -> None:
+    """Ask for a fast shutdown, then for an immediate one, then insist; wait for the end."""
+    steps = ((signal.SIGINT, stop_seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, None))
+    for step, seconds in steps:
+        process.send_signal(step)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
+
+
+def check_way(account: Account, way: Iterable[Path]) -> None:
+    """If we are root, name the first directory that bars the way of Postgres's user.
+
+    The user itself is asked, by a shell: permission bits tell nothing of access lists.
+    """
+    script = 'for each do [ -x "$each" ] || { printf %s "$each"; exit 1; }; done'
+    if account is None:
+        return
+    status, barred = run(account, ["/bin/sh", "-c", script, "sh", *way], Path("/"))
+    if status != 0:
+        raise PostgresError(
+            problem=f"as root, Postgres runs as the user {account.pw_name}, "
+            f"who may not enter {barred}",
+            remedy="Put the checkout (or LOOPLEDGER_DATA_DIR) where this user may enter, for "
+            "example below /opt or /var/lib (`make run VENV=/opt/...` puts the virtual "
+            "environment elsewhere); or run Loopledger as an ordinary user; "
+            f"or {OWN_POSTGRES}.",
+        )
+
+
+def end_leftovers(directory: Path, stopping: threading.Event) -> None:
+    """End every Postgres process that works in `directory`; only the flock's holder may.
+
+    A postmaster is asked to shut down. Its orphans end by themselves once they look up: SIGINT
+    would make an orphaned checkpointer declare a clean shutdown while others still write.
+    """
+    steps = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 5.0))
+    for step, seconds in steps:
+        left = postgres_in(directory)
+        if not left:
+            return
+        log.warning("ending a leftover Postgres", pids=[each.pid for each in left])
+        postmaster = pid_in(directory / "postmaster.pid")
+        for each in left:
+            if step != signal.SIGINT or each.pid == postmaster:
+                with contextlib.suppress(psutil.Error):
+                    each.send_signal(step)
+        deadline = time.monotonic() + seconds
+        while postgres_in(directory) and time.monotonic() < deadline:
+            if stopping.wait(WATCH_SECONDS):
+                return
+    if postgres_in(directory):
+        raise PostgresError(
+            problem=f"processes of an earlier Postgres still work in {directory}",
+            remedy="They do not end even when killed: the disk may hang. Restart the machine.",
+        )
