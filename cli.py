@@ -19,17 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     version = importlib.metadata.version("loopledger")
     parser.add_argument("--version", action="version", version=f"loopledger {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    serve = commands.add_parser("serve", help="run the server, with its own Postgres if need be")
-    serve.add_argument(
-        "--insecure", action="store_true", help="listen on an address that others can reach"
+    server.add_arguments(
+        commands.add_parser("serve", help="run the server, with its own Postgres if need be")
     )
     simulate.add_arguments(
         commands.add_parser("simulate", help="send a believable stream of deliveries to a server")
     )
     given = parser.parse_args(arguments)
-    if given.command == "serve":
-        return server.main(["--insecure"] if given.insecure else [])
-    return simulate.run(given)
+    return server.run(given) if given.command == "serve" else simulate.run(given)
 
 
 if __name__ == "__main__":

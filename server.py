@@ -1,5 +1,10 @@
-"""The composition root: settings, database, log, projectors, HTTP. `python server.py` is `loopledger serve`."""
+"""The composition root: settings, database, log, projectors, HTTP. `python server.py` is `loopledger serve`.
 
+One parent process holds Postgres and the address; under it run N processes that take deliveries and answer questions,
+and one that projects.
+"""
+
+import argparse
 import asyncio
 import importlib.metadata
 import ipaddress
@@ -8,11 +13,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import msgspec
 import structlog
 import uvloop
@@ -21,6 +28,7 @@ from aiohttp import web
 from eventstore.database import Database
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import ExposedError, LoopledgerError, SettingsError
+from eventstore.leadership import lead
 from eventstore.log import Log
 from eventstore.projector import Projector
 from eventstore.registry import Registry
@@ -29,11 +37,18 @@ from projections import load_projections
 from providers import load_providers, settings_types
 from web.app import make_app
 from web.context import Context
+from workers import Workers, parent_gone
 
 logger = structlog.get_logger()
 
 # Connections that may wait to be accepted while the loop is busy.
 BACKLOG = 1024
+
+# How much the projecting process yields to those that take deliveries.
+PROJECTING_NICENESS = 5
+
+# Seconds between looks at whether the workers answer yet.
+LOOK_SECONDS = 0.02
 
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
@@ -43,7 +58,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     storage: str
-    context: Context
+    head: int
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -53,79 +68,189 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
-    """Run a Loopledger. On the way out it takes no more, finishes what it took, and stops its Postgres."""
+    """Run a Loopledger of several processes under this one, with its Postgres.
+
+    On the way out it takes no more, finishes what it took, and stops its Postgres.
+    """
     refuse_exposure(settings)
-    providers = load_providers(settings.providers)
-    projections = load_projections()
-    limits = settings.limits
     async with AsyncExitStack() as stack:
         # The address first: whether it is free shows before anything is started.
         listener = stack.enter_context(_bound_socket(settings))
         dsn, storage = await _postgres(settings, stack)
-        database = Database(dsn, pool_connections=limits.pool_connections)
-        await database.open()
-        stack.push_async_callback(database.close)
+        head = await _prepare(settings, dsn)
+        url = _url(listener)
+        workers = Workers(
+            _commands(settings, listener),
+            environ={**os.environ, "DATABASE_URL": dsn},
+            inherit=[listener.fileno()],
+        )
+        stack.push_async_callback(workers.stop, settings.limits.drain_seconds + 1)
+        await workers.start()
+        await _answers(url)
+        yield Running(url=url, storage=storage, head=head)
+
+
+@asynccontextmanager
+async def running_alone(settings: Settings) -> AsyncIterator[Running]:
+    """Run a Loopledger in this one process, over the database of the settings: for tests."""
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(_bound_socket(settings))
+        dsn, storage = await _postgres(settings, stack)
+        parts = await stack.enter_async_context(_open(settings, dsn, append=True, follow=True))
+        await stack.enter_async_context(_projecting(settings, parts))
+        await stack.enter_async_context(_answering(settings, parts, listener))
+        yield Running(url=_url(listener), storage=storage, head=parts.log.head)
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What every role works with."""
+
+    database: Database
+    log: Log
+    registry: Registry
+
+
+@asynccontextmanager
+async def _open(
+    settings: Settings, dsn: str, *, append: bool, follow: bool
+) -> AsyncIterator[Parts]:
+    limits = settings.limits
+    database = Database(dsn, pool_connections=limits.pool_connections)
+    await database.open()
+    try:
         log = Log(database, limits)
-        await log.start()
-        stack.push_async_callback(log.stop)
-        registry = Registry(database)
-        projectors = {
-            name: Projector(
-                projection,
-                sources=providers,
-                database=database,
-                log=log,
-                registry=registry,
-                limits=limits,
-            )
-            for name, projection in projections.items()
-        }
-        await _start_projectors(projectors, stack)
-        context = Context(
-            limits=limits,
-            database=database,
-            log=log,
-            registry=registry,
-            providers=providers,
-            projections=projections,
-            projectors=projectors,
-        )
-        runner = web.AppRunner(
-            make_app(context), access_log=None, shutdown_timeout=limits.drain_seconds
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
+        await log.start(append=append, follow=follow)
+        try:
+            yield Parts(database=database, log=log, registry=Registry(database))
+        finally:
+            await log.stop()
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _answering(
+    settings: Settings, parts: Parts, listener: socket.socket
+) -> AsyncIterator[None]:
+    """Take deliveries and answer questions."""
+    context = Context(
+        limits=settings.limits,
+        database=parts.database,
+        log=parts.log,
+        registry=parts.registry,
+        providers=load_providers(settings.providers),
+        projections=load_projections(),
+    )
+    runner = web.AppRunner(
+        make_app(context), access_log=None, shutdown_timeout=settings.limits.drain_seconds
+    )
+    await runner.setup()
+    try:
         await web.SockSite(runner, listener, backlog=BACKLOG).start()
-        host, port = listener.getsockname()[:2]
-        name = f"[{host}]" if ":" in host else host
-        yield Running(url=f"http://{name}:{port}", storage=storage, context=context)
+        yield
+    finally:
+        await runner.cleanup()
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM."""
+@asynccontextmanager
+async def _projecting(settings: Settings, parts: Parts) -> AsyncIterator[None]:
+    """Fold the log, whenever this process is the one to do it."""
+    projectors = _projectors(settings, parts)
+    for projector in projectors:
+        await projector.set_up()
+
+    async def project() -> None:
+        async with asyncio.TaskGroup() as group:
+            for projector in projectors:
+                group.create_task(projector.run(), name=f"projector-{projector.projection.name}")
+
+    leading = asyncio.create_task(lead(parts.database.connect, project), name="leadership")
+    try:
+        yield
+    finally:
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+
+def _projectors(settings: Settings, parts: Parts) -> list[Projector[Any]]:
+    providers = load_providers(settings.providers)
+    return [
+        Projector(
+            projection,
+            sources=providers,
+            database=parts.database,
+            log=parts.log,
+            registry=parts.registry,
+            limits=settings.limits,
+        )
+        for projection in load_projections().values()
+    ]
+
+
+async def _prepare(settings: Settings, dsn: str) -> int:
+    """Set the schema up and enter the projections, so that no worker has to wait; gives back the head."""
+    load_providers(settings.providers)
+    async with _open(settings, dsn, append=False, follow=False) as parts:
+        for projector in _projectors(settings, parts):
+            await projector.set_up()
+        return parts.log.head
+
+
+def _commands(settings: Settings, listener: socket.socket) -> dict[str, list[str]]:
+    program = str(Path(__file__).resolve())
+    http = [program, "--role", "http", "--socket", str(listener.fileno())]
+    names = [f"http-{n}" for n in range(1, settings.workers + 1)]
+    return {**dict.fromkeys(names, http), "projecting": [program, "--role", "projecting"]}
+
+
+async def _work(settings: Settings, given: argparse.Namespace) -> None:
+    """Be one worker, until the parent stops it or is gone."""
+    if settings.database_url is None:
+        raise SettingsError(key="DATABASE_URL", problem="is missing", source="the parent process")
+    http = given.role == "http"
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(
+            _open(settings, settings.database_url, append=http, follow=not http)
+        )
+        if http:
+            listener = socket.socket(fileno=given.socket)
+            await stack.enter_async_context(_answering(settings, parts, listener))
+        else:
+            # Who waits for a 200 comes first: a fold can be made up for.
+            os.nice(PROJECTING_NICENESS)
+            await stack.enter_async_context(_projecting(settings, parts))
+        await parent_gone(given.lifeline)
+
+
+async def _serve(settings: Settings) -> None:
+    """Be the parent, until stopped."""
+    async with running(settings) as loopledger:
+        sys.stdout.write(banner(loopledger))
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run until it ends, or until SIGINT or SIGTERM; then let it clean up."""
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
+    task = asyncio.ensure_future(work)
     stopping = False
 
     def stop() -> None:
         # Once: a second signal (make passes on its own) must not cut the stopping short.
         nonlocal stopping
-        if not stopping and task is not None:
+        if not stopping:
             stopping = True
-            logger.info("stopping")
+            logger.debug("stopping")
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     try:
-        async with running(settings) as loopledger:
-            sys.stdout.write(banner(loopledger))
-            sys.stdout.flush()
-            await asyncio.Event().wait()
+        await task
     except asyncio.CancelledError:
         if not stopping:
             raise
-    logger.info("stopped")
 
 
 def banner(loopledger: Running) -> str:
@@ -134,12 +259,12 @@ def banner(loopledger: Running) -> str:
     return f"""
 Loopledger {importlib.metadata.version("loopledger")} is running at {url}
   data      {loopledger.storage}
-  on record {loopledger.context.log.head:,} events
+  on record {loopledger.head:,} events
 
 Try it:
   curl -X POST {url}/webhooks/loopz -H 'X-LOOPZ-WEBHOOK-TOPIC: location.updated' \
 -H 'X-LOOPZ-MERCHANT-ID: m-1' -d '{{"id": "l-1", "name": "My Location", "status": "ACTIVE"}}'
-  curl '{url}/v1/locations/l-1?merchant_id=m-1&at_least={loopledger.context.log.head + 1}'
+  curl '{url}/v1/locations/l-1?merchant_id=m-1&at_least={loopledger.head + 1}'
   curl {url}/v1/projections
 
 Ctrl-C stops it.
@@ -188,25 +313,64 @@ def configure_logging(settings: Settings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve; gives back the exit code. `--insecure` is the only argument."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Serve; gives back the exit code. Besides those of `loopledger serve`, a parent's words to a worker are taken."""
+    parser = argparse.ArgumentParser(prog="server.py", description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--role", choices=["http", "projecting"], help=argparse.SUPPRESS)
+    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
+    return run(parser.parse_args(arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `loopledger serve`; each wins over its setting."""
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen on an address that others can reach"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="how many processes take deliveries (1)"
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Serve as `given` says; gives back the exit code."""
+    role = getattr(given, "role", None)
     try:
         settings = settings_from(os.environ)
-        if given == ["--insecure"]:
+        if given.insecure:
             settings = msgspec.structs.replace(settings, insecure=True)
-        elif given:
-            raise SettingsError(
-                key=given[0],
-                problem="no such argument; --insecure is the only one",
-                source="server.py",
-            )
+        if given.workers is not None:
+            if given.workers < 1:
+                raise SettingsError(
+                    key="--workers", problem="must be at least 1", source="arguments"
+                )
+            settings = msgspec.structs.replace(settings, workers=given.workers)
         configure_logging(settings)
+        work = _work(settings, given) if role else _serve(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            runner.run(_until_stopped(work))
     except LoopledgerError as error:
         sys.stderr.write(f"loopledger: {error}\n")
         return 1
     return 0
+
+
+async def _answers(url: str) -> None:
+    """Return once the server answers."""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(f"{url}/healthz") as answer:
+                    answer.raise_for_status()
+                    return
+            except aiohttp.ClientError:
+                await asyncio.sleep(LOOK_SECONDS)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}"
 
 
 async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
@@ -220,24 +384,6 @@ async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str
     )
     await stack.enter_async_context(embedded)
     return embedded.dsn, f"{data_dir} (embedded Postgres)"
-
-
-async def _start_projectors(
-    projectors: Mapping[str, Projector[Any]], stack: AsyncExitStack
-) -> None:
-    for projector in projectors.values():
-        await projector.set_up()
-    tasks = [
-        asyncio.create_task(projector.run(), name=f"projector-{name}")
-        for name, projector in projectors.items()
-    ]
-
-    async def stop() -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    stack.push_async_callback(stop)
 
 
 def _bound_socket(settings: Settings) -> socket.socket:

@@ -1,14 +1,15 @@
 """The database: connections, and a schema that is up to date."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
 import structlog
 
-from eventstore.errors import LogCorruptedError, PostgresError, is_outage
+from eventstore.errors import LogCorruptedError, PostgresError, describe, is_outage
 from eventstore.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ OLDEST_MAJOR = 15
 # Seconds until a server that does not answer at all counts as away.
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 30.0
+
+# Seconds until a connection of one's own that was lost is opened again.
+RECONNECT_SECONDS = 0.5
+
+Connect: TypeAlias = "Callable[[], Awaitable[Connection[Record]]]"
 
 
 class Database:
@@ -85,6 +91,10 @@ class Database:
         """Read one value, as `fetch` does."""
         return await self._read(lambda pool: pool.fetchval(query, *values))
 
+    async def execute(self, query: str, *values: object) -> None:
+        """Run one statement that may safely run twice, as `fetch` does."""
+        await self._read(lambda pool: pool.execute(query, *values))
+
     async def _read(self, read: "Callable[[Pool[Record]], Awaitable[T]]") -> T:
         try:
             return await read(self._open_pool)
@@ -116,6 +126,34 @@ class Database:
                 return False
             raise
         return True
+
+
+async def keep_connected(
+    connect: Connect, work: "Callable[[Connection[Record]], Awaitable[None]]"
+) -> None:
+    """Do `work` on a connection of its own, and again on a new one whenever it ends; until cancelled."""
+    while True:
+        connection: Connection[Record] | None = None
+        try:
+            connection = await connect()
+            await work(connection)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            logger.debug("a connection of its own was lost", error=describe(error))
+        finally:
+            if connection is not None:
+                connection.terminate()
+        await asyncio.sleep(RECONNECT_SECONDS)
+
+
+def lost(connection: "Connection[Record]") -> asyncio.Event:
+    """Give an event that is set when `connection` ends."""
+    event = asyncio.Event()
+    if connection.is_closed():
+        event.set()
+    connection.add_termination_listener(lambda _: event.set())
+    return event
 
 
 async def set_up_schema(connection: "Connection[Record]") -> None:

@@ -2,23 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
-
-import structlog
 
 from eventstore.appender import Appender
 from eventstore.errors import is_outage
 from eventstore.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent
 from eventstore.queries import QUERIES
+from eventstore.wakeup import HeadListener, HeadNotifier
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
     from eventstore.database import Database
     from eventstore.limits import Limits
-
-logger = structlog.get_logger()
 
 # How many events of one stream are fetched at a time.
 STREAM_PAGE = 500
@@ -28,30 +24,35 @@ class Log:
     """The log of one database, as one process sees it.
 
     `head` is the newest position this process knows of; it never goes back. It moves with this process's own appends
-    at once and with those of others at the next poll.
+    at once, with those of others when they notify, at the latest at the next poll.
     """
 
     def __init__(self, database: "Database", limits: "Limits") -> None:
         self.head = 0
         self._database = database
         self._limits = limits
-        self._appender = Appender(database.connect, limits, self._advance)
+        self._appender = Appender(database.connect, limits, self._appended)
+        self._notifier = HeadNotifier(database.connect)
+        self._listener = HeadListener(database.connect, self._advance)
         self._moved: asyncio.Event = asyncio.Event()
-        self._poll: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Begin to append and to look out for events of other processes."""
-        await self._appender.start()
-        self._advance(await self._database.fetchval(QUERIES["read_head"]))
-        self._poll = asyncio.create_task(self._poll_head(), name="log-poll")
+    async def start(self, *, append: bool = True, follow: bool = True) -> None:
+        """Begin to take events (`append`) and to look out for those of other processes (`follow`)."""
+        await self._find_head()
+        if append:
+            await self._appender.start()
+            self._tasks.append(asyncio.create_task(self._notifier.run(), name="notifier"))
+        if follow:
+            self._tasks.append(asyncio.create_task(self._listener.run(), name="listener"))
+            self._tasks.append(asyncio.create_task(self._poll(), name="poll"))
 
     async def stop(self) -> None:
         """Drain the append queue and stop."""
         await self._appender.stop()
-        if self._poll is not None:
-            self._poll.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._poll
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def append(self, event: NewEvent) -> Appended:
         """Append one event; answers after COMMIT. Errors: see Appender.append."""
@@ -97,17 +98,25 @@ class Log:
                 return
             after = rows[-1]["position"]
 
+    def _appended(self, head: int) -> None:
+        self._advance(head)
+        self._notifier.moved(head)
+
     def _advance(self, head: int) -> None:
         if head > self.head:
             self.head = head
             self._moved.set()
             self._moved = asyncio.Event()
 
-    async def _poll_head(self) -> None:
+    async def _find_head(self) -> None:
+        self._advance(await self._database.fetchval(QUERIES["read_head"]))
+
+    async def _poll(self) -> None:
+        """The truth behind every wake-up."""
         while True:
             await asyncio.sleep(self._limits.poll_seconds)
             try:
-                self._advance(await self._database.fetchval(QUERIES["read_head"]))
+                await self._find_head()
             except Exception as error:
                 if not is_outage(error):
                     raise

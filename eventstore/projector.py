@@ -55,6 +55,7 @@ class Projector(Generic[State]):
         self._topics = handled_topics(projection, sources)
         self._table = StateTable(projection, 1)
         self._checkpoint = 0
+        self._noted = False
 
     async def set_up(self) -> None:
         """Enter the projection in the registry and make its table, once. Safe when two servers do it at once."""
@@ -73,32 +74,51 @@ class Projector(Generic[State]):
             try:
                 await self._reload()
                 while True:
-                    await self.fold_next()
-                    self.error = None
+                    if not await self.fold_next():
+                        await self._wait_for_more()
+                    await self._note(None)
                     pause = FIRST_PAUSE
-                    await self._log.wait_beyond(self._checkpoint)
             except FencedError as error:
                 logger.info("a rival projector was faster", error=str(error))
             except IncompleteError as error:
                 # Counting wrong once means that nothing it says can be trusted: stop, loudly.
-                self.error = str(error)
-                logger.critical("stopped a projection", error=self.error)
+                logger.critical("stopped a projection", error=str(error))
+                await self._note(str(error))
                 return
             except Exception as error:
-                self.error = describe(error)
                 if is_outage(error):
-                    logger.warning("a projection waits for Postgres", error=self.error)
+                    logger.warning("a projection waits for Postgres", error=describe(error))
                 else:
                     logger.error("a projection cannot go on", exc_info=error)
+                    await self._note(describe(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
     async def fold_next(self) -> int:
-        """Fold the next stretch of the log; gives back the checkpoint it reached."""
+        """Fold the next stretch of the log; gives back how many events it had."""
         events = await self._log.read_tail(self._checkpoint, self._limits.fold_events, self._topics)
         if events:
             await self._fold(events)
-        return self._checkpoint
+        return len(events)
+
+    async def _wait_for_more(self) -> None:
+        if self._log.head > self._checkpoint:
+            # More is known to be there, but not the next one: a gap, which only time will fill.
+            await asyncio.sleep(FIRST_PAUSE)
+        await self._log.wait_beyond(self._checkpoint)
+
+    async def _note(self, error: str | None) -> None:
+        """Keep `error`, and tell it to every process through the registry."""
+        if error == self.error and self._noted:
+            return
+        self.error = error
+        try:
+            await self._registry.note_error(self.projection.name, self._table.generation, error)
+            self._noted = True
+        except Exception as outage:
+            if not is_outage(outage):
+                raise
+            self._noted = False
 
     async def _reload(self) -> None:
         _, self._checkpoint = await self._registry.checkpoint(self.projection.name)

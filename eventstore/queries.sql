@@ -65,7 +65,7 @@ SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'liv
 -- The registry's live generations beside the head, in one snapshot.
 SELECT
     p.name, p.generation, p.status, p.version, p.checkpoint, h.position AS head,
-    h.position - p.checkpoint AS lag, p.folded, p.ignored, p.quarantined, p.updated_at
+    h.position - p.checkpoint AS lag, p.folded, p.ignored, p.quarantined, p.error, p.updated_at
 FROM projections AS p, log_head AS h
 WHERE p.status = 'live'
 ORDER BY p.name
@@ -98,6 +98,22 @@ SELECT q.position, q.error
 FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
 WHERE q.projection = $1 AND q.stream = $2
+
+-- note_error --
+-- Tell everybody what holds a projection up, or that nothing does any more.
+UPDATE projections SET error = $3 WHERE name = $1 AND generation = $2 AND error IS DISTINCT FROM $3
+
+-- notify_head --
+-- Wake the readers of other processes.
+SELECT pg_notify($1, $2)
+
+-- commit_without_waiting --
+-- For this session only: a notification need not be on disk.
+SET synchronous_commit = off
+
+-- try_to_lead --
+-- Become the one session that projects, if nobody is.
+SELECT pg_try_advisory_lock(hashtext('loopledger projector'))
 
 -- lock_schema --
 -- Let one server at a time set the schema up; others wait.

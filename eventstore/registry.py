@@ -17,7 +17,10 @@ LOOK_SECONDS = 0.05
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the live generation of a projection stands. folded + ignored + quarantined = checkpoint."""
+    """Where the live generation of a projection stands. folded + ignored + quarantined = checkpoint.
+
+    `error` is what holds it up, in one line, or None.
+    """
 
     name: str
     generation: int
@@ -29,6 +32,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     folded: int
     ignored: int
     quarantined: int
+    error: str | None
     updated_at: datetime
 
 
@@ -52,6 +56,10 @@ class Registry:
             message = f"projection {name} is not registered"
             raise LookupError(message)
         return row["generation"], row["checkpoint"]
+
+    async def note_error(self, name: str, generation: int, error: str | None) -> None:
+        """Tell every process what holds a projection up, or that nothing does any more."""
+        await self._database.execute(QUERIES["note_error"], name, generation, error)
 
     def moved(self, name: str, checkpoint: int) -> None:
         """Take note that a projector of this process moved a checkpoint: who waits for it is woken."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from eventstore.errors import SettingsError
-from eventstore.limits import Limits
+from eventstore.limits import Limits, Positive
 
 PREFIX = "LOOPLEDGER_"
 CONFIG = "LOOPLEDGER_CONFIG"
@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    workers: Positive = 1
     data_dir: Path = Path("data")
     database_url: str | None = None
     postgres_user: str = "nobody"

@@ -114,6 +114,8 @@ CREATE TABLE projections (
     folded bigint NOT NULL DEFAULT 0 CHECK (folded >= 0),
     ignored bigint NOT NULL DEFAULT 0 CHECK (ignored >= 0),
     quarantined bigint NOT NULL DEFAULT 0 CHECK (quarantined >= 0),
+    -- What holds it up at the moment, for people; null if nothing does.
+    error text,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (name, generation),

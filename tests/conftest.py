@@ -19,7 +19,7 @@ from eventstore.database import Database
 from eventstore.embedded import EmbeddedPostgres
 from eventstore.limits import Limits
 from eventstore.settings import Settings
-from server import Running, running
+from server import Running, running_alone
 from tests.support import Client
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def start(dsn: str) -> StartLoopledger:
     def start_one(**changes: object) -> AbstractAsyncContextManager[Running]:
         limits = Limits(poll_seconds=0.05, pool_connections=5)
         values: dict[str, object] = {"port": 0, "database_url": dsn, "limits": limits, **changes}
-        return running(Settings(**values))  # type: ignore[arg-type]
+        return running_alone(Settings(**values))  # type: ignore[arg-type]
 
     return start_one
 

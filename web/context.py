@@ -10,13 +10,12 @@ from eventstore.database import Database
 from eventstore.limits import Limits
 from eventstore.log import Log
 from eventstore.projection import Projection
-from eventstore.projector import Projector
 from eventstore.registry import Registry
 from providers.provider import Provider
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a running Loopledger. `projectors` are those of this process, by projection."""
+    """The parts of a running Loopledger."""
 
     limits: Limits
     database: Database
@@ -24,7 +23,6 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     providers: Mapping[str, Provider]
     projections: Mapping[str, Projection[Any]]
-    projectors: Mapping[str, Projector[Any]]
 
 
 CONTEXT = web.AppKey("context", Context)

@@ -16,9 +16,9 @@ async def list_events(request: web.Request) -> web.Response:
     parameters.known_only(request, {"after", "limit"})
     limit = parameters.page_length(request)
     after = parameters.whole_number(request, "after", 0)
-    events = await context.log.list_events(after, limit)
-    more = len(events) == limit and events[-1].position < context.log.head
-    return json_answer(Page(events, events[-1].position if more else None))
+    events = await context.log.list_events(after, limit + 1)
+    more = len(events) > limit
+    return json_answer(Page(events[:limit], events[limit - 1].position if more else None))
 
 
 async def show_event(request: web.Request) -> web.Response:

@@ -1,0 +1,69 @@
+"""Waking other processes: one coalesced NOTIFY outside every append, and a listener that survives an outage.
+
+NOTIFY takes a lock over the whole cluster at commit, so it never rides in an append's transaction. Nothing depends on
+it: a reader that hears nothing finds out at its next poll.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from eventstore.database import Connect, keep_connected, lost
+from eventstore.queries import QUERIES
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+CHANNEL = "loopledger_head"
+
+# Seconds between two notifications: however busy the log, others are woken this often and no more.
+REST_SECONDS = 0.004
+
+
+class HeadNotifier:
+    """Tells other processes how far the log reaches."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._head = 0
+        self._moved = asyncio.Event()
+
+    def moved(self, head: int) -> None:
+        """Take note of a new head; it is told soon, together with what follows at once."""
+        self._head = head
+        self._moved.set()
+
+    async def run(self) -> None:
+        """Notify until cancelled."""
+        await keep_connected(self._connect, self._notify)
+
+    async def _notify(self, connection: "Connection[Record]") -> None:
+        # A notification is no promise: it need not wait for the disk.
+        await connection.execute(QUERIES["commit_without_waiting"])
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            await connection.execute(QUERIES["notify_head"], CHANNEL, str(self._head))
+            await asyncio.sleep(REST_SECONDS)
+
+
+class HeadListener:
+    """Hears how far the log reaches."""
+
+    def __init__(self, connect: Connect, on_head: Callable[[int], None]) -> None:
+        self._connect = connect
+        self._on_head = on_head
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        await keep_connected(self._connect, self._listen)
+
+    async def _listen(self, connection: "Connection[Record]") -> None:
+        await connection.add_listener(CHANNEL, self._hear)
+        await lost(connection).wait()
+
+    def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        # Anybody who may connect may notify: a payload of somebody else's is let be.
+        with suppress(ValueError):
+            self._on_head(int(str(payload)))

@@ -1,0 +1,110 @@
+"""Several processes as one server: start them, start again what dies, stop them all.
+
+A child learns that its parent is gone by a pipe that only the parent holds open: whatever kills the parent, no child
+outlives it.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import structlog
+
+logger = structlog.get_logger()
+
+WATCH_SECONDS = 0.1
+
+# Seconds before a worker that died is started again: the first time, doubled up to the last while it keeps dying.
+FIRST_PAUSE = 0.2
+LAST_PAUSE = 10.0
+
+# A worker that lived this long was well: its end starts the pauses afresh.
+WELL_SECONDS = 30.0
+
+
+class Workers:
+    """Processes of our own program, each by the name that it is known by in the log."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        *,
+        environ: Mapping[str, str],
+        inherit: Sequence[int],
+    ) -> None:
+        self._commands = commands
+        self._environ = environ
+        self._inherit = inherit
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        # The parent's end is never written to: its closing is the message.
+        self._lifeline, self._hold = os.pipe()
+        self._watchers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start every worker, and watch it."""
+        for name in self._commands:
+            self._spawn(name)
+            self._watchers.append(asyncio.create_task(self._watch(name), name=f"watch-{name}"))
+
+    async def stop(self, seconds: float) -> None:
+        """Ask every worker to stop; end those that have not after `seconds`."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for process in self._running.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._living() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - it asks others, who tell nobody
+            await asyncio.sleep(0.01)
+        for name in self._living():
+            logger.error("ended a worker that did not stop", worker=name)
+            self._running[name].kill()
+            self._running[name].wait()
+        os.close(self._hold)
+        os.close(self._lifeline)
+
+    def _living(self) -> list[str]:
+        return [name for name, process in self._running.items() if process.poll() is None]
+
+    def _spawn(self, name: str) -> None:
+        self._running[name] = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, *self._commands[name], "--lifeline", str(self._lifeline)],
+            env=self._environ,
+            pass_fds=(self._lifeline, *self._inherit),
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C in the terminal reaches the parent only, which then stops its workers in order.
+            start_new_session=True,
+        )
+
+    async def _watch(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE
+        started = loop.time()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            status = self._running[name].poll()
+            if status is None:
+                continue
+            if loop.time() - started > WELL_SECONDS:
+                pause = FIRST_PAUSE
+            logger.error("a worker died; starting it again", worker=name, status=status)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+            started = loop.time()
+            self._spawn(name)
+
+
+async def parent_gone(lifeline: int) -> None:
+    """Return when the process at the other end of `lifeline` is gone."""
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(lifeline, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(lifeline)
