@@ -129,7 +129,7 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
         id=id_,
         received_at=event.received_at,
         updated_at=date,
-        created_at=date if phase == "created" and status == "Created" else UNSET,
+        created_at=date if status == "Created" and date is not None else UNSET,
         kind=SWAPPED.get(kind, kind) if settings.cash_methods_swapped else kind,
         method=event.topic,
         status=status,

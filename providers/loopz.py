@@ -4,11 +4,11 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 """
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, TypedDict
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from eventstore.events import Event
 from providers.facts import Fact, GiftCardFact, Given, LocationFact, Phase, TransactionFact
@@ -25,7 +25,7 @@ from providers.reading import (
     first,
     identity,
     known_time,
-    major,
+    major_of_cents,
     parse_object,
     text,
     time,
@@ -113,6 +113,8 @@ class _GiftCard(_Body):
     code: Scalar = UNSET
     gan: Scalar = UNSET
     balance: _Money | Scalar = UNSET
+    currency: Scalar = UNSET
+    currencyCode: Scalar = UNSET  # noqa: N815
 
 
 class _Transaction(_Body):
@@ -172,40 +174,57 @@ def decode(event: Event) -> Fact:
     id_ = identity(body.id)
     if id_ is None:
         raise UndecodableError(field="id", problem="is missing or neither text nor a whole number")
-    deleted = event.topic.endswith(".deleted")
+    return make(body, _common(event, id_, body))
+
+
+class _Common(TypedDict):
+    """What every fact says."""
+
+    provider: str
+    merchant_id: str
+    program_id: str | None
+    id: str
+    received_at: datetime
+    updated_at: datetime | None
+    created_at: Given[datetime]
+    deleted: bool
+    deleted_at: datetime | None
+
+
+def _common(event: Event, id_: str, body: _Body) -> _Common:
     updated = first(body.updated_on, body.updated_at, body.updatedOn, body.updatedAt)
     created = first(body.created_on, body.created_at, body.createdOn, body.createdAt)
-    gone = first(body.deleted_on, body.deleted_at, body.deletedOn, body.deletedAt)
-    return make(
-        body,
-        {
-            "provider": NAME,
-            "merchant_id": event.merchant_id,
-            "program_id": event.program_id,
-            "id": id_,
-            "received_at": event.received_at,
-            "updated_at": known_time(updated, "updated_on"),
-            "created_at": time(created, "created_on"),
-            "deleted": deleted,
-            "deleted_at": known_time(gone, "deleted_on") if deleted else None,
-        },
-    )
+    deleted_at = None
+    if deleted := event.topic.endswith(".deleted"):
+        gone = first(body.deleted_on, body.deleted_at, body.deletedOn, body.deletedAt)
+        deleted_at = known_time(gone, "deleted_on")
+    return {
+        "provider": NAME,
+        "merchant_id": event.merchant_id,
+        "program_id": event.program_id,
+        "id": id_,
+        "received_at": event.received_at,
+        "updated_at": known_time(updated, "updated_on"),
+        "created_at": time(created, "created_on"),
+        "deleted": deleted,
+        "deleted_at": deleted_at,
+    }
 
 
-def _gift_card_fact(body: _GiftCard, common: dict[str, Any]) -> GiftCardFact:
+def _gift_card_fact(body: _GiftCard, common: _Common) -> GiftCardFact:
     balance, currency = _money(body.balance, "balance")
     return GiftCardFact(
         **common,
         type=text(body.type),
         status=text(body.status),
         balance=balance,
-        currency=currency,
+        currency=text(first(currency, body.currency, body.currencyCode)),
         code=text(body.code),
         gan=text(body.gan),
     )
 
 
-def _transaction_fact(body: _Transaction, common: dict[str, Any]) -> TransactionFact:
+def _transaction_fact(body: _Transaction, common: _Common) -> TransactionFact:
     amount, currency = _money(body.amount, "amount")
     tip, _ = _money(body.tip, "tip")
     method = text(body.type)
@@ -216,15 +235,15 @@ def _transaction_fact(body: _Transaction, common: dict[str, Any]) -> Transaction
         method=method,
         status=status,
         phase=UNSET if status is UNSET else PHASES.get((status or "").upper(), "unknown"),
-        amount=_major(amount, "amount"),
-        tip=_major(tip, "tip"),
+        amount=major_of_cents(amount),
+        tip=major_of_cents(tip),
         currency=text(first(currency, body.currency, body.currencyCode)),
         gift_card_id=text(first(body.gift_card_id, body.giftCardId)),
         location_id=text(first(body.location_id, body.locationId)),
     )
 
 
-def _location_fact(body: _Location, common: dict[str, Any]) -> LocationFact:
+def _location_fact(body: _Location, common: _Common) -> LocationFact:
     return LocationFact(
         **common,
         name=text(body.name),
@@ -236,7 +255,7 @@ def _location_fact(body: _Location, common: dict[str, Any]) -> LocationFact:
 
 _READERS: Mapping[
     str,
-    tuple[msgspec.json.Decoder[Any], type[_Body], Callable[[Any, dict[str, Any]], Fact]],
+    tuple[msgspec.json.Decoder[Any], type[_Body], Callable[[Any, _Common], Fact]],
 ] = {
     "gift-card": (msgspec.json.Decoder(_GiftCard), _GiftCard, _gift_card_fact),
     "transaction": (msgspec.json.Decoder(_Transaction), _Transaction, _transaction_fact),
@@ -245,9 +264,8 @@ _READERS: Mapping[
 
 
 def _kind(topic: str) -> str:
-    """The kind of thing a topic is about: what stands before the dot, if it is one we know."""
-    kind = topic.partition(".")[0]
-    return kind if kind in WRAPPERS else topic
+    """The kind of thing a topic is about: what stands before the dot, known to us or not."""
+    return topic.partition(".")[0] or topic
 
 
 def _unwrapped(kind: str, body: Any) -> Any:  # noqa: ANN401 - the type that it was given
@@ -262,13 +280,8 @@ def _unwrapped(kind: str, body: Any) -> Any:  # noqa: ANN401 - the type that it 
 
 def _money(value: Any, field: str) -> tuple[Given[int], Given[str]]:  # noqa: ANN401 - as sent
     """Read an amount of cents: an object with its currency, or a bare number without one."""
+    currency: Given[str] = UNSET
     if isinstance(value, _Money):
         currency = text(first(value.currencyCode, value.currency_code, value.currency))
-        return cents(value.amount, f"{field}.amount"), currency
-    return cents(value, field), UNSET
-
-
-def _major(value: Given[int], field: str) -> Given[Decimal]:
-    if value is None or isinstance(value, UnsetType):
-        return value
-    return major(Decimal(value).scaleb(-2), field)
+        value = value.amount
+    return cents(value, field), currency

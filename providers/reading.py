@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from datetime import UTC, datetime, tzinfo
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import msgspec
@@ -127,7 +127,7 @@ def first(*values: T | UnsetType) -> T | UnsetType:
 
 def text(value: Scalar) -> Given[str]:
     """Read a text; a number or a boolean is taken as it is written in JSON."""
-    if value is None or value is UNSET or isinstance(value, str):
+    if isinstance(value, str) or value is None or value is UNSET:
         return value
     return json.dumps(value)
 
@@ -141,7 +141,9 @@ def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
         return value
     try:
         if isinstance(value, str):
-            moment = datetime.fromisoformat(value.strip().upper())
+            moment = _iso_time(value)
+            if moment.tzinfo is UTC:
+                return moment
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=zone)
             return moment.astimezone(UTC)
@@ -150,6 +152,14 @@ def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
     except (ValueError, OverflowError, OSError):
         pass
     raise UndecodableError(field=field, problem="is not a time")
+
+
+def _iso_time(value: str) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        # RFC 3339 lets "T" and "Z" be small.
+        return datetime.fromisoformat(value.strip().upper())
 
 
 def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None:
@@ -185,19 +195,13 @@ def major(value: Given[Decimal], field: str) -> Given[Decimal]:
     """Write an amount of major units with its cents: 20 and 20.0 are 20.00; finer fractions stay."""
     if value is None or isinstance(value, UnsetType):
         return value
-    try:
+    if not value.is_finite():
+        raise UndecodableError(field=field, problem="is not an amount")
+    magnitude = value.adjusted()
+    if magnitude < MOST_DIGITS:
         rounded = value.quantize(CENT)
         if rounded == value:
             return rounded
-    except InvalidOperation:
-        # Infinite, not a number, or too large.
-        rounded = None
-    if not value.is_finite():
-        raise UndecodableError(field=field, problem="is not an amount")
-    if (
-        rounded is None
-        or len(value.as_tuple().digits) > MOST_DIGITS
-        or abs(value.adjusted()) > MOST_DIGITS
-    ):
-        raise UndecodableError(field=field, problem=f"has more than {MOST_DIGITS} digits")
-    return value.normalize()
+        if magnitude > -MOST_DIGITS and len(value.as_tuple().digits) <= MOST_DIGITS:
+            return value.normalize()
+    raise UndecodableError(field=field, problem=f"has more than {MOST_DIGITS} digits")
