@@ -5,9 +5,11 @@ delivery goes at once, and the busier the server, the larger the batches.
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
@@ -39,10 +41,31 @@ FIRST_PAUSE = 0.05
 LAST_PAUSE = 1.0
 
 
+# How often, within the time that an append may take, it is looked whether that time is up.
+LOOKS = 20
+
+# How long a cancelled task may take to end.
+CANCEL_SECONDS = 0.5
+
+
 class _Waiting(NamedTuple):
     event: NewEvent
     size: int
+    deadline: float
     answer: "asyncio.Future[Appended]"
+
+    @property
+    def answered(self) -> bool:
+        """Whether its fate was told. Who was cancelled was told nothing, and may count on the event."""
+        return self.answer.done() and not self.answer.cancelled()
+
+
+class _Session(NamedTuple):
+    """A connection, and how Postgres knows it."""
+
+    connection: "Connection[Record]"
+    pid: int
+    started: datetime
 
 
 class Appender:
@@ -64,9 +87,12 @@ class Appender:
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
+        self._in_flight: list[_Waiting] = []
         self._stopping = False
-        self._task: asyncio.Task[None] | None = None
-        self._connection: Connection[Record] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._session: _Session | None = None
+        # The session in which something of unknown outcome was sent; it may live on behind a lost connection.
+        self._doubtful: _Session | None = None
         # Every event of ours whose outcome is unknown lies after this position.
         self._known_head = 0
 
@@ -74,21 +100,27 @@ class Appender:
         """Begin to take batches."""
         connection = await self._connected()
         self._known_head = await connection.fetchval(QUERIES["read_head"])
-        self._task = asyncio.create_task(self._run(), name="appender")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="appender"),
+            asyncio.create_task(self._expire(), name="appender-expire"),
+        ]
 
     async def stop(self) -> None:
         """Drain the queue, for at most `drain_seconds`; what is left is told that it was not acknowledged."""
         self._stopping = True
         self._wake.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=self._limits.drain_seconds)
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        for waiting in self._queue:
-            _answer(waiting, UnavailableError(problem="the server is stopping"))
+        if self._tasks:
+            await asyncio.wait(self._tasks[:1], timeout=self._limits.drain_seconds)
+        # First the connection: a task that waits for a server that hangs may not heed its cancellation.
+        self._disconnect()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
+        _answer_all(
+            [*self._in_flight, *self._queue], UnavailableError(problem="the server is stopping")
+        )
         self._queue.clear()
-        await self._disconnect()
 
     async def append(self, event: NewEvent) -> Appended:
         """Append one event; answers after COMMIT.
@@ -105,18 +137,13 @@ class Appender:
             or self._queued_bytes + size > limits.queue_bytes
         ):
             raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
-        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(event, size, answer))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Appended] = loop.create_future()
+        deadline = loop.time() + limits.append_seconds
+        self._queue.append(_Waiting(event, size, deadline, answer))
         self._queued_bytes += size
         self._wake.set()
-        done, _ = await asyncio.wait([answer], timeout=limits.append_seconds)
-        if not done:
-            # From here on the event is dropped, unless its batch is already with Postgres.
-            answer.cancel()
-            raise UnavailableError(
-                problem=f"no commit within {limits.append_seconds:g} s; Postgres may be away"
-            )
-        return answer.result()
+        return await answer
 
     async def _run(self) -> None:
         while True:
@@ -127,16 +154,29 @@ class Appender:
                 await self._wake.wait()
             # One turn of the loop, so that requests that became ready together share the batch.
             await asyncio.sleep(0)
-            if batch := self._take():
-                try:
-                    await self._commit(batch, unsure=False)
-                except asyncio.CancelledError:
-                    for waiting in batch:
-                        _answer(waiting, UnavailableError(problem="the server is stopping"))
-                    raise
+            self._in_flight = self._take()
+            await self._commit(self._in_flight, unsure=False)
+            self._in_flight = []
+
+    async def _expire(self) -> None:
+        """Tell who has waited too long. What is still in the queue then is dropped."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._limits.append_seconds / LOOKS)
+            now = loop.time()
+            for waiting in itertools.chain(self._in_flight, self._queue):
+                if waiting.deadline > now:
+                    break
+                _answer(
+                    waiting,
+                    UnavailableError(
+                        problem=f"no commit within {self._limits.append_seconds:g} s;"
+                        " Postgres may be away"
+                    ),
+                )
 
     def _take(self) -> list[_Waiting]:
-        """Take what is waiting, up to the limits of one batch; who gave up waiting is left out."""
+        """Take what is waiting, up to the limits of one batch; who was told to come again is left out."""
         batch: list[_Waiting] = []
         size = 0
         while self._queue and len(batch) < self._limits.batch_deliveries:
@@ -145,7 +185,7 @@ class Appender:
                 break
             self._queue.popleft()
             self._queued_bytes -= waiting.size
-            if not waiting.answer.done():
+            if not waiting.answered:
                 batch.append(waiting)
                 size += waiting.size
         return batch
@@ -158,24 +198,26 @@ class Appender:
                 connection = await self._connected()
                 if unsure:
                     batch = await self._settle(connection, batch)
-                else:
+                    unsure = False
+                if batch:
                     await self._append(connection, batch)
             except Exception as error:
                 if is_poison(error):
-                    await self._bisect(batch, error, unsure=unsure)
+                    await self._bisect(batch, error)
                 elif is_outage(error):
                     if pause == FIRST_PAUSE:
                         logger.warning("lost Postgres while appending", error=describe(error))
                     # Sent or not, committed or not: from now on, look before appending.
                     unsure = True
-                    await self._disconnect()
+                    self._doubtful = self._doubtful or self._session
+                    self._disconnect()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LAST_PAUSE)
                     continue
                 else:
                     logger.error("could not append", exc_info=error)
-                    await self._disconnect()
-                    _answer_all(batch, UnavailableError(problem=type(error).__name__))
+                    self._disconnect()
+                    _answer_all(batch, UnavailableError(problem=describe(error)))
             return
 
     async def _append(self, connection: "Connection[Record]", batch: list[_Waiting]) -> None:
@@ -194,15 +236,24 @@ class Appender:
     async def _settle(
         self, connection: "Connection[Record]", batch: list[_Waiting]
     ) -> list[_Waiting]:
-        """Find out what became of `batch` and append what is missing; gives back what is still to do.
+        """Find out what became of `batch`; gives back what was never committed and is still wanted.
 
-        Under the head lock nobody appends, so what is not found now was never committed.
+        First the session in doubt is ended: behind a lost connection it may still stand in the queue for the head's
+        lock. After that nobody can commit any of the batch, and under the lock nobody is half-way through.
         """
+        if self._doubtful is not None:
+            gone = await connection.fetchval(
+                QUERIES["end_session"], self._doubtful.pid, self._doubtful.started
+            )
+            if gone is False:
+                problem = "a session in doubt does not end"
+                raise TimeoutError(problem)
         async with connection.transaction():
             head = await connection.fetchval(QUERIES["lock_head"])
             rows = await connection.fetch(
                 QUERIES["find_appended"], [w.event.event_id for w in batch], self._known_head
             )
+        self._doubtful = None
         found: dict[UUID, Appended] = {
             row["event_id"]: Appended(row["position"], row["recorded_at"]) for row in rows
         }
@@ -210,18 +261,16 @@ class Appender:
         for waiting in batch:
             if appended := found.get(waiting.event.event_id):
                 _answer(waiting, appended)
-            elif not waiting.answer.done():
+            elif not waiting.answered:
                 missing.append(waiting)
         logger.info(
             "settled a batch of unknown outcome", on_record=len(found), missing=len(missing)
         )
         # Nothing of the rest is on record up to `head`; a later doubt begins there.
         self._advance(head)
-        if missing:
-            await self._append(connection, missing)
-        return []
+        return missing
 
-    async def _bisect(self, batch: list[_Waiting], error: Exception, *, unsure: bool) -> None:
+    async def _bisect(self, batch: list[_Waiting], error: Exception) -> None:
         """The database refuses something in `batch`: find the one at fault, keep the others, in order."""
         if len(batch) == 1:
             logger.warning(
@@ -232,23 +281,25 @@ class Appender:
             _answer(batch[0], RefusedError(problem=describe(error)))
             return
         middle = len(batch) // 2
-        await self._commit(batch[:middle], unsure=unsure)
-        await self._commit(batch[middle:], unsure=unsure)
+        await self._commit(batch[:middle], unsure=False)
+        await self._commit(batch[middle:], unsure=False)
 
     def _advance(self, head: int) -> None:
         self._known_head = head
         self._on_append(head)
 
     async def _connected(self) -> "Connection[Record]":
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._connect()
-        return self._connection
+        if self._session is None or self._session.connection.is_closed():
+            connection = await self._connect()
+            ((pid, started),) = await connection.fetch(QUERIES["this_session"])
+            self._session = _Session(connection, pid, started)
+        return self._session.connection
 
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+    def _disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.terminate()
+                session.connection.terminate()
 
 
 def _columns(batch: Sequence[_Waiting]) -> list[list[object]]:
@@ -268,7 +319,7 @@ def _columns(batch: Sequence[_Waiting]) -> list[list[object]]:
                     event.headers,
                     event.body,
                 )
-                for event, _, _ in batch
+                for event, _, _, _ in batch
             ),
             strict=True,
         )

@@ -6,6 +6,14 @@ SELECT base, recorded_at FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9)
 -- Wait for every append under way, and keep others out until this transaction ends.
 SELECT position FROM log_head FOR UPDATE
 
+-- this_session --
+-- How Postgres knows this session: a pid alone may be somebody else's by now.
+SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+
+-- end_session --
+-- End a session, if it is still there; false if it has not ended within five seconds.
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
+
 -- find_appended --
 -- Which of these event ids reached the log after position $2: the answer to a lost COMMIT.
 SELECT event_id, position, recorded_at FROM events WHERE position > $2 AND event_id = ANY($1::uuid[])

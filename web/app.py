@@ -4,7 +4,7 @@ from aiohttp import web
 
 from web import admin, events
 from web.context import CONTEXT, Context
-from web.ingest import ingest
+from web.ingest import Ingest, unknown_provider
 from web.problems import problems
 from web.resources import Resource
 
@@ -15,7 +15,8 @@ def make_app(context: Context) -> web.Application:
     app[CONTEXT] = context
     app.add_routes(
         [
-            web.post("/webhooks/{provider}", ingest),
+            *(route for each in context.providers.values() for route in Ingest(each).routes()),
+            web.post("/webhooks/{provider}", unknown_provider),
             web.get("/v1/events", events.list_events),
             web.get("/v1/events/{position}", events.show_event),
             web.get("/v1/events/{position}/body", events.show_body),
