@@ -44,6 +44,10 @@ LAST_PAUSE = 1.0
 # How often, within the time that an append may take, it is looked whether that time is up.
 LOOKS = 20
 
+# The record separator and the unit separator of ASCII: between the names of a column, and for the one that is null.
+SEPARATOR = "\x1e"
+NULL = "\x1f"
+
 # How long a cancelled task may take to end.
 CANCEL_SECONDS = 0.5
 
@@ -302,28 +306,24 @@ class Appender:
                 session.connection.terminate()
 
 
-def _columns(batch: Sequence[_Waiting]) -> list[list[object]]:
-    """Turn the batch on its side: the arrays that append_events() takes."""
-    return [
-        list(column)
-        for column in zip(
-            *(
-                (
-                    event.event_id,
-                    event.provider,
-                    event.topic,
-                    event.merchant_id,
-                    event.program_id,
-                    event.stream,
-                    event.received_at,
-                    event.headers,
-                    event.body,
-                )
-                for event, _, _, _ in batch
-            ),
-            strict=True,
-        )
-    ]
+def _columns(batch: Sequence[_Waiting]) -> tuple[object, ...]:
+    """Turn the batch on its side: what the query `append` takes.
+
+    Names and numbers go as one text a column, since a driver encodes a long text in the time of two short ones: it
+    halves what an event costs here. A separator cannot occur in them: names are printable text.
+    """
+    events = [waiting.event for waiting in batch]
+    return (
+        [event.event_id for event in events],
+        SEPARATOR.join([event.provider for event in events]),
+        SEPARATOR.join([event.topic for event in events]),
+        SEPARATOR.join([event.merchant_id for event in events]),
+        SEPARATOR.join([event.program_id or NULL for event in events]),
+        SEPARATOR.join([event.stream for event in events]),
+        [event.received_at for event in events],
+        [event.headers for event in events],
+        [event.body for event in events],
+    )
 
 
 def _answer(waiting: _Waiting, outcome: Appended | LoopledgerError) -> None:

@@ -1,6 +1,16 @@
 -- append --
--- Append one batch of deliveries; give back the position before its first and the time on record.
-SELECT base, recorded_at FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9)
+-- Append one batch of deliveries; give back the position before its first and the time on record. Names come joined by
+-- U+001E; U+001F stands for null.
+SELECT base, recorded_at
+FROM append_events(
+    $1,
+    string_to_array($2, U&'\001E'),
+    string_to_array($3, U&'\001E'),
+    string_to_array($4, U&'\001E'),
+    string_to_array($5, U&'\001E', U&'\001F'),
+    string_to_array($6, U&'\001E'),
+    $7, $8, $9
+)
 
 -- lock_head --
 -- Wait for every append under way, and keep others out until this transaction ends.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 Json = dict[str, Any]
 
@@ -123,7 +124,7 @@ def older(time: datetime | None, other: datetime | None) -> bool:
 
 def after(state: Json, change: Change, sent: Sent) -> Json:
     """An absent field keeps its value, an explicit null clears it."""
-    merged = state | change.given
+    merged: Json = state | change.given
     merged |= {"provider": sent.provider, "merchant_id": sent.merchant_id}
     merged["program_id"] = sent.program_id or state["program_id"]
     merged["updated_at"] = change.time or state["updated_at"]
@@ -141,7 +142,7 @@ def read_loopz(sent: Sent) -> Change:
     body = json_of(sent)
     if "id" not in body:
         camel = {"gift-card": "giftCard"}.get(kind, kind)
-        body = body.get(kind.replace("-", "_"), body.get(camel, body))
+        body = next(iter(twin(body, kind.replace("-", "_"), camel)), body)
     id_ = identity(body["id"])
     given: Json = {"id": id_}
     created = twin(body, "created_on", "createdOn", "created_at", "createdAt")
@@ -164,7 +165,7 @@ def read_loopz(sent: Sent) -> Change:
         deleted_at = time_of(gone[0]) if gone else None
         # A snapshot's updated_on may be older than its deletion: the change is the deletion.
         time = max((t for t in (time, deleted_at) if t), default=None)
-    stream = f"loopz/{sent.merchant_id}/{kind}/{id_}"
+    stream = f"loopz/{sent.merchant_id}/{kind}/{quote(id_, safe='')}"
     return Change(stream, given, time, what == "deleted", deleted_at)
 
 
@@ -201,14 +202,15 @@ def read_fitbank(sent: Sent) -> Change:
     if "Status" in body:
         given["status"] = text(body["Status"])
         given["phase"] = PHASES["fitbank"].get(given["status"], "unknown")
-        if given["status"] == "Created":
+        if given["status"] == "Created" and time is not None:
             given["created_at"] = time
     if "TotalValue" in body:
         value = body["TotalValue"]
         given["amount"] = None if value is None else Decimal(str(value))
     if reference is not None:
         given["reference"] = reference
-    return Change(f"fitbank/{sent.merchant_id}/transaction/{id_}", given, time, False, None)  # noqa: FBT003
+    stream = f"fitbank/{sent.merchant_id}/transaction/{quote(id_, safe='')}"
+    return Change(stream, given, time, deleted=False, deleted_at=None)
 
 
 def json_of(sent: Sent) -> Json:
