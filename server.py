@@ -7,14 +7,13 @@ and one that projects.
 import argparse
 import asyncio
 import importlib.metadata
-import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,17 +31,24 @@ from eventstore.leadership import lead
 from eventstore.log import Log
 from eventstore.projector import Projector
 from eventstore.registry import Registry
-from eventstore.settings import Settings, load_settings
+from eventstore.rejections import Rejections
+from eventstore.settings import Settings, is_loopback, load_settings
 from projections import load_projections
 from providers import load_providers, settings_types
+from providers.keyring import Secret
+from providers.verification import Verification, Verifier
 from web.app import make_app
-from web.context import Context
+from web.context import Context, Door
+from web.ingest import Ingest
 from workers import Workers, parent_gone
 
 logger = structlog.get_logger()
 
 # Connections that may wait to be accepted while the loop is busy.
 BACKLOG = 1024
+
+# Seconds for which the rest of a refused request is read, so that its sender sees the answer.
+LINGERING_SECONDS = 2.0
 
 # How much the projecting process yields to those that take deliveries.
 PROJECTING_NICENESS = 5
@@ -133,23 +139,40 @@ async def _answering(
     settings: Settings, parts: Parts, listener: socket.socket
 ) -> AsyncIterator[None]:
     """Take deliveries and answer questions."""
+    providers = load_providers(settings.providers)
     context = Context(
+        api_for_all=settings.insecure,
         limits=settings.limits,
         database=parts.database,
         log=parts.log,
         registry=parts.registry,
-        providers=load_providers(settings.providers),
+        rejections=Rejections(parts.database, settings.limits),
+        doors={
+            name: Door(provider, verifier_of(settings, name))
+            for name, provider in providers.items()
+        },
+        providers=providers,
         projections=load_projections(),
     )
     runner = web.AppRunner(
-        make_app(context), access_log=None, shutdown_timeout=settings.limits.drain_seconds
+        make_app(context),
+        access_log=None,
+        shutdown_timeout=settings.limits.drain_seconds,
+        lingering_time=LINGERING_SECONDS,
     )
     await runner.setup()
+    if (http := runner.server) is not None:
+        http.request_handler = Ingest(context).before(http.request_handler)  # type: ignore[assignment]
+    writing = asyncio.create_task(context.rejections.run(), name="rejections")
     try:
         await web.SockSite(runner, listener, backlog=BACKLOG).start()
         yield
     finally:
         await runner.cleanup()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        with suppress(Exception):
+            await context.rejections.write()
 
 
 @asynccontextmanager
@@ -189,7 +212,8 @@ def _projectors(settings: Settings, parts: Parts) -> list[Projector[Any]]:
 
 async def _prepare(settings: Settings, dsn: str) -> int:
     """Set the schema up and enter the projections, so that no worker has to wait; gives back the head."""
-    load_providers(settings.providers)
+    for name in load_providers(settings.providers):
+        verifier_of(settings, name)
     async with _open(settings, dsn, append=False, follow=False) as parts:
         for projector in _projectors(settings, parts):
             await projector.set_up()
@@ -271,16 +295,42 @@ Ctrl-C stops it.
 """
 
 
-def refuse_exposure(settings: Settings) -> None:
-    """Refuse an address that others can reach, unless told otherwise. Raises ExposedError."""
-    if settings.insecure or settings.host == "localhost":
-        return
+def verifier_of(settings: Settings, provider: str) -> Verifier:
+    """Make what verifies the deliveries of a provider. Raises SettingsError."""
+    section = settings.providers.get(provider)
+    verification = getattr(section, "verification", None) or Verification()
+    return Verifier(verification, read_secret, f"{provider}.verification")
+
+
+def read_secret(secret: Secret) -> bytes:
+    """Read a secret from the environment or a file. Raises SettingsError, without the secret."""
     try:
-        loopback = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ExposedError(host=settings.host)
+        if secret.env is not None:
+            return os.environb[secret.env.encode()]
+        return Path(secret.file or "").read_bytes()
+    except KeyError:
+        problem = "is not set"
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    raise SettingsError(key="a secret", problem=problem, source=secret.source)
+
+
+def refuse_exposure(settings: Settings) -> None:
+    """Refuse an address that others can reach, unless every delivery is verified, or told otherwise.
+
+    Raises ExposedError.
+    """
+    if settings.insecure or is_loopback(settings.host):
+        return
+    open_doors = [
+        name
+        for name in load_providers(settings.providers)
+        if not verifier_of(settings, name).configured
+    ]
+    if open_doors:
+        raise ExposedError(
+            host=settings.host or "every address", providers=" and ".join(open_doors)
+        )
 
 
 def configure_logging(settings: Settings) -> None:

@@ -31,10 +31,10 @@ class SettingsError(LoopledgerError):
 
 
 class ExposedError(LoopledgerError):
-    """Refusing to listen on {host}: whoever reaches it could write to the log and read it.
-
-    Listen on 127.0.0.1, or start with --insecure (LOOPLEDGER_INSECURE=true) behind your own protection.
-    """
+    """Refusing to listen on {host}: whoever reaches it could write to the log, since deliveries of {providers} are not
+    verified. Set up verification (docs/verification.md), listen on 127.0.0.1, or start with --insecure
+    (LOOPLEDGER_INSECURE=true) behind a protection of your own.
+    """  # noqa: D205 - one message
 
 
 class PostgresError(LoopledgerError):
@@ -116,5 +116,9 @@ def describe(error: BaseException) -> str:
     if not text:
         frames = traceback.extract_tb(error.__traceback__)
         text = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    words = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
-    return f"{type(error).__name__}: {words}".rstrip(": ")
+    return printable(f"{type(error).__name__}: {' '.join(text.split())}".rstrip(": "))
+
+
+def printable(text: str) -> str:
+    """Write a text so that Postgres and every log can hold it: what they cannot is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

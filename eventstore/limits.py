@@ -47,3 +47,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Stopping: how long the queue may drain, then how long Postgres may take.
     drain_seconds: Seconds = 1.0
     stop_seconds: Seconds = 2.5
+
+    # Requests of one address: how many a second in the long run, and how many at once. More get a 429.
+    address_requests_per_second: Positive = 5_000
+    address_requests_at_once: Positive = 10_000
+    addresses_remembered: Positive = 10_000
+
+    # Rejections on record: how many, and how much of each body and of its headers.
+    rejections_kept: Positive = 1_000
+    rejection_body_bytes: Positive = 64 * 1024
+    rejection_header_bytes: Positive = 16 * 1024

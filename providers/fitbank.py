@@ -23,6 +23,7 @@ from providers.provider import (
     stream_name,
 )
 from providers.reading import Scalar, identity, known_time, major, parse_object, text
+from providers.verification import Verification
 
 NAME: Final = "fitbank"
 
@@ -56,8 +57,13 @@ class BusinessUnit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`business_units` by BusinessUnitId; `cash_methods_swapped` if the documentation's table is a slip."""
+    """What FitBank leaves open.
 
+    `verification`: how deliveries are told from forgeries. `business_units` by BusinessUnitId. `cash_methods_swapped`
+    if the documentation's table is a slip.
+    """
+
+    verification: Verification = Verification()
     cash_methods_swapped: bool = False
     business_units: dict[str, BusinessUnit] = {}
 

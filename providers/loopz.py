@@ -30,6 +30,7 @@ from providers.reading import (
     text,
     time,
 )
+from providers.verification import Verification
 
 NAME: Final = "loopz"
 
@@ -77,7 +78,9 @@ PHASES: Mapping[str, Phase] = {
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Loopz leaves nothing to decide."""
+    """`verification`: how deliveries are told from forgeries, since Loopz documents no way."""
+
+    verification: Verification = Verification()
 
 
 class _Money(msgspec.Struct):

@@ -1,22 +1,33 @@
 """The routes."""
 
+from collections.abc import Awaitable, Callable
+
 from aiohttp import web
 
-from web import admin, events
+from eventstore.settings import is_loopback
+from web import admin, events, rejections
 from web.context import CONTEXT, Context
-from web.ingest import Ingest, unknown_provider
-from web.problems import problems
+from web.problems import NotLocalError, problems
 from web.resources import Resource
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# What a load balancer asks.
+OPEN = frozenset({"/healthz", "/readyz"})
 
 
 def make_app(context: Context) -> web.Application:
-    """Make the application. Bodies are read and capped by web.ingest itself."""
-    app = web.Application(middlewares=[problems])
+    """Make the application: all but the taking of deliveries, which web.ingest does before it."""
+    app = web.Application(middlewares=[problems, local_only])
     app[CONTEXT] = context
     app.add_routes(
         [
-            *(route for each in context.providers.values() for route in Ingest(each).routes()),
-            web.post("/webhooks/{provider}", unknown_provider),
+            web.get("/v1/rejections", rejections.list_rejections),
+            web.get("/v1/rejections/{id}", rejections.show_rejection),
+            web.get("/v1/rejections/{id}/body", rejections.show_body),
+            web.post("/v1/rejections/{id}/retry", rejections.retry_rejection),
+            web.route("*", "/webhooks/{provider}", only_post),
+            web.route("*", "/webhooks/{provider}/{secret}", only_post),
             web.get("/v1/events", events.list_events),
             web.get("/v1/events/{position}", events.show_event),
             web.get("/v1/events/{position}/body", events.show_body),
@@ -28,3 +39,16 @@ def make_app(context: Context) -> web.Application:
     for projection in context.projections.values():
         app.add_routes(Resource(projection).routes())
     return app
+
+
+@web.middleware
+async def local_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer questions of this machine only, unless told otherwise: states and events are nobody else's business."""
+    if request.app[CONTEXT].api_for_all or request.path in OPEN or is_loopback(request.remote):
+        return await handler(request)
+    raise NotLocalError(path=request.path)
+
+
+async def only_post(request: web.Request) -> web.Response:
+    """Refuse what is no delivery; those are taken before the application is asked."""
+    raise web.HTTPMethodNotAllowed(method=request.method, allowed_methods=["POST"])

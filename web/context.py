@@ -1,7 +1,7 @@
 """What every handler works with, and how it answers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -11,16 +11,28 @@ from eventstore.limits import Limits
 from eventstore.log import Log
 from eventstore.projection import Projection
 from eventstore.registry import Registry
+from eventstore.rejections import Rejections
 from providers.provider import Provider
+from providers.verification import Verifier
+
+
+class Door(NamedTuple):
+    """Where the deliveries of one provider come in."""
+
+    provider: Provider
+    verifier: Verifier
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a running Loopledger."""
+    """The parts of a running Loopledger. `api_for_all`: questions are answered to other machines too."""
 
+    api_for_all: bool
     limits: Limits
     database: Database
     log: Log
     registry: Registry
+    rejections: Rejections
+    doors: Mapping[str, Door]
     providers: Mapping[str, Provider]
     projections: Mapping[str, Projection[Any]]
 
@@ -40,3 +52,20 @@ def json_answer(value: object, status: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(value), status=status, content_type="application/json"
     )
+
+
+def octets(body: bytes) -> web.Response:
+    """Answer with bytes that no browser shall take for a page."""
+    return web.Response(
+        body=body,
+        content_type="application/octet-stream",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
+
+
+def header_pairs(block: bytes, errors: str = "backslashreplace") -> list[tuple[str, str]]:
+    """Read "Name: value" lines back; `errors` says what becomes of bytes that are not UTF-8."""
+    lines = block.decode("utf-8", errors).split("\r\n")
+    return [
+        (name, value) for name, colon, value in (line.partition(": ") for line in lines) if colon
+    ]

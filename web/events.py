@@ -6,7 +6,7 @@ from aiohttp import web
 
 from eventstore.events import EventWithHeaders
 from web import parameters
-from web.context import CONTEXT, Page, json_answer
+from web.context import CONTEXT, Page, header_pairs, json_answer, octets
 from web.problems import NotFoundError
 
 
@@ -35,11 +35,7 @@ async def show_event(request: web.Request) -> web.Response:
             "stream": event.stream,
             "received_at": event.received_at,
             "recorded_at": event.recorded_at,
-            "headers": [
-                line.split(": ", 1)
-                for line in event.headers.decode("utf-8", "backslashreplace").split("\r\n")
-                if line
-            ],
+            "headers": header_pairs(event.headers),
             "size": len(event.body),
             "sha256": hashlib.sha256(event.body).hexdigest(),
         }
@@ -49,11 +45,7 @@ async def show_event(request: web.Request) -> web.Response:
 async def show_body(request: web.Request) -> web.Response:
     """`GET /v1/events/{position}/body`: the bytes as they were received."""
     event = await _event(request)
-    return web.Response(
-        body=event.body,
-        content_type="application/octet-stream",
-        headers={"X-Content-Type-Options": "nosniff"},
-    )
+    return octets(event.body)
 
 
 async def _event(request: web.Request) -> EventWithHeaders:

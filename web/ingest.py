@@ -1,18 +1,35 @@
-"""Webhooks in: read the exact bytes, find out where they belong, put them on record, answer."""
+"""Webhooks in: read the exact bytes, verify, find out where they belong, put them on record, answer."""
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from aiohttp import web
+from aiohttp.client_exceptions import ClientError
 from asyncpg.pgproto.pgproto import UUID
 
+from eventstore.errors import LoopledgerError, RefusedError
 from eventstore.events import NewEvent
 from eventstore.limits import Limits
-from providers.provider import Provider
-from web.context import CONTEXT
-from web.problems import EncodedError, NotFoundError, TooLargeError, TooSlowError
+from eventstore.rejections import NewRejection
+from providers.keyring import UnverifiedError
+from providers.provider import Recognised, UnidentifiedError, UnparsableError
+from providers.verification import Presented
+from web.context import Context, Door
+from web.problems import (
+    CutShortError,
+    EncodedError,
+    ExpectationError,
+    NotFoundError,
+    TooLargeError,
+    TooManyError,
+    TooSlowError,
+    answer_for,
+    problem_of,
+)
+from web.rate import RateLimiter
 
 # Headers that let their bearer in somewhere do not go on record.
 CREDENTIALS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
@@ -21,45 +38,141 @@ CREDENTIAL_WORDS = (b"token", b"secret", b"password", b"api-key", b"apikey")
 # A sender uses the same few header names all the time.
 HEADER_NAMES_REMEMBERED = 1_000
 
+SUBSCRIPTION_HEADER = "X-LOOPZ-WEBHOOK-SUBSCRIPTION-ID"
+
+# What is put on record as a rejection: what the sender, or our settings, can mend.
+REJECTED = (
+    UnverifiedError,
+    UnparsableError,
+    UnidentifiedError,
+    TooLargeError,
+    EncodedError,
+    TooSlowError,
+    CutShortError,
+    RefusedError,
+    TooManyError,
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class Ingest:
-    """The door of one provider."""
+    """Takes the deliveries of every provider."""
 
-    def __init__(self, provider: Provider) -> None:
-        self._provider = provider
-
-    def routes(self) -> list[web.RouteDef]:
-        """The routes of this provider."""
-        return [web.post(f"/webhooks/{self._provider.name}", self.take)]
-
-    async def take(self, request: web.Request) -> web.Response:
-        """`POST /webhooks/<provider>`: 200 with the event's position, after COMMIT."""
-        context = request.app[CONTEXT]
-        body = await read_body(request, context.limits)
-        received_at = datetime.now(UTC)
-        recognised = self._provider.recognise(request.headers, body)
-        appended = await context.log.append(
-            NewEvent(
-                event_id=new_event_id(),
-                provider=self._provider.name,
-                topic=recognised.topic,
-                merchant_id=recognised.merchant_id,
-                program_id=recognised.program_id,
-                stream=recognised.stream,
-                received_at=received_at,
-                headers=kept_headers(request),
-                body=body,
-            )
+    def __init__(self, context: Context) -> None:
+        self._doors = context.doors
+        self._log = context.log
+        self._rejections = context.rejections
+        self._limits = context.limits
+        self._rate = RateLimiter(context.limits)
+        self._credentials = frozenset[bytes]().union(
+            *(door.verifier.credential_headers for door in context.doors.values())
         )
+        self._is_credential = lru_cache(HEADER_NAMES_REMEMBERED)(self._looks_like_credential)
+
+    def before(self, handler: Handler) -> Handler:
+        """Put the doors before an application, whose routing and middlewares cost as much as all that is done here."""
+
+        async def dispatch(request: web.Request) -> web.StreamResponse:
+            if request.method == "POST":
+                _, webhooks, *rest = request.rel_url.raw_path.split("/", 3)
+                if webhooks == "webhooks" and rest:
+                    return await self._take(request, rest[0], rest[1] if rest[1:] else None)
+            return await handler(request)
+
+        return dispatch
+
+    async def _take(self, request: web.Request, name: str, secret: str | None) -> web.Response:
+        """`POST /webhooks/<provider>`: 200 with the event's position, after COMMIT; else a problem."""
+        body = b""
+        try:
+            door = self._door(name)
+            presented = Presented(request.headers, request.remote or "", secret)
+            self._limit_rate(door.verifier.sender(presented))
+            body = await read_body(request, self._limits)
+            received_at = datetime.now(UTC)
+            door.verifier.check_head(presented, received_at)
+            door.verifier.check_body(presented, body, received_at)
+            recognised = recognise(door, request.headers, body)
+            appended = await self._log.append(
+                new_event(name, recognised, received_at, self._kept_headers(request), body)
+            )
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            if isinstance(error, REJECTED):
+                self._note(request, name, error, body)
+            return problem_of(error, request)
         return web.Response(
             body=b'{"position":%d}' % appended.position, content_type="application/json"
         )
 
+    def _door(self, name: str) -> Door:
+        if (door := self._doors.get(name)) is not None:
+            return door
+        known = ", ".join(sorted(self._doors))
+        raise NotFoundError(what=f"provider {name!r}; known are {known}")
 
-async def unknown_provider(request: web.Request) -> web.Response:
-    """Tell a sender that went to the wrong door which ones there are."""
-    known = ", ".join(sorted(request.app[CONTEXT].providers))
-    raise NotFoundError(what=f"provider {request.match_info['provider']!r}; known are {known}")
+    def _limit_rate(self, address: str) -> None:
+        if wait := self._rate.admit(address, asyncio.get_running_loop().time()):
+            raise TooManyError(seconds=round(wait, 3))
+
+    def _note(self, request: web.Request, name: str, error: LoopledgerError, body: bytes) -> None:
+        answer = answer_for(error)
+        self._rejections.note(
+            NewRejection(
+                provider=name,
+                cause=answer.cause if answer else "UNKNOWN",
+                problem=str(error),
+                address=request.remote or "",
+                headers=self._kept_headers(request),
+                body=body,
+                size=len(body) or request.content_length or 0,
+                at=datetime.now(UTC),
+            )
+        )
+
+    def _kept_headers(self, request: web.Request) -> bytes:
+        """The headers as received, less the credentials: "Name: value" lines, each ended by CR LF."""
+        return b"".join(
+            [
+                b"%b: %b\r\n" % (name, value)
+                for name, value in request.raw_headers
+                if not self._is_credential(name)
+            ]
+        )
+
+    def _looks_like_credential(self, name: bytes) -> bool:
+        lower = name.lower()
+        return (
+            lower in CREDENTIALS
+            or lower in self._credentials
+            or any(word in lower for word in CREDENTIAL_WORDS)
+        )
+
+
+def recognise(door: Door, headers: Mapping[str, str], body: bytes) -> Recognised:
+    """Find out where a delivery belongs, and that its tenant is one of those that are taken."""
+    recognised = door.provider.recognise(headers, body)
+    door.verifier.check_tenant(
+        recognised.merchant_id, recognised.program_id, headers.get(SUBSCRIPTION_HEADER)
+    )
+    return recognised
+
+
+def new_event(
+    provider: str, recognised: Recognised, received_at: datetime, headers: bytes, body: bytes
+) -> NewEvent:
+    """Make the event that a delivery becomes."""
+    return NewEvent(
+        event_id=new_event_id(),
+        provider=provider,
+        topic=recognised.topic,
+        merchant_id=recognised.merchant_id,
+        program_id=recognised.program_id,
+        stream=recognised.stream,
+        received_at=received_at,
+        headers=headers,
+        body=body,
+    )
 
 
 def new_event_id() -> UUID:
@@ -71,46 +184,46 @@ def new_event_id() -> UUID:
 
 
 async def read_body(request: web.Request, limits: Limits) -> bytes:
-    """Read the body as it was sent. Raises EncodedError, TooLargeError, TooSlowError."""
-    encoding = request.headers.get("Content-Encoding")
+    """Read the body as it was sent.
+
+    Raises EncodedError, TooLargeError, TooSlowError, CutShortError, ExpectationError.
+    """
+    headers = request.headers
+    encoding = headers.get("Content-Encoding")
     if encoding is not None and encoding.lower() != "identity":
         raise EncodedError(encoding=encoding)
     if (request.content_length or 0) > limits.body_bytes:
         raise TooLargeError(limit=limits.body_bytes)
+    if (expectation := headers.get("Expect")) is not None:
+        await _continue(request, expectation)
     content = request.content
-    if content.is_eof():
-        # It came with the headers, as small bodies do: there is nothing to wait for.
-        body = content.read_nowait()
-        if len(body) > limits.body_bytes:
-            raise TooLargeError(limit=limits.body_bytes)
-        return body
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for chunk in content.iter_any():
-                size += len(chunk)
-                if size > limits.body_bytes:
-                    raise TooLargeError(limit=limits.body_bytes)
-                chunks.append(chunk)
+        if content.is_eof():
+            # It came with the headers, as small bodies do: there is nothing to wait for.
+            chunks = [content.read_nowait()]
+            size = len(chunks[0])
+        else:
+            async with asyncio.timeout(limits.body_seconds):
+                async for chunk in content.iter_any():
+                    size += len(chunk)
+                    chunks.append(chunk)
+                    if size > limits.body_bytes:
+                        break
     except TimeoutError:
         raise TooSlowError(seconds=limits.body_seconds) from None
+    except (web.PayloadAccessError, ClientError, ConnectionError) as error:
+        raise CutShortError(problem=type(error).__name__) from None
+    if size > limits.body_bytes:
+        raise TooLargeError(limit=limits.body_bytes)
     return b"".join(chunks)
 
 
-def kept_headers(request: web.Request) -> bytes:
-    """The headers as received, less the credentials: "Name: value" lines, each ended by CR LF."""
-    return b"".join(
-        [
-            b"%b: %b\r\n" % (name, value)
-            for name, value in request.raw_headers
-            if not is_credential(name)
-        ]
-    )
-
-
-@lru_cache(HEADER_NAMES_REMEMBERED)
-def is_credential(name: bytes) -> bool:
-    """Say whether a header's name tells that it carries a credential."""
-    lower = name.lower()
-    return lower in CREDENTIALS or any(word in lower for word in CREDENTIAL_WORDS)
+async def _continue(request: web.Request, expectation: str) -> None:
+    """Tell a sender that asks first that it may send its body (RFC 9110, 10.1.1)."""
+    if expectation.lower() != "100-continue":
+        raise ExpectationError(expectation=expectation)
+    transport = request.transport
+    if transport is not None:
+        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

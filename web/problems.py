@@ -16,6 +16,7 @@ from eventstore.errors import (
     describe,
     is_outage,
 )
+from providers.keyring import UnverifiedError
 from providers.provider import UnidentifiedError, UnparsableError
 
 logger = structlog.get_logger()
@@ -45,23 +46,56 @@ class TooSlowError(LoopledgerError):
     """The body did not arrive within {seconds:g} s."""
 
 
+class CutShortError(LoopledgerError):
+    """The body ended before it was complete: {problem}."""
+
+
+class ExpectationError(LoopledgerError):
+    """Expect: {expectation} cannot be met; 100-continue can."""
+
+
+class NotLocalError(LoopledgerError):
+    """{path} is answered to this machine only; --insecure lifts that."""
+
+
+class NotRetriableError(LoopledgerError):
+    """Rejection {id} cannot be tried again: {problem}."""
+
+
+class TooManyError(LoopledgerError):
+    """Too many requests from this address; come again in {seconds} s."""
+
+
 class _Answer(NamedTuple):
     status: int
     slug: str
     title: str
     retry_after: int | None = None
+    # Whether the rest of the request is not worth waiting for.
+    close: bool = False
+
+    @property
+    def cause(self) -> str:
+        """The word for it in the rejections."""
+        return self.slug.replace("-", "_").upper()
 
 
 ANSWERS: Mapping[type[LoopledgerError], _Answer] = {
     UnparsableError: _Answer(400, "unparsable", "The body is not a JSON object"),
     UnidentifiedError: _Answer(400, "unidentified", "The delivery cannot be identified"),
     BadParameterError: _Answer(400, "bad-parameter", "A parameter is wrong"),
+    NotLocalError: _Answer(403, "not-local", "For this machine only"),
     NotFoundError: _Answer(404, "not-found", "Not found"),
-    TooSlowError: _Answer(408, "too-slow", "The body came too slowly"),
+    UnverifiedError: _Answer(401, "unverified", "The delivery is not verified"),
+    CutShortError: _Answer(400, "cut-short", "The body is not complete", close=True),
+    TooSlowError: _Answer(408, "too-slow", "The body came too slowly", close=True),
     AmbiguousError: _Answer(409, "ambiguous", "The id is ambiguous"),
-    TooLargeError: _Answer(413, "too-large", "The body is too large"),
-    EncodedError: _Answer(415, "encoded", "The body is encoded"),
+    NotRetriableError: _Answer(409, "not-retriable", "It cannot be tried again"),
+    TooLargeError: _Answer(413, "too-large", "The body is too large", close=True),
+    EncodedError: _Answer(415, "encoded", "The body is encoded", close=True),
+    ExpectationError: _Answer(417, "expectation", "The expectation cannot be met", close=True),
     RefusedError: _Answer(422, "refused", "The delivery cannot be put on record"),
+    TooManyError: _Answer(429, "too-many", "Too many requests", 1, close=True),
     NotFoldedError: _Answer(503, "not-folded", "Not folded yet", 1),
     QueueFullError: _Answer(503, "queue-full", "Too many deliveries are waiting", 1),
     UnavailableError: _Answer(503, "unavailable", "The log cannot be written now", 2),
@@ -78,7 +112,7 @@ def problem(
     facts: Mapping[str, object] | None = None,
 ) -> web.Response:
     """Answer with a problem. `facts` are members of their own, for programs."""
-    body = {
+    body: dict[str, object] = {
         "type": f"urn:loopledger:problem:{slug}",
         "title": title,
         "status": status,
@@ -94,19 +128,32 @@ def problem(
     return answer
 
 
-def problem_of(error: LoopledgerError) -> web.Response:
-    """Translate one of our errors."""
-    for type_ in type(error).__mro__:
-        if answer := ANSWERS.get(type_):
-            return problem(
-                answer.status,
-                answer.slug,
-                answer.title,
-                str(error),
-                retry_after=answer.retry_after,
-                facts=error.facts,
-            )
-    logger.error("an error that no answer is written for", exc_info=error)
+def answer_for(error: LoopledgerError) -> _Answer | None:
+    """Look up how an error is answered."""
+    return next((ANSWERS[type_] for type_ in type(error).__mro__ if type_ in ANSWERS), None)
+
+
+def problem_of(error: Exception, request: web.BaseRequest) -> web.Response:
+    """Translate any error."""
+    if isinstance(error, LoopledgerError) and (answer := answer_for(error)):
+        response = problem(
+            answer.status,
+            answer.slug,
+            answer.title,
+            str(error),
+            retry_after=answer.retry_after,
+            facts=error.facts,
+        )
+        if answer.close:
+            response.force_close()
+        if answer.status == web.HTTPUnauthorized.status_code:
+            # RFC 9110, 11.6.1: a 401 names a way to authenticate.
+            response.headers["WWW-Authenticate"] = 'Loopledger realm="webhooks"'
+        return response
+    if is_outage(error):
+        logger.warning("no answer from Postgres", error=describe(error))
+        return problem_of(UnavailableError(problem="Postgres does not answer"), request)
+    logger.error("a request failed", method=request.method, exc_info=error)
     return internal_error()
 
 
@@ -124,18 +171,15 @@ async def problems(
     """Turn every error into a problem."""
     try:
         return await handler(request)
-    except LoopledgerError as error:
-        return problem_of(error)
     except web.HTTPException as error:
         title = error.reason
-        detail = f"{request.method} {request.path}: {title}."
+        # Not the path as it was sent: it may end in a secret.
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource is not None else request.path
+        detail = f"{request.method} {path}: {title}."
         answer = problem(error.status, f"http-{error.status}", title, detail)
         if allow := error.headers.get("Allow"):
             answer.headers["Allow"] = allow
         return answer
-    except Exception as error:
-        if is_outage(error):
-            logger.warning("no answer from Postgres", error=describe(error))
-            return problem_of(UnavailableError(problem="Postgres does not answer"))
-        logger.exception("a request failed", method=request.method, path=request.path)
-        return internal_error()
+    except Exception as error:  # noqa: BLE001 - every error becomes an answer
+        return problem_of(error, request)

@@ -1,0 +1,160 @@
+"""Requests that were refused, on record with their cause: an engineer's first question is what was sent and why not.
+
+Nobody from outside can fill the disk with them: so many rows, so many bytes of each; a repeat only raises a count, and
+what comes between two writes is gathered in memory, bounded likewise.
+"""
+
+import asyncio
+import hashlib
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from eventstore.errors import is_outage, printable
+from eventstore.queries import QUERIES
+
+if TYPE_CHECKING:
+    from eventstore.database import Database
+    from eventstore.limits import Limits
+
+logger = structlog.get_logger()
+
+# Seconds between two writes.
+WRITE_SECONDS = 0.5
+
+
+class NewRejection(msgspec.Struct, frozen=True, kw_only=True):
+    """A refused request. `body` is its beginning, `size` all of it in bytes; `cause` a word, `problem` a sentence."""
+
+    provider: str
+    cause: str
+    problem: str
+    address: str
+    headers: bytes
+    body: bytes
+    size: int
+    at: datetime
+
+
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """A refused request on record, `count` times between `first_at` and `last_at`.
+
+    `retried_at` and `position`: when it was tried again, and where it went in the log.
+    """
+
+    id: int
+    provider: str
+    cause: str
+    problem: str
+    address: str
+    size: int
+    first_at: datetime
+    last_at: datetime
+    count: int
+    retried_at: datetime | None
+    position: int | None
+
+
+class WholeRejection(Rejection, frozen=True, kw_only=True):
+    """A rejection with what there is of the request."""
+
+    headers: bytes
+    body: bytes
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body is on record."""
+        return len(self.body) == self.size
+
+
+class Rejections:
+    """The rejections of one database, as one process writes and reads them."""
+
+    def __init__(self, database: "Database", limits: "Limits") -> None:
+        self._database = database
+        self._limits = limits
+        self._gathered: dict[bytes, tuple[NewRejection, int]] = {}
+        self._lost = 0
+
+    def note(self, rejection: NewRejection) -> None:
+        """Take note of a rejection; it is written soon. Costs no I/O."""
+        key = _fingerprint(rejection)
+        _, count = self._gathered.get(key, (rejection, 0))
+        if not count and len(self._gathered) >= self._limits.rejections_kept:
+            self._lost += 1
+            return
+        limits = self._limits
+        kept = msgspec.structs.replace(
+            rejection,
+            problem=printable(rejection.problem),
+            address=printable(rejection.address),
+            body=rejection.body[: limits.rejection_body_bytes],
+            headers=rejection.headers[: limits.rejection_header_bytes],
+        )
+        self._gathered[key] = (kept, count + 1)
+
+    async def run(self) -> None:
+        """Write what was noted, until cancelled."""
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            try:
+                await self.write()
+            except Exception as error:
+                if not is_outage(error):
+                    logger.exception("could not write rejections")
+
+    async def write(self) -> None:
+        """Write what was noted since the last time, and let the oldest go beyond the limit."""
+        if not self._gathered:
+            return
+        gathered, self._gathered = self._gathered, {}
+        rows = [
+            (
+                key,
+                new.provider,
+                new.cause,
+                new.problem,
+                new.address,
+                new.headers,
+                new.body,
+                new.size,
+                new.at,
+                count,
+            )
+            for key, (new, count) in gathered.items()
+        ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        async with self._database.transaction() as connection:
+            await connection.execute(QUERIES["record_rejections"], *columns)
+            await connection.execute(QUERIES["prune_rejections"], self._limits.rejections_kept)
+        logger.info("refused requests", kinds=len(rows), count=sum(row[-1] for row in rows))
+        if self._lost:
+            logger.warning("refused more requests than are kept", lost=self._lost)
+            self._lost = 0
+
+    async def page(self, before: int, limit: int) -> list[Rejection]:
+        """The newest rejections with an id below `before`, without bodies."""
+        rows = await self._database.fetch(QUERIES["list_rejections"], before, limit)
+        return [Rejection(**row) for row in rows]
+
+    async def show(self, id_: int) -> WholeRejection | None:
+        """One rejection whole, or None."""
+        row = await self._database.fetchrow(QUERIES["read_rejection"], id_)
+        return None if row is None else WholeRejection(**row)
+
+    async def claim(self, id_: int) -> bool:
+        """Take a rejection in hand to try it again; False if somebody has, or if it is in the log already."""
+        async with self._database.transaction() as connection:
+            return await connection.fetchval(QUERIES["claim_rejection"], id_) is not None
+
+    async def settle(self, id_: int, position: int | None) -> None:
+        """Say where a claimed rejection went; None gives it back."""
+        await self._database.execute(QUERIES["settle_rejection"], id_, position)
+
+
+def _fingerprint(rejection: NewRejection) -> bytes:
+    digest = hashlib.sha256(f"{rejection.provider}\0{rejection.cause}\0{rejection.size}\0".encode())
+    digest.update(rejection.body)
+    return digest.digest()

@@ -1,0 +1,106 @@
+"""Secrets: where they are, when they are in force, and how they are kept out of sight."""
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Annotated, Generic, NoReturn, TypeVar
+
+import msgspec
+
+from eventstore.errors import LoopledgerError, SettingsError
+
+K = TypeVar("K")
+
+# From when until when, in seconds since 1970, a secret without bounds is in force.
+ALWAYS = (float("-inf"), float("inf"))
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class UnverifiedError(LoopledgerError):
+    """The delivery is not verified: {problem}."""
+
+
+class MalformedSecretError(Exception):
+    """A secret cannot be used; the text says why, without the secret."""
+
+
+class Hidden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings that say nothing of themselves: where a secret is, and sometimes by mistake the secret."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return []
+
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Secret(Hidden, frozen=True, kw_only=True):
+    """Where a secret is, never the secret itself: `env`, a variable's name, or `file`, a path; exactly one.
+
+    In force from `not_before` until just before `not_after` (RFC 3339, with an offset); without them, always. One line
+    end at the end of the value does not belong to it.
+    """
+
+    env: str | None = None
+    file: str | None = None
+    not_before: Moment | None = None
+    not_after: Moment | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.env) == bool(self.file):
+            refuse("needs either `env` or `file`")
+        if self.env and not _VARIABLE.fullmatch(self.env):
+            refuse("`env` is not the name of an environment variable")
+        if self.not_before and self.not_after and self.not_before >= self.not_after:
+            refuse("`not_before` must be earlier than `not_after`")
+
+    @property
+    def source(self) -> str:
+        """Where it is, for people."""
+        return f"environment, {self.env}" if self.env else f"{self.file}"
+
+
+Secrets = Annotated[tuple[Secret, ...], msgspec.Meta(min_length=1)]
+Reader = Callable[[Secret], bytes]
+
+
+class Keyring(Generic[K]):
+    """The secrets of one method, read and made ready for use, each with the time in which it is in force."""
+
+    def __init__(
+        self, secrets: Iterable[tuple[str, Secret, Callable[[bytes], K]]], read: Reader, what: str
+    ) -> None:
+        """Read the secrets; each comes with its key in the settings. Raises SettingsError."""
+        self._keys: list[tuple[K, float, float]] = []
+        self._problem = f"no {what} is in force at present"
+        for key, secret, prepare in secrets:
+            value = read(secret).removesuffix(b"\n").removesuffix(b"\r")
+            try:
+                prepared = prepare(value)
+            except MalformedSecretError as error:
+                problem = str(error) if value else "is empty"
+                raise SettingsError(key=key, problem=problem, source=secret.source) from None
+            if not value:
+                raise SettingsError(key=key, problem="is empty", source=secret.source)
+            start = secret.not_before.timestamp() if secret.not_before else ALWAYS[0]
+            end = secret.not_after.timestamp() if secret.not_after else ALWAYS[1]
+            self._keys.append((prepared, start, end))
+        # The usual case, ready to hand out: nothing is being rotated.
+        always = all((start, end) == ALWAYS for _, start, end in self._keys)
+        self._always = [key for key, _, _ in self._keys] if always else []
+
+    def in_force(self, moment: float) -> list[K]:
+        """Those in force. Raises UnverifiedError when there is none."""
+        found = self._always or [key for key, start, end in self._keys if start <= moment < end]
+        if not found:
+            raise UnverifiedError(problem=self._problem)
+        return found
+
+
+def refuse(problem: str) -> NoReturn:
+    """Refuse a setting, in a `__post_init__`: msgspec adds where it stands. Raises ValueError."""
+    raise ValueError(problem)

@@ -1,0 +1,354 @@
+"""Signatures over the raw bytes of a delivery: HMAC as providers arrange it, and Standard Webhooks.
+
+Sources: RFC 2104 (HMAC), the Standard Webhooks specification 1.0.0, docs.stripe.com/webhooks (`t=...,v1=...`).
+"""
+
+import binascii
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from providers.credentials import check_header_name, malformed, single
+from providers.keyring import (
+    Hidden,
+    Keyring,
+    MalformedSecretError,
+    Reader,
+    Secrets,
+    UnverifiedError,
+    refuse,
+)
+
+# Signatures in one header. Public keys take a hundred times as long as secrets: a stranger may not ask for many.
+MOST_SIGNATURES = 20
+MOST_PUBLIC_KEY_SIGNATURES = 4
+
+WEBHOOK_ID = "webhook-id"
+WEBHOOK_TIMESTAMP = "webhook-timestamp"
+WEBHOOK_SIGNATURE = "webhook-signature"
+
+_PLACEHOLDER = re.compile(r"(\{[a-z]+\})")
+_PLACEHOLDERS = frozenset({"{body}", "{timestamp}", "{id}", "{url}"})
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+_MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,200}")
+
+_SIZES = {"sha256": 32, "sha512": 64}
+_SIGNATURE_BYTES = 64  # of Ed25519
+
+
+# Seconds that the sender's clock and the way of a delivery may differ from ours, either way.
+Tolerance = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
+
+
+class Hmac(Hidden, frozen=True, kw_only=True):
+    """An HMAC over the body, and what else the provider signs.
+
+    `template` is what is signed, made of `{body}` (always), `{timestamp}`, `{id}`, `{url}`, and any text between them;
+    when not set, "{body}", or "{timestamp}.{body}" in Stripe's form. `header` holds `prefix` and the signature in
+    `encoding` (hex in either case), or in `form` "stripe" `t=<timestamp>,v1=<signature>`, v1 perhaps several times.
+    `timestamp_header` and `id_header` hold what stands for `{timestamp}` (whole seconds since 1970) and for `{id}`;
+    `url` is the public URL as the provider knows it. `tolerance_seconds` counts where a timestamp is signed. The value
+    of a secret is written in `secret_encoding`.
+    """
+
+    header: str
+    secrets: Secrets
+    algorithm: Literal["sha256", "sha512"] = "sha256"
+    encoding: Literal["hex", "base64"] = "hex"
+    form: Literal["plain", "stripe"] = "plain"
+    prefix: str = ""
+    template: str | None = None
+    timestamp_header: str | None = None
+    id_header: str | None = None
+    url: str | None = None
+    tolerance_seconds: Tolerance = 300
+    secret_encoding: Literal["text", "hex", "base64"] = "text"  # noqa: S105 - it is no secret
+
+    def __post_init__(self) -> None:
+        for name in (self.header, self.timestamp_header, self.id_header):
+            if name is not None:
+                check_header_name(name)
+        pieces = _PLACEHOLDER.split(self.signed)
+        placeholders = pieces[1::2]
+        if not _PLACEHOLDERS.issuperset(placeholders) or re.search(r"[{}]", "".join(pieces[::2])):
+            refuse("`template` knows {body}, {timestamp}, {id} and {url}, and no other braces")
+        if len(set(placeholders)) < len(placeholders) or "{body}" not in placeholders:
+            refuse("`template` must hold {body}, and nothing twice")
+        stripe = self.form == "stripe"
+        if stripe and (self.prefix or self.timestamp_header):
+            refuse('`form` "stripe" has neither `prefix` nor `timestamp_header`')
+        # A timestamp or an id that is sent but not signed would protect nothing.
+        for placeholder, setting, given in (
+            (
+                "{timestamp}",
+                "form" if stripe else "timestamp_header",
+                stripe or self.timestamp_header,
+            ),
+            ("{id}", "id_header", self.id_header),
+            ("{url}", "url", self.url),
+        ):
+            if (placeholder in placeholders) != bool(given):
+                refuse(f"{placeholder} in `template` and `{setting}` need each other")
+        if not (self.prefix.isascii() and self.prefix.isprintable()):
+            refuse("`prefix` must be printable ASCII")
+
+    @property
+    def signed(self) -> str:
+        """The template, or the usual one of the form."""
+        if self.template is not None:
+            return self.template
+        return "{timestamp}.{body}" if self.form == "stripe" else "{body}"
+
+
+class StandardWebhooks(Hidden, frozen=True, kw_only=True):
+    """Standard Webhooks 1.0.0: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+
+    A secret is `whsec_<base64>` or the base64 alone (HMAC-SHA256, `v1`), or `whpk_<base64>` (Ed25519, `v1a`). One
+    signature by one of the secrets is enough.
+    """
+
+    secrets: Secrets
+    tolerance_seconds: Tolerance = 300
+
+
+# What the headers say of a signature: the signatures, the id, the timestamp (in time).
+_Claim: TypeAlias = tuple[list[str], str, str]
+
+
+class HmacCheck:
+    """Checks, and makes, the signatures of one `Hmac`."""
+
+    def __init__(self, settings: Hmac, read: Reader, key: str) -> None:
+        self._header = settings.header
+        self._prefix = settings.prefix
+        self._stripe = settings.form == "stripe"
+        self._timestamp_header = settings.timestamp_header
+        self._id_header = settings.id_header
+        self._tolerance = settings.tolerance_seconds
+        self._algorithm = settings.algorithm
+        self._hex = settings.encoding == "hex"
+        self._secret_encoding = settings.secret_encoding
+        self._well_formed = _pattern(_SIZES[settings.algorithm], settings.encoding).fullmatch
+        pieces = _PLACEHOLDER.split(settings.signed)
+        # An id that holds what divides it from its neighbours could be read in two ways.
+        self._dividers = [piece for piece in pieces[2:-1:2] if piece]
+        self._format = "".join(
+            f"%({piece[1:-1]})b" if _PLACEHOLDER.fullmatch(piece) else piece.replace("%", "%%")
+            for piece in pieces
+        ).encode()
+        self._url = (settings.url or "").encode()
+        self._whole = self._format == b"%(body)b"
+        self.keys = Keyring(
+            [
+                (f"{key}.secrets[{number}]", secret, self._key)
+                for number, secret in enumerate(settings.secrets)
+            ],
+            read,
+            "secret of the signature",
+        )
+
+    def check_head(self, headers: Mapping[str, str], moment: float) -> None:
+        """Raise UnverifiedError unless the signature is there, well-formed and in time."""
+        signatures, _, _ = self._claim(headers, moment)
+        for signature in signatures:
+            if not self._well_formed(signature):
+                malformed(self._header)
+        self.keys.in_force(moment)
+
+    def check_body(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
+        """Raise UnverifiedError unless one of the secrets in force has signed the delivery."""
+        signatures, message_id, timestamp = self._claim(headers, moment)
+        message = body if self._whole else self.message(message_id, timestamp, body)
+        matches = 0
+        for key in self.keys.in_force(moment):
+            expected = self.signature(key, message)
+            for text in signatures:
+                signature = text.lower() if self._hex else text
+                given = signature.encode("utf-8", "surrogatepass")
+                matches += hmac.compare_digest(expected, given)
+        if not matches:
+            raise UnverifiedError(problem=f"the signature in {self._header} is wrong")
+
+    def message(self, message_id: str, timestamp: str, body: bytes) -> bytes:
+        """What is signed."""
+        return self._format % {
+            b"id": message_id.encode(),
+            b"timestamp": timestamp.encode(),
+            b"url": self._url,
+            b"body": body,
+        }
+
+    def signature(self, key: bytes, message: bytes) -> bytes:
+        """Sign a message, in the encoding of the settings."""
+        digest = hmac.digest(key, message, self._algorithm)
+        return binascii.hexlify(digest) if self._hex else binascii.b2a_base64(digest, newline=False)
+
+    def _claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+        value = single(headers, self._header)
+        timestamp = message_id = ""
+        if self._stripe:
+            timestamp, signatures = _stripe_items(value, self._header)
+            _check_timestamp(timestamp, self._header, moment, self._tolerance)
+        else:
+            if not value.startswith(self._prefix):
+                malformed(self._header)
+            signatures = [value[len(self._prefix) :]]
+            if self._timestamp_header:
+                timestamp = single(headers, self._timestamp_header)
+                _check_timestamp(timestamp, self._timestamp_header, moment, self._tolerance)
+        if self._id_header:
+            message_id = _message_id(headers, self._id_header, self._dividers)
+        return signatures, message_id, timestamp
+
+    def _key(self, value: bytes) -> bytes:
+        encoding = self._secret_encoding
+        return value if encoding == "text" else _decoded(value, encoding)
+
+
+class StandardCheck:
+    """Checks, and makes, the signatures of Standard Webhooks."""
+
+    def __init__(self, settings: StandardWebhooks, read: Reader, key: str) -> None:
+        self._tolerance = settings.tolerance_seconds
+        self._well_formed = {
+            "v1": _pattern(_SIZES["sha256"], "base64"),
+            "v1a": _pattern(_SIGNATURE_BYTES, "base64"),
+        }
+        self.keys: Keyring[bytes | Ed25519PublicKey] = Keyring(
+            [
+                (f"{key}.secrets[{number}]", secret, _standard_key)
+                for number, secret in enumerate(settings.secrets)
+            ],
+            read,
+            "secret of the signature",
+        )
+
+    def check_head(self, headers: Mapping[str, str], moment: float) -> None:
+        """Raise UnverifiedError unless a signature is there, well-formed and in time."""
+        signatures, _, _ = self._claim(headers, moment)
+        keys = self.keys.in_force(moment)
+        versions = {"v1" if isinstance(key, bytes) else "v1a" for key in keys}
+        found = 0
+        for signature in signatures:
+            version, comma, text = signature.partition(",")
+            # Other versions may come: the specification lets them stand beside those known.
+            well_formed = self._well_formed.get(version)
+            if not comma or (well_formed and not well_formed.fullmatch(text)):
+                malformed(WEBHOOK_SIGNATURE)
+            found += version in versions
+        if not found:
+            wanted = " or ".join(sorted(versions))
+            raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds no signature {wanted}")
+
+    def check_body(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
+        """Raise UnverifiedError unless one of the secrets in force has signed the delivery."""
+        signatures, message_id, timestamp = self._claim(headers, moment)
+        message = self.message(message_id, timestamp, body)
+        given = [text.encode("utf-8", "surrogatepass") for text in signatures]
+        matches = 0
+        for key in self.keys.in_force(moment):
+            if isinstance(key, bytes):
+                expected = self.signature(key, message)
+                for signature in given:
+                    matches += hmac.compare_digest(expected, signature)
+            else:
+                matches += any(_is_signed(key, signature, message) for signature in given)
+        if not matches:
+            raise UnverifiedError(problem=f"no signature in {WEBHOOK_SIGNATURE} is right")
+
+    def message(self, message_id: str, timestamp: str, body: bytes) -> bytes:
+        """What is signed."""
+        return b"%b.%b.%b" % (message_id.encode(), timestamp.encode(), body)
+
+    def signature(self, key: bytes, message: bytes) -> bytes:
+        """Sign a message: `v1,<base64>`."""
+        return b"v1," + binascii.b2a_base64(hmac.digest(key, message, "sha256"), newline=False)
+
+    def _claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+        message_id = _message_id(headers, WEBHOOK_ID, ".")
+        timestamp = single(headers, WEBHOOK_TIMESTAMP)
+        _check_timestamp(timestamp, WEBHOOK_TIMESTAMP, moment, self._tolerance)
+        value = single(headers, WEBHOOK_SIGNATURE)
+        signatures = value.split(" ", MOST_SIGNATURES)
+        if len(signatures) > MOST_SIGNATURES or value.count("v1a,") > MOST_PUBLIC_KEY_SIGNATURES:
+            raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds too many signatures")
+        return signatures, message_id, timestamp
+
+
+def _stripe_items(value: str, name: str) -> tuple[str, list[str]]:
+    """The timestamp and the signatures of `t=...,v1=...,v1=...`; items of other names are let be."""
+    items = [item.partition("=") for item in value.split(",", MOST_SIGNATURES)]
+    timestamps = [text for key, _, text in items if key == "t"]
+    signatures = [text for key, _, text in items if key == "v1"]
+    if len(items) > MOST_SIGNATURES or len(timestamps) != 1 or not signatures:
+        malformed(name)
+    return timestamps[0], signatures
+
+
+def _check_timestamp(text: str, name: str, moment: float, tolerance: int) -> None:
+    if not _TIMESTAMP.fullmatch(text):
+        raise UnverifiedError(problem=f"the timestamp in {name} is not a number of whole seconds")
+    if abs(moment - int(text)) > tolerance:
+        raise UnverifiedError(problem=f"the timestamp in {name} is over {tolerance} s off our time")
+
+
+def _message_id(headers: Mapping[str, str], name: str, dividers: Iterable[str]) -> str:
+    message_id = single(headers, name)
+    if not _MESSAGE_ID.fullmatch(message_id) or any(text in message_id for text in dividers):
+        malformed(name)
+    return message_id
+
+
+def _is_signed(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    version, _, text = signature.partition(b",")
+    if version != b"v1a":
+        return False
+    try:
+        decoded = binascii.a2b_base64(text)
+        key.verify(decoded, message)
+    except (binascii.Error, InvalidSignature):
+        return False
+    # Spare bits would make another text of the same signature.
+    return binascii.b2a_base64(decoded, newline=False) == text
+
+
+def _standard_key(value: bytes) -> bytes | Ed25519PublicKey:
+    if value.startswith(b"whsk_"):
+        message = "is the sender's private key (whsk_); what belongs here is the public one (whpk_)"
+        raise MalformedSecretError(message)
+    if value.startswith(b"whpk_"):
+        public = _decoded(value.removeprefix(b"whpk_"), "base64")
+        if len(public) != 32:  # noqa: PLR2004 - the size of every key of Ed25519 (RFC 8032)
+            message = "is not a public key of Ed25519: those have 32 bytes"
+            raise MalformedSecretError(message)
+        return Ed25519PublicKey.from_public_bytes(public)
+    return _decoded(value.removeprefix(b"whsec_"), "base64")
+
+
+def _decoded(value: bytes, encoding: Literal["hex", "base64"]) -> bytes:
+    decoded = b""
+    try:
+        if encoding == "hex":
+            decoded = binascii.unhexlify(value)
+        else:
+            # Some hand base64 out without its padding.
+            padded = value + b"=" * (-len(value) % 4)
+            decoded = binascii.a2b_base64(padded, strict_mode=True)
+    except binascii.Error:
+        pass
+    if not decoded:
+        message = f"is not {encoding}"
+        raise MalformedSecretError(message)
+    return decoded
+
+
+def _pattern(size: int, encoding: Literal["hex", "base64"]) -> re.Pattern[str]:
+    """What so many bytes look like."""
+    if encoding == "hex":
+        return re.compile(rf"[0-9A-Fa-f]{{{2 * size}}}")
+    return re.compile(rf"[A-Za-z0-9+/]{{{-(-8 * size // 6)}}}{'=' * (-size % 3)}")

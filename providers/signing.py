@@ -1,0 +1,114 @@
+"""Example deliveries that the verification lets in: for `loopledger sign`, for tests, for benchmarks."""
+
+import binascii
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from eventstore.errors import LoopledgerError
+from providers.credentials import AUTHORIZATION, pair_of, path_secret, token
+from providers.keyring import Keyring, Reader, Secret, UnverifiedError
+from providers.signatures import (
+    WEBHOOK_ID,
+    WEBHOOK_SIGNATURE,
+    WEBHOOK_TIMESTAMP,
+    Hmac,
+    HmacCheck,
+    StandardCheck,
+    StandardWebhooks,
+)
+from providers.verification import Verification
+
+
+class UnsignableError(LoopledgerError):
+    """No delivery can be signed: {problem}."""
+
+
+def sign(
+    verification: Verification,
+    secrets: Reader,
+    provider: str,
+    body: bytes,
+    now: datetime,
+    message_id: str,
+) -> tuple[str, dict[str, str]]:
+    """The path and the headers with which `body` passes every method that is configured.
+
+    Of several secrets the first in force is used. `now` is aware; `message_id` is visible ASCII without a full stop.
+    The address that a delivery comes from, and its tenant, are not made here. Raises UnsignableError, and SettingsError
+    as the Verifier does.
+    """
+    try:
+        signer = _Signer(secrets, body, now.timestamp(), message_id)
+        return signer.path(verification, provider), signer.headers(verification)
+    except UnverifiedError as error:
+        problem = error.facts["problem"]
+    raise UnsignableError(problem=problem)
+
+
+class _Signer:
+    def __init__(self, read: Reader, body: bytes, moment: float, message_id: str) -> None:
+        self._read = read
+        self._body = body
+        self._moment = moment
+        self._message_id = message_id
+
+    def path(self, verification: Verification, provider: str) -> str:
+        path = f"/webhooks/{provider}"
+        if verification.path is None:
+            return path
+        entries = [("path", secret, path_secret) for secret in verification.path]
+        return f"{path}/{self._first(entries, 'secret of the path')}"
+
+    def headers(self, verification: Verification) -> dict[str, str]:
+        headers = {}
+        if (users := verification.basic) is not None:
+            entries = [("basic", user.password, _credentials_of(user.user)) for user in users]
+            headers[AUTHORIZATION] = f"Basic {self._first(entries, 'user')}"
+        if (tokens := verification.tokens) is not None:
+            entries = [("tokens", secret, token) for secret in tokens.secrets]
+            headers[tokens.header] = f"{tokens.prefix}{self._first(entries, 'token')}"
+        if verification.hmac is not None:
+            headers |= self._hmac(verification.hmac)
+        if verification.standard_webhooks is not None:
+            headers |= self._standard(verification.standard_webhooks)
+        return headers
+
+    def _hmac(self, settings: Hmac) -> dict[str, str]:
+        check = HmacCheck(settings, self._read, "hmac")
+        timestamp = str(int(self._moment))
+        message = check.message(self._message_id, timestamp, self._body)
+        signature = check.signature(check.keys.in_force(self._moment)[0], message).decode()
+        if settings.form == "stripe":
+            headers = {settings.header: f"t={timestamp},v1={signature}"}
+        else:
+            headers = {settings.header: f"{settings.prefix}{signature}"}
+        if settings.timestamp_header:
+            headers[settings.timestamp_header] = timestamp
+        if settings.id_header:
+            headers[settings.id_header] = self._message_id
+        return headers
+
+    def _standard(self, settings: StandardWebhooks) -> dict[str, str]:
+        check = StandardCheck(settings, self._read, "standard_webhooks")
+        keys = [key for key in check.keys.in_force(self._moment) if isinstance(key, bytes)]
+        if not keys:
+            raise UnsignableError(
+                problem="only public keys (whpk_) are in force, and these verify; the private key is the sender's"
+            )
+        timestamp = str(int(self._moment))
+        message = check.message(self._message_id, timestamp, self._body)
+        return {
+            WEBHOOK_ID: self._message_id,
+            WEBHOOK_TIMESTAMP: timestamp,
+            WEBHOOK_SIGNATURE: check.signature(keys[0], message).decode(),
+        }
+
+    def _first(
+        self, entries: Iterable[tuple[str, Secret, Callable[[bytes], bytes]]], what: str
+    ) -> str:
+        return Keyring(entries, self._read, what).in_force(self._moment)[0].decode()
+
+
+def _credentials_of(user: str) -> Callable[[bytes], bytes]:
+    pair = pair_of(user)
+    return lambda password: binascii.b2a_base64(pair(password), newline=False)

@@ -1,0 +1,106 @@
+"""Refused requests, over JSON: what came, why it was refused, and another try after the cause is mended."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from eventstore.rejections import WholeRejection
+from providers.verification import Presented
+from web import parameters
+from web.context import CONTEXT, Door, Page, header_pairs, json_answer, octets
+from web.ingest import new_event, recognise
+from web.problems import NotFoundError, NotRetriableError
+
+# Put before the headers of an event that was refused at first.
+MARK = b"Loopledger-Rejection: %d\r\n"
+
+
+async def list_rejections(request: web.Request) -> web.Response:
+    """`GET /v1/rejections?limit=&cursor=`: the newest first."""
+    context = request.app[CONTEXT]
+    parameters.known_only(request, {"limit", "cursor"})
+    limit = parameters.page_length(request)
+    before = parameters.whole_number(request, "cursor", parameters.LARGEST, least=1)
+    items = await context.rejections.page(before, limit + 1)
+    more = len(items) > limit
+    return json_answer(Page(items[:limit], items[limit - 1].id if more else None))
+
+
+async def show_rejection(request: web.Request) -> web.Response:
+    """`GET /v1/rejections/{id}`: all that is on record of it, but its body."""
+    parameters.known_only(request, set())
+    rejection = await _rejection(request)
+    return json_answer(
+        {
+            **{name: getattr(rejection, name) for name in rejection.__struct_fields__},
+            "headers": header_pairs(rejection.headers),
+            "body": f"/v1/rejections/{rejection.id}/body",
+            "complete": rejection.complete,
+        }
+    )
+
+
+async def show_body(request: web.Request) -> web.Response:
+    """`GET /v1/rejections/{id}/body`: the bytes as they were received, or their beginning."""
+    parameters.known_only(request, set())
+    return octets((await _rejection(request)).body)
+
+
+async def retry_rejection(request: web.Request) -> web.Response:
+    """`POST /v1/rejections/{id}/retry`: verify it again, as of when it came, and put it on record, marked.
+
+    Credentials are not on record: where a provider is verified by one, `?trust=true` says that the caller vouches for
+    the delivery. Signatures are checked all the same.
+    """
+    context = request.app[CONTEXT]
+    parameters.known_only(request, {"trust"})
+    trust = "trust" in request.query and parameters.flag(request, "trust")
+    rejection = await _rejection(request)
+    door = context.doors.get(rejection.provider)
+    if door is None or not rejection.complete or not rejection.body:
+        problem = "its body is not on record" if door else "its provider is gone"
+        raise NotRetriableError(id=rejection.id, problem=problem)
+    headers = CIMultiDict(header_pairs(rejection.headers, "surrogateescape"))
+    _verify_again(door, rejection, headers, trust=trust)
+    recognised = recognise(door, headers, rejection.body)
+    if not await context.rejections.claim(rejection.id):
+        raise NotRetriableError(id=rejection.id, problem="it is in the log, or being tried")
+    position = None
+    try:
+        event = new_event(
+            rejection.provider,
+            recognised,
+            datetime.now(UTC),
+            MARK % rejection.id + rejection.headers,
+            rejection.body,
+        )
+        position = (await context.log.append(event)).position
+    finally:
+        await context.rejections.settle(rejection.id, position)
+    return json_answer({"position": position})
+
+
+def _verify_again(
+    door: Door, rejection: WholeRejection, headers: Mapping[str, str], *, trust: bool
+) -> None:
+    verifier = door.verifier
+    presented = Presented(headers, rejection.address, None)
+    if trust:
+        verifier = verifier.signatures_only
+    elif verifier.needs_credentials:
+        raise NotRetriableError(
+            id=rejection.id,
+            problem="its credentials are not on record; vouch for it with trust=true (--trust)",
+        )
+    verifier.check_head(presented, rejection.last_at)
+    verifier.check_body(presented, rejection.body, rejection.last_at)
+
+
+async def _rejection(request: web.Request) -> WholeRejection:
+    id_ = parameters.as_whole_number(request.match_info["id"], "id", least=1)
+    rejection = await request.app[CONTEXT].rejections.show(id_)
+    if rejection is None:
+        raise NotFoundError(what=f"rejection {id_}")
+    return rejection
