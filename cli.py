@@ -2,11 +2,14 @@
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 
 import server
+from eventstore.errors import LoopledgerError
 from simulation import command as simulate
+from web import client
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +28,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     simulate.add_arguments(
         commands.add_parser("simulate", help="send a believable stream of deliveries to a server")
     )
+    client.add_sign_arguments(
+        commands.add_parser("sign", help="print an example delivery that your settings let in")
+    )
+    client.add_rejections_arguments(
+        commands.add_parser("rejections", help="what was refused, why, and another try")
+    )
     given = parser.parse_args(arguments)
-    return server.run(given) if given.command == "serve" else simulate.run(given)
+    try:
+        return run(given)
+    except LoopledgerError as error:
+        sys.stderr.write(f"loopledger: {error}\n")
+        return 1
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run the command that was given."""
+    if given.command == "serve":
+        return server.run(given)
+    if given.command == "simulate":
+        return simulate.run(given)
+    if given.command == "sign":
+        return client.run_sign(given, server.settings_from(os.environ), server.read_secret)
+    return client.run_rejections(given)
 
 
 if __name__ == "__main__":

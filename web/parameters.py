@@ -9,8 +9,8 @@ from aiohttp import web
 from web.context import CONTEXT
 from web.problems import BadParameterError
 
-# Positions are bigint.
-LARGEST = 2**63 - 1
+# Positions are bigint; the largest number of so many digits is one, and no log gets there.
+LARGEST = 10**18 - 1
 
 
 def known_only(request: web.Request, known: Collection[str]) -> None:
@@ -30,7 +30,7 @@ def whole_number(request: web.Request, name: str, default: int, *, least: int = 
 
 def as_whole_number(text: str, name: str, *, least: int = 0) -> int:
     """Read `text` as a whole number, at least `least`."""
-    if text.isascii() and text.isdigit() and len(text) < len(str(LARGEST)) and int(text) >= least:
+    if text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST)) and int(text) >= least:
         return int(text)
     raise BadParameterError(parameter=name, problem=f"must be a whole number of at least {least}")
 

@@ -1,0 +1,388 @@
+"""The door under fire: who may not write cannot, nothing hostile is a 500, and what was refused is on record."""
+
+import asyncio
+import base64
+import gzip
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from eventstore.limits import MIB, Limits
+from providers import settings_types
+from providers.loopz import Settings as LoopzSettings
+from providers.signing import sign
+from providers.verification import Verification
+from server import read_secret
+from tests.conftest import StartLoopledger
+from tests.support import Client, encoded, loopz_headers
+
+BODY = encoded({"id": "l-1", "status": "ACTIVE"})
+SECRET = "correct horse battery staple 42"  # noqa: S105 - made up
+WHSEC = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes ....").decode()
+
+VERIFICATIONS: dict[str, dict[str, Any]] = {
+    "path": {"path": [{"env": "DOOR_PATH"}]},
+    "basic": {"basic": [{"user": "loopz", "password": {"env": "DOOR_SECRET"}}]},
+    "bearer": {"tokens": {"secrets": [{"env": "DOOR_TOKEN"}]}},
+    "hmac": {"hmac": {"header": "X-Signature", "secrets": [{"env": "DOOR_SECRET"}]}},
+    "standard webhooks": {"standard_webhooks": {"secrets": [{"env": "DOOR_WHSEC"}]}},
+}
+VERIFICATIONS["hmac and path"] = VERIFICATIONS["hmac"] | VERIFICATIONS["path"]
+
+WithVerification = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOOR_PATH", "a-path-secret-of-some-length")
+    monkeypatch.setenv("DOOR_SECRET", SECRET)
+    monkeypatch.setenv("DOOR_TOKEN", "a-token-of-some-length")
+    monkeypatch.setenv("DOOR_WHSEC", WHSEC)
+
+
+@pytest.fixture
+def verified(start: StartLoopledger) -> WithVerification:
+    """Start a Loopledger whose Loopz deliveries are verified so."""
+
+    @asynccontextmanager
+    async def start_one(verification: dict[str, Any], **changes: object) -> AsyncIterator[Client]:
+        section = msgspec.convert({"verification": verification}, LoopzSettings)
+        providers = {"loopz": section, "fitbank": settings_types()["fitbank"]()}
+        async with (
+            start(providers=providers, **changes) as loopledger,
+            aiohttp.ClientSession(loopledger.url) as session,
+        ):
+            yield Client(session)
+
+    return start_one
+
+
+def signed(verification: dict[str, Any], body: bytes = BODY) -> tuple[str, dict[str, str]]:
+    settings = msgspec.convert(verification, Verification)
+    path, headers = sign(settings, read_secret, "loopz", body, datetime.now(UTC), "msg_1")
+    return path, {**loopz_headers("location.updated"), **headers}
+
+
+@pytest.mark.parametrize("name", list(VERIFICATIONS))
+async def test_who_proves_who_he_is_may_deliver_and_nobody_else(
+    verified: WithVerification, name: str
+) -> None:
+    path, headers = signed(VERIFICATIONS[name])
+    async with verified(VERIFICATIONS[name]) as client:
+        good = await client.request("POST", path, data=BODY, headers=headers)
+        bare = await client.request(
+            "POST", "/webhooks/loopz", data=BODY, headers=loopz_headers("location.updated")
+        )
+        events = (await client.get("/v1/events")).json["items"]
+    assert (good.status, bare.status) == (200, 401)
+    assert bare.json["type"] == "urn:loopledger:problem:unverified"
+    assert "WWW-Authenticate" in bare.headers
+    assert len(events) == 1
+
+
+async def test_a_body_that_was_altered_on_the_way_is_refused(verified: WithVerification) -> None:
+    path, headers = signed(VERIFICATIONS["hmac"])
+    async with verified(VERIFICATIONS["hmac"]) as client:
+        answer = await client.request("POST", path, data=BODY + b" ", headers=headers)
+    assert answer.status == 401
+
+
+async def test_a_tenant_that_is_not_taken_is_refused(verified: WithVerification) -> None:
+    async with verified({"merchant_ids": ["m-1"]}) as client:
+        mine = await client.loopz("location.updated", {"id": "a"}, merchant="m-1")
+        other = await client.loopz("location.updated", {"id": "a"}, merchant="m-2")
+    assert (mine.status, other.status) == (200, 401)
+
+
+async def test_no_credential_and_no_signature_secret_reaches_record_or_answer(
+    verified: WithVerification,
+) -> None:
+    path, headers = signed(VERIFICATIONS["bearer"])
+    async with verified(VERIFICATIONS["bearer"]) as client:
+        await client.request("POST", path, data=BODY, headers=headers)
+        wrong = headers | {"Authorization": "Bearer wrong-but-close"}
+        refusal = await client.request("POST", path, data=BODY, headers=wrong)
+        event = await client.get("/v1/events/1")
+        rejection = await eventually(client, "/v1/rejections/1")
+    for answer in (refusal, event, rejection):
+        assert b"a-token-of-some-length" not in answer.body
+        assert b"wrong-but-close" not in answer.body
+
+
+HOSTILE_SIGNATURES = [
+    "",
+    "v1",
+    "v1,",
+    "v1,!!!",
+    "v1," + "A" * 4000,
+    "v2,AAAA",
+    ",",
+    "v1a,AAAA",
+    "é\u00ff",
+    " ".join(["v1,AAAA"] * 1000),
+]
+
+
+@pytest.mark.parametrize("signature", HOSTILE_SIGNATURES, ids=lambda text: repr(text[:12]))
+async def test_a_malformed_signature_is_a_401(verified: WithVerification, signature: str) -> None:
+    path, headers = signed(VERIFICATIONS["standard webhooks"])
+    headers["webhook-signature"] = signature
+    async with verified(VERIFICATIONS["standard webhooks"]) as client:
+        assert (await client.request("POST", path, data=BODY, headers=headers)).status == 401
+
+
+@pytest.mark.parametrize("timestamp", ["nan", "inf", "-1", "1e9", "", "9" * 400, "0", "١٢٣"])
+async def test_a_malformed_or_old_time_stamp_is_a_401(
+    verified: WithVerification, timestamp: str
+) -> None:
+    path, headers = signed(VERIFICATIONS["standard webhooks"])
+    headers["webhook-timestamp"] = timestamp
+    async with verified(VERIFICATIONS["standard webhooks"]) as client:
+        assert (await client.request("POST", path, data=BODY, headers=headers)).status == 401
+
+
+async def test_ten_thousand_signatures_are_refused_before_they_cost_anything(
+    verified: WithVerification,
+) -> None:
+    path, headers = signed(VERIFICATIONS["standard webhooks"])
+    async with verified(VERIFICATIONS["standard webhooks"]) as client:
+        many = b" ".join([b"v1,AAAA"] * 10_000)
+        reply = await raw(
+            client,
+            b"POST %b HTTP/1.1\r\nHost: x\r\nwebhook-signature: %b\r\nContent-Length: 2\r\n\r\n{}"
+            % (path.encode(), many),
+        )
+    assert reply.split(b" ")[1] in {b"400", b"401", b"431"}
+    assert headers
+
+
+HOSTILE_BODIES = {
+    "NUL escape": b'{"id": "\\u0000"}',
+    "lone surrogate escape": b'{"id": "\\ud800"}',
+    "lone surrogate in a value": b'{"id": "l-1", "name": "\\ud800"}',
+    "invalid UTF-8": b'{"id": "\xff"}',
+    "1e400": b'{"id": "l-1", "n": 1e400}',
+    "NaN": b'{"id": "l-1", "n": NaN}',
+    "byte order mark": b'\xef\xbb\xbf{"id": "l-1"}',
+    "100,000 nested arrays": b'{"id": "l-1", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "100,000 open arrays": b"[" * 100_000,
+    "duplicate keys": b'{"id": "a", "id": "b"}',
+    "empty": b"",
+    "white space": b" \r\n\t ",
+    "1 MiB exactly": b'{"id": "l-1", "x": "' + b"." * (MIB - 22) + b'"}',
+    "1 MiB and a byte": b'{"id": "l-1", "x": "' + b"." * (MIB - 21) + b'"}',
+    "an id of 10 kB": b'{"id": "' + b"x" * 10_000 + b'"}',
+    "an id with slashes": b'{"id": "../../a/b"}',
+    "a huge integer": b'{"id": ' + b"9" * 10_000 + b"}",
+    "control character": b'{"id": "a\x01b"}',
+    "an array": b"[]",
+    "a string": b'"x"',
+    "gzip": gzip.compress(b"{}"),
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE_BODIES))
+async def test_a_hostile_body_is_on_record_byte_for_byte_or_refused_clearly(
+    client: Client, name: str
+) -> None:
+    body = HOSTILE_BODIES[name]
+    answer = await client.loopz("location.updated", body)
+    if answer.status == 200:
+        assert (await client.get("/v1/events/1/body")).body == body
+        assert (await client.get("/v1/locations?at_least=1")).status == 200
+    else:
+        assert answer.status in {400, 413}
+        assert answer.json["detail"]
+        assert (await client.get("/v1/events")).json["items"] == []
+
+
+HOSTILE_HEADERS = {
+    "bytes beyond ASCII in a note": (b"X-Note: \xff\xfe", 200),
+    "bytes beyond ASCII in the topic": (b"X-LOOPZ-WEBHOOK-TOPIC: \xff", 400),
+    "bytes beyond ASCII in the tenant": (b"X-LOOPZ-MERCHANT-ID: \xff", 400),
+    "a tenant of 8 kB": (b"X-LOOPZ-MERCHANT-ID: " + b"m" * 8_000, 400),
+    "a tenant with slashes": (b"X-LOOPZ-MERCHANT-ID: a/b/../c", 200),
+    "a tenant of separators": (b"X-LOOPZ-MERCHANT-ID: \xc2\x9e~", 400),
+    "an unknown expectation": (b"Expect: the-unexpected", 417),
+    "gzip": (b"Content-Encoding: gzip", 415),
+    "deflate": (b"Content-Encoding: deflate", 415),
+    "a path secret nobody asked for": (b"X-Note: none", 200),
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE_HEADERS))
+async def test_a_hostile_header_is_taken_or_refused_clearly(client: Client, name: str) -> None:
+    line, expected = HOSTILE_HEADERS[name]
+    own, _, _ = line.partition(b":")
+    lines = [
+        f"{header}: {value}".encode()
+        for header, value in loopz_headers("location.updated").items()
+        if header.encode() != own
+    ]
+    request = b"\r\n".join(
+        [
+            b"POST /webhooks/loopz HTTP/1.1",
+            b"Host: x",
+            b"Content-Length: %d" % len(BODY),
+            *lines,
+            line,
+            b"",
+            BODY,
+        ]
+    )
+    reply = await raw(client, request)
+    assert int(reply.split(b" ")[1]) == expected
+
+
+async def test_a_large_body_is_refused_before_it_is_sent(client: Client) -> None:
+    request = (
+        b"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+        b"Content-Length: 99999999\r\n\r\n"
+    )
+    reply = await raw(client, request)
+    assert b" 413 " in reply
+    assert b"100 Continue" not in reply
+
+
+async def test_a_sender_that_asks_first_is_told_to_go_on(client: Client) -> None:
+    host, port = client.base_url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port.rstrip("/")))
+    head = "".join(f"{k}: {v}\r\n" for k, v in loopz_headers("location.updated").items())
+    writer.write(
+        f"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{head}"
+        f"Content-Length: {len(BODY)}\r\n\r\n".encode()
+    )
+    assert b"100 Continue" in await asyncio.wait_for(reader.readline(), 5)
+    await reader.readline()
+    writer.write(BODY)
+    status = await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+    await writer.wait_closed()
+    assert b" 200 " in status
+
+
+async def test_a_body_cut_short_is_never_on_record(client: Client) -> None:
+    host, port = client.base_url.removeprefix("http://").split(":")
+    head = "".join(f"{k}: {v}\r\n" for k, v in loopz_headers("location.updated").items())
+    for framing in ("Content-Length: 400", "Transfer-Encoding: chunked"):
+        _, writer = await asyncio.open_connection(host, int(port.rstrip("/")))
+        start = f"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\n{head}{framing}\r\n\r\n".encode()
+        writer.write(start + (BODY if "Length" in framing else b"%x\r\n%b\r\n" % (len(BODY), BODY)))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.close()
+        await writer.wait_closed()
+    await asyncio.sleep(0.1)
+    assert (await client.get("/v1/events")).json["items"] == []
+
+
+async def test_an_address_that_sends_too_much_is_told_to_wait(verified: WithVerification) -> None:
+    limits = Limits(address_requests_at_once=3, address_requests_per_second=1)
+    async with verified({}, limits=limits) as client:
+        answers = [await client.loopz("location.updated", {"id": str(n)}) for n in range(5)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert answers[-1].headers["Retry-After"] == "1"
+
+
+async def test_a_queue_that_is_full_answers_at_once(start: StartLoopledger) -> None:
+    async with (
+        start(limits=Limits(queue_bytes=200)) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        answer = await Client(session).loopz("location.updated", {"id": "x" * 300})
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+
+
+async def eventually(client: Client, path: str) -> Any:  # noqa: ANN401 - an Answer
+    """Ask until there is something."""
+    answer = await client.get(path)
+    for _ in range(100):
+        if answer.status == 200 and answer.json != {"items": [], "next": None}:
+            break
+        await asyncio.sleep(0.05)
+        answer = await client.get(path)
+    return answer
+
+
+async def raw(client: Client, request: bytes) -> bytes:
+    """Send bytes as they are; gives back what comes until the server closes or says no more."""
+    host, port = client.base_url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port.rstrip("/")))
+    writer.write(request)
+    reply = await asyncio.wait_for(reader.read(4096), 5)
+    writer.close()
+    await writer.wait_closed()
+    return reply
+
+
+async def test_a_refusal_is_on_record_with_its_cause_and_a_repeat_is_counted(
+    client: Client,
+) -> None:
+    for _ in range(3):
+        await client.loopz("location.updated", b'{"id": nope}')
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(1)
+    (item,) = (await client.get("/v1/rejections")).json["items"]
+    whole = (await client.get("/v1/rejections/1")).json
+    assert (item["cause"], item["provider"], item["count"]) == ("UNPARSABLE", "loopz", 3)
+    assert item["address"] == "127.0.0.1"
+    assert "byte 7" in item["problem"]
+    assert ["X-LOOPZ-MERCHANT-ID", "m-1"] in whole["headers"]
+    assert (await client.get("/v1/rejections/1/body")).body == b'{"id": nope}'
+
+
+async def test_refusals_are_bounded_in_number_and_bytes(start: StartLoopledger) -> None:
+    limits = Limits(rejections_kept=5, rejection_body_bytes=10)
+    async with (
+        start(limits=limits) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        client = Client(session)
+        for wave in range(3):
+            for n in range(5):
+                await client.loopz("location.updated", b"no JSON %d %d" % (wave, n))
+            await asyncio.sleep(0.8)
+        items = (await client.get("/v1/rejections")).json["items"]
+        bodies = [(await client.get(f"/v1/rejections/{item['id']}/body")).body for item in items]
+    assert len(items) == 5
+    assert {len(body) for body in bodies} == {10}
+
+
+async def test_a_refusal_for_a_fault_of_the_settings_is_put_on_record_after_the_fix(
+    verified: WithVerification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, headers = signed(VERIFICATIONS["hmac"])
+    monkeypatch.setenv("DOOR_SECRET", "a mistyped secret")
+    async with verified(VERIFICATIONS["hmac"]) as client:
+        assert (await client.request("POST", path, data=BODY, headers=headers)).status == 401
+        await eventually(client, "/v1/rejections")
+        assert (await client.request("POST", "/v1/rejections/1/retry")).status == 401
+    monkeypatch.setenv("DOOR_SECRET", SECRET)
+    async with verified(VERIFICATIONS["hmac"]) as client:
+        first = await client.request("POST", "/v1/rejections/1/retry")
+        again = await client.request("POST", "/v1/rejections/1/retry")
+        event = (await client.get("/v1/events/1")).json
+        body = (await client.get("/v1/events/1/body")).body
+        rejection = (await client.get("/v1/rejections/1")).json
+    assert (first.status, first.json) == (200, {"position": 1})
+    assert again.status == 409
+    assert ["Loopledger-Rejection", "1"] in event["headers"]
+    assert body == BODY
+    assert rejection["position"] == 1
+
+
+async def test_a_refusal_whose_credentials_are_not_on_record_needs_somebody_to_vouch_for_it(
+    verified: WithVerification,
+) -> None:
+    async with verified(VERIFICATIONS["bearer"]) as client:
+        await client.loopz("location.updated", BODY)
+        await eventually(client, "/v1/rejections")
+        refused = await client.request("POST", "/v1/rejections/1/retry")
+        vouched = await client.request("POST", "/v1/rejections/1/retry?trust=true")
+    assert (refused.status, vouched.status) == (409, 200)
+    assert "--trust" in refused.json["detail"]
