@@ -35,8 +35,8 @@ from eventstore.rejections import Rejections
 from eventstore.settings import Settings, is_loopback, load_settings
 from projections import load_projections
 from providers import load_providers, settings_types
-from providers.keyring import Secret
-from providers.verification import Verification, Verifier
+from verification.keyring import Secret
+from verification.verifier import Verification, Verifier
 from web.app import make_app
 from web.context import Context, Door
 from web.ingest import Ingest

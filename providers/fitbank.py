@@ -23,7 +23,7 @@ from providers.provider import (
     stream_name,
 )
 from providers.reading import Scalar, identity, known_time, major, parse_object, text
-from providers.verification import Verification
+from verification.verifier import Verification
 
 NAME: Final = "fitbank"
 

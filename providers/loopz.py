@@ -30,7 +30,7 @@ from providers.reading import (
     text,
     time,
 )
-from providers.verification import Verification
+from verification.verifier import Verification
 
 NAME: Final = "loopz"
 

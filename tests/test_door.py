@@ -15,11 +15,11 @@ import pytest
 from eventstore.limits import MIB, Limits
 from providers import settings_types
 from providers.loopz import Settings as LoopzSettings
-from providers.signing import sign
-from providers.verification import Verification
 from server import read_secret
 from tests.conftest import StartLoopledger
 from tests.support import Client, encoded, loopz_headers
+from verification.signing import sign
+from verification.verifier import Verification
 
 BODY = encoded({"id": "l-1", "status": "ACTIVE"})
 SECRET = "correct horse battery staple 42"  # noqa: S105 - made up

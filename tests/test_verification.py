@@ -21,17 +21,17 @@ from multidict import CIMultiDict
 
 from eventstore.errors import LoopledgerError, SettingsError
 from eventstore.settings import load_settings
-from providers.keyring import Hidden
-from providers.signatures import MOST_PUBLIC_KEY_SIGNATURES, MOST_SIGNATURES
-from providers.signing import UnsignableError, sign
-from providers.verification import (
+from tests.support import NOON
+from verification.keyring import Hidden
+from verification.signatures import MOST_PUBLIC_KEY_SIGNATURES, MOST_SIGNATURES
+from verification.signing import UnsignableError, sign
+from verification.verifier import (
     Presented,
     Secret,
     UnverifiedError,
     Verification,
     Verifier,
 )
-from tests.support import NOON
 
 PAGE = Path(__file__).parent.parent / "docs" / "verification.md"
 

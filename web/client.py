@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eventstore.settings import Settings
-from providers.keyring import Reader
-from providers.signing import sign
-from providers.verification import Verification
+from verification.keyring import Reader
+from verification.signing import sign
+from verification.verifier import Verification
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 

@@ -13,7 +13,7 @@ from eventstore.projection import Projection
 from eventstore.registry import Registry
 from eventstore.rejections import Rejections
 from providers.provider import Provider
-from providers.verification import Verifier
+from verification.verifier import Verifier
 
 
 class Door(NamedTuple):

@@ -14,9 +14,9 @@ from eventstore.errors import LoopledgerError, RefusedError
 from eventstore.events import NewEvent
 from eventstore.limits import Limits
 from eventstore.rejections import NewRejection
-from providers.keyring import UnverifiedError
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
-from providers.verification import Presented
+from verification.keyring import UnverifiedError
+from verification.verifier import Presented
 from web.context import Context, Door
 from web.problems import (
     CutShortError,

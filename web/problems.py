@@ -16,8 +16,8 @@ from eventstore.errors import (
     describe,
     is_outage,
 )
-from providers.keyring import UnverifiedError
 from providers.provider import UnidentifiedError, UnparsableError
+from verification.keyring import UnverifiedError
 
 logger = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from eventstore.rejections import WholeRejection
-from providers.verification import Presented
+from verification.verifier import Presented
 from web import parameters
 from web.context import CONTEXT, Door, Page, header_pairs, json_answer, octets
 from web.ingest import new_event, recognise

@@ -13,8 +13,8 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from providers.credentials import check_header_name, malformed, single
-from providers.keyring import (
+from verification.credentials import check_header_name, malformed, single
+from verification.keyring import (
     Hidden,
     Keyring,
     MalformedSecretError,

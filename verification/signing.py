@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from eventstore.errors import LoopledgerError
-from providers.credentials import AUTHORIZATION, pair_of, path_secret, token
-from providers.keyring import Keyring, Reader, Secret, UnverifiedError
-from providers.signatures import (
+from verification.credentials import AUTHORIZATION, pair_of, path_secret, token
+from verification.keyring import Keyring, Reader, Secret, UnverifiedError
+from verification.signatures import (
     WEBHOOK_ID,
     WEBHOOK_SIGNATURE,
     WEBHOOK_TIMESTAMP,
@@ -16,7 +16,7 @@ from providers.signatures import (
     StandardCheck,
     StandardWebhooks,
 )
-from providers.verification import Verification
+from verification.verifier import Verification
 
 
 class UnsignableError(LoopledgerError):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from providers.keyring import (
+from verification.keyring import (
     Hidden,
     Keyring,
     MalformedSecretError,

@@ -20,7 +20,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from providers.credentials import (
+from verification.credentials import (
     AUTHORIZATION,
     BasicCheck,
     BasicUser,
@@ -29,14 +29,14 @@ from providers.credentials import (
     TokenCheck,
     Tokens,
 )
-from providers.keyring import (
+from verification.keyring import (
     Hidden,
     Secret,
     Secrets,
     UnverifiedError,
     refuse,
 )
-from providers.signatures import (
+from verification.signatures import (
     WEBHOOK_SIGNATURE,
     Hmac,
     HmacCheck,
