@@ -30,9 +30,10 @@ def test_the_first_session_goes_as_the_readme_says(public_directory: Path) -> No
         steps = list(session())
         assert len(steps) >= 8
         for command, expected in steps:
-            here = command.replace("http://127.0.0.1:8080", server.url).replace(
-                ".venv/bin/loopledger simulate",
-                f"{sys.executable} -m cli simulate --url {server.url}",
+            here = re.sub(
+                r"\.venv/bin/loopledger (\w+)",
+                rf"{sys.executable} -m cli \1 --url {server.url}",
+                command.replace("http://127.0.0.1:8080", server.url),
             )
             result = subprocess.run(
                 ["/bin/sh", "-c", here],
