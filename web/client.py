@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import shlex
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,9 @@ from eventstore.settings import Settings
 from verification.keyring import Reader
 from verification.signing import sign
 from verification.verifier import Verification
+
+# Columns of a line that no terminal limits.
+WIDE = 200
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -94,7 +98,7 @@ def add_rejections_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_rejections(given: argparse.Namespace) -> int:
     """Ask the server; gives back 0, 1 if it refused, 2 if it does not answer."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
     actions: dict[str, Callable[[argparse.Namespace, _Server], Any]] = {
         "list": _list,
         "show": _show,
@@ -139,17 +143,19 @@ async def _ask(
 
 async def _list(given: argparse.Namespace, server: _Server) -> Table:
     page = msgspec.json.decode(await server.ask("GET", f"/v1/rejections?limit={given.limit}"))
-    table = Table("id", "last", "count", "provider", "cause", "problem", "address", "retried as")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "last seen", "times", "provider", "cause"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("problem")
     for item in page["items"]:
+        done = item["position"]
         table.add_row(
             str(item["id"]),
             item["last_at"][:19],
             str(item["count"]),
             item["provider"],
             item["cause"],
-            item["problem"],
-            item["address"],
-            "" if item["position"] is None else str(item["position"]),
+            item["problem"] if done is None else f"on record at position {done}",
         )
     return table
 
