@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 
 from tests.support import loopz_headers
@@ -29,20 +30,28 @@ COMMANDS = {
 class ServerProcess:
     """A Loopledger in a process of its own, with an embedded Postgres."""
 
-    def __init__(self, data_dir: Path, command: str = "loopledger serve") -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        command: str = "loopledger serve",
+        *,
+        arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
-        environ = {
+        environment = {
             **{k: v for k, v in os.environ.items() if k != "DATABASE_URL"},
             "LOOPLEDGER_PORT": str(self.port),
             "LOOPLEDGER_DATA_DIR": str(data_dir),
+            **(environ or {}),
         }
         self.process = subprocess.Popen(
-            COMMANDS[command],
+            [*COMMANDS[command], *arguments],
             cwd=ROOT,
-            env=environ,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -84,6 +93,16 @@ class ServerProcess:
         self.process.send_signal(number)
         output, _ = self.process.communicate(timeout=30)
         return self.process.returncode, output
+
+    def workers(self, role: str) -> list[int]:
+        """The pids of its workers of this role."""
+        children = psutil.Process(self.process.pid).children()
+        return [
+            child.pid
+            for child in children
+            if child.status() != psutil.STATUS_ZOMBIE
+            and f"--role {role}" in " ".join(child.cmdline())
+        ]
 
     def postmaster_pid(self) -> int:
         """The pid of its Postgres."""

@@ -1,0 +1,129 @@
+"""Several processes over one log: positions stay without holes, one projects, what dies is replaced."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from simulation.client import send
+from simulation.deliveries import deliveries
+from tests.conftest import Cluster
+from tests.test_server import ServerProcess
+
+
+@pytest.fixture
+def server(public_directory: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    name = f"workers-{abs(hash(request.node.name)) % 10**8}"
+    found = ServerProcess(public_directory / name, arguments=["--workers", "2"])
+    yield found
+    found.stop()
+
+
+def counts(server: ServerProcess) -> dict[str, tuple[int, int, int]]:
+    """Of each projection: the head, the lag, and all that it accounts for."""
+    return {
+        item["name"]: (
+            item["head"],
+            item["lag"],
+            item["folded"] + item["ignored"] + item["quarantined"],
+        )
+        for item in server.get("/v1/projections")["items"]
+    }
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def load(server: ServerProcess, count: int, seed: int) -> int:
+    """Send a stream of deliveries; gives back how many were accepted."""
+    return asyncio.run(send(server.url, deliveries(seed, count), connections=16)).accepted
+
+
+def test_two_workers_and_one_projecting_process_leave_no_hole_and_no_lag(
+    server: ServerProcess,
+) -> None:
+    assert (len(server.workers("http")), len(server.workers("projecting"))) == (2, 1)
+    assert load(server, 1_500, seed=1) == 1_500
+    eventually(lambda: set(counts(server).values()) == {(1_500, 0, 1_500)})
+    positions: list[int] = []
+    after = 0
+    while page := server.get(f"/v1/events?limit=1000&after={after}")["items"]:
+        positions += [event["position"] for event in page]
+        after = positions[-1]
+    assert positions == list(range(1, 1_501))
+
+
+def test_when_the_projecting_process_dies_another_takes_over_and_folds_nothing_twice(
+    server: ServerProcess,
+) -> None:
+    for seed in range(3):
+        (pid,) = server.workers("projecting")
+        os.kill(pid, signal.SIGKILL)
+        assert load(server, 400, seed) == 400
+        eventually(lambda pid=pid: server.workers("projecting") not in ([], [pid]))  # type: ignore[misc]
+    eventually(lambda: set(counts(server).values()) == {(1_200, 0, 1_200)})
+
+
+def test_when_a_worker_dies_the_other_goes_on_and_it_is_replaced(server: ServerProcess) -> None:
+    for number in range(3):
+        os.kill(server.workers("http")[0], signal.SIGKILL)
+        assert server.deliver(f"l-{number}") == number + 1
+        eventually(lambda: len(server.workers("http")) == 2)
+
+
+def test_no_worker_outlives_a_parent_that_is_killed(server: ServerProcess) -> None:
+    pids = server.workers("http") + server.workers("projecting")
+    os.kill(server.process.pid, signal.SIGKILL)
+    os.kill(server.postmaster_pid(), signal.SIGKILL)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)
+
+
+async def test_of_two_servers_on_one_database_one_projects_and_the_other_takes_over(
+    cluster: Cluster, public_directory: Path
+) -> None:
+    async with cluster.database() as url:
+        environ = {"DATABASE_URL": url}
+        one = await asyncio.to_thread(ServerProcess, public_directory / "one", environ=environ)
+        other = await asyncio.to_thread(ServerProcess, public_directory / "other", environ=environ)
+        connection = await asyncpg.connect(url)
+        holders = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        try:
+            for position in range(1, 6):
+                server = (one, other)[position % 2]
+                assert await asyncio.to_thread(server.deliver, "l-1") == position
+            assert await connection.fetchval(holders) == 1
+            one.process.kill()
+            await asyncio.to_thread(other.deliver, "l-2")
+            await asyncio.to_thread(other.get, "/v1/locations/l-2?at_least=6")
+            assert await connection.fetchval(holders) == 1
+        finally:
+            await connection.close()
+            await asyncio.to_thread(one.stop)
+            await asyncio.to_thread(other.stop)
+
+
+async def test_an_idle_server_asks_postgres_a_few_questions_a_second(
+    cluster: Cluster, public_directory: Path
+) -> None:
+    async with cluster.database() as url:
+        environ = {"DATABASE_URL": url}
+        server = await asyncio.to_thread(ServerProcess, public_directory / "idle", environ=environ)
+        connection = await asyncpg.connect(url)
+        commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        try:
+            await asyncio.sleep(2)
+            before = await connection.fetchval(commits)
+            await asyncio.sleep(3)
+            assert await connection.fetchval(commits) - before <= 3 * 3
+        finally:
+            await connection.close()
+            await asyncio.to_thread(server.stop)
