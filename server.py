@@ -176,8 +176,8 @@ async def _answering(
 
 
 @asynccontextmanager
-async def _projecting(settings: Settings, parts: Parts) -> AsyncIterator[None]:
-    """Fold the log, whenever this process is the one to do it."""
+async def _projecting(settings: Settings, parts: Parts) -> AsyncIterator["asyncio.Task[None]"]:
+    """Fold the log, whenever this process is the one to do it; gives the task, which only an error ends."""
     projectors = _projectors(settings, parts)
     for projector in projectors:
         await projector.set_up()
@@ -189,7 +189,7 @@ async def _projecting(settings: Settings, parts: Parts) -> AsyncIterator[None]:
 
     leading = asyncio.create_task(lead(parts.database.connect, project), name="leadership")
     try:
-        yield
+        yield leading
     finally:
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)
@@ -236,14 +236,20 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
         parts = await stack.enter_async_context(
             _open(settings, settings.database_url, append=http, follow=not http)
         )
+        end = asyncio.ensure_future(parent_gone(given.lifeline))
+        stack.callback(end.cancel)
         if http:
             listener = socket.socket(fileno=given.socket)
             await stack.enter_async_context(_answering(settings, parts, listener))
+            await end
         else:
             # Who waits for a 200 comes first: a fold can be made up for.
             os.nice(PROJECTING_NICENESS)
-            await stack.enter_async_context(_projecting(settings, parts))
-        await parent_gone(given.lifeline)
+            leading = await stack.enter_async_context(_projecting(settings, parts))
+            await asyncio.wait([end, leading], return_when=asyncio.FIRST_COMPLETED)
+            if leading.done():
+                # An error that nobody foresaw: the parent starts this process afresh.
+                leading.result()
 
 
 async def _serve(settings: Settings) -> None:

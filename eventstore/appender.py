@@ -22,6 +22,7 @@ from eventstore.errors import (
     RefusedError,
     UnavailableError,
     describe,
+    heed_cancellation,
     is_outage,
     is_poison,
 )
@@ -206,6 +207,7 @@ class Appender:
                 if batch:
                     await self._append(connection, batch)
             except Exception as error:
+                heed_cancellation()
                 if is_poison(error):
                     await self._bisect(batch, error)
                 elif is_outage(error):
@@ -295,7 +297,11 @@ class Appender:
     async def _connected(self) -> "Connection[Record]":
         if self._session is None or self._session.connection.is_closed():
             connection = await self._connect()
-            ((pid, started),) = await connection.fetch(QUERIES["this_session"])
+            try:
+                ((pid, started),) = await connection.fetch(QUERIES["this_session"])
+            except BaseException:
+                connection.terminate()
+                raise
             self._session = _Session(connection, pid, started)
         return self._session.connection
 

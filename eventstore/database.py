@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import asyncpg
 import structlog
 
-from eventstore.errors import LogCorruptedError, PostgresError, describe, is_outage
+from eventstore.errors import (
+    LogCorruptedError,
+    PostgresError,
+    describe,
+    heed_cancellation,
+    is_outage,
+)
 from eventstore.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -99,6 +105,7 @@ class Database:
         try:
             return await read(self._open_pool)
         except Exception as error:
+            heed_cancellation()
             if not is_outage(error):
                 raise
             # A pool hands out connections that died unnoticed; after a restart a fresh one will do.
@@ -138,6 +145,7 @@ async def keep_connected(
             connection = await connect()
             await work(connection)
         except Exception as error:
+            heed_cancellation()
             if not is_outage(error):
                 raise
             logger.debug("a connection of its own was lost", error=describe(error))

@@ -69,6 +69,17 @@ class IncompleteError(LoopledgerError):
     """{projection} is incomplete: folded + ignored + quarantined would not be its checkpoint."""
 
 
+def heed_cancellation() -> None:
+    """Go on being cancelled, if this task is.
+
+    For every `except Exception` that carries on: where a connection dies while its caller is cancelled, the driver's
+    error takes the place of CancelledError, and the task would live on.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def is_outage(error: BaseException) -> bool:
     """Say whether `error` means that Postgres is away or going away, so that trying again helps.
 

@@ -56,7 +56,7 @@ async def history(
             if event.position in quarantined
             else fold(projection, sources, state, event)
         )
-        repeated = last is not None and (last.body, last.topic) == (event.body, event.topic)
+        repeated = last is not None and _said(last) == _said(event)
         duplicate = repeated and folded.verdict in {"applied", "stale"}
         yield Step(
             position=event.position,
@@ -69,6 +69,10 @@ async def history(
             error=folded.error,
         )
         state, last = folded.state, event
+
+
+def _said(event: Event) -> tuple[object, ...]:
+    return event.body, event.topic, event.program_id
 
 
 def _changes(columns: tuple[Column, ...], before: object, after: object) -> dict[str, Change]:

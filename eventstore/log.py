@@ -2,10 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import structlog
+
 from eventstore.appender import Appender
-from eventstore.errors import is_outage
+from eventstore.errors import (
+    heed_cancellation,
+    is_outage,
+)
 from eventstore.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent
 from eventstore.queries import QUERIES
 from eventstore.wakeup import HeadListener, HeadNotifier
@@ -15,6 +21,8 @@ if TYPE_CHECKING:
 
     from eventstore.database import Database
     from eventstore.limits import Limits
+
+logger = structlog.get_logger()
 
 # How many events of one stream are fetched at a time.
 STREAM_PAGE = 500
@@ -33,7 +41,8 @@ class Log:
         self._limits = limits
         self._appender = Appender(database.connect, limits, self._appended)
         self._notifier = HeadNotifier(database.connect)
-        self._listener = HeadListener(database.connect, self._advance)
+        self._heard = asyncio.Event()
+        self._listener = HeadListener(database.connect, self._heard.set)
         self._moved: asyncio.Event = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -112,14 +121,19 @@ class Log:
         self._advance(await self._database.fetchval(QUERIES["read_head"]))
 
     async def _poll(self) -> None:
-        """The truth behind every wake-up."""
+        """Look where the head is when told that it moved, and now and then anyway: that is the truth."""
         while True:
-            await asyncio.sleep(self._limits.poll_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.poll_seconds):
+                    await self._heard.wait()
+            self._heard.clear()
             try:
                 await self._find_head()
             except Exception as error:
+                heed_cancellation()
                 if not is_outage(error):
-                    raise
+                    logger.exception("could not look for the head")
+                await asyncio.sleep(self._limits.poll_seconds)
 
 
 def contiguous(after: int, positions: Sequence[int]) -> int:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Generic
 import asyncpg
 import structlog
 
-from eventstore.errors import FencedError, IncompleteError, describe, is_outage, is_poison
+from eventstore.errors import (
+    FencedError,
+    IncompleteError,
+    describe,
+    heed_cancellation,
+    is_outage,
+    is_poison,
+)
 from eventstore.events import Event
 from eventstore.projection import Folded, Projection, Source, State, fold, handled_topics
 from eventstore.queries import QUERIES
@@ -74,11 +81,13 @@ class Projector(Generic[State]):
             try:
                 await self._reload()
                 while True:
-                    if not await self.fold_next():
-                        await self._wait_for_more()
+                    folded = await self.fold_next()
                     await self._note(None)
                     pause = FIRST_PAUSE
+                    if not folded:
+                        await self._wait_for_more()
             except FencedError as error:
+                heed_cancellation()
                 logger.info("a rival projector was faster", error=str(error))
             except IncompleteError as error:
                 # Counting wrong once means that nothing it says can be trusted: stop, loudly.
@@ -86,6 +95,7 @@ class Projector(Generic[State]):
                 await self._note(str(error))
                 return
             except Exception as error:
+                heed_cancellation()
                 if is_outage(error):
                     logger.warning("a projection waits for Postgres", error=describe(error))
                 else:
@@ -115,9 +125,10 @@ class Projector(Generic[State]):
         try:
             await self._registry.note_error(self.projection.name, self._table.generation, error)
             self._noted = True
-        except Exception as outage:
-            if not is_outage(outage):
-                raise
+        except Exception as failure:  # noqa: BLE001 - whatever it is
+            # The log has it; to tell it is not worth stopping for.
+            heed_cancellation()
+            logger.warning("could not note an error", error=describe(failure))
             self._noted = False
 
     async def _reload(self) -> None:

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from eventstore.errors import is_outage, printable
+from eventstore.errors import (
+    heed_cancellation,
+    is_outage,
+    printable,
+)
 from eventstore.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -102,6 +106,7 @@ class Rejections:
             try:
                 await self.write()
             except Exception as error:
+                heed_cancellation()
                 if not is_outage(error):
                     logger.exception("could not write rejections")
 

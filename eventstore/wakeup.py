@@ -6,7 +6,6 @@ it: a reader that hears nothing finds out at its next poll.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from eventstore.database import Connect, keep_connected, lost
@@ -49,21 +48,18 @@ class HeadNotifier:
 
 
 class HeadListener:
-    """Hears how far the log reaches."""
+    """Hears that the log reaches further. How far is not believed: anybody who may connect may notify."""
 
-    def __init__(self, connect: Connect, on_head: Callable[[int], None]) -> None:
+    def __init__(self, connect: Connect, on_moved: Callable[[], None]) -> None:
         self._connect = connect
-        self._on_head = on_head
+        self._on_moved = on_moved
 
     async def run(self) -> None:
         """Listen until cancelled."""
         await keep_connected(self._connect, self._listen)
 
     async def _listen(self, connection: "Connection[Record]") -> None:
-        await connection.add_listener(CHANNEL, self._hear)
+        await connection.add_listener(CHANNEL, lambda *_: self._on_moved())
+        # What was said before somebody listened.
+        self._on_moved()
         await lost(connection).wait()
-
-    def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        # Anybody who may connect may notify: a payload of somebody else's is let be.
-        with suppress(ValueError):
-            self._on_head(int(str(payload)))

@@ -41,15 +41,15 @@ def merge(state: S | None, fact: Fact, type_: type[S]) -> S:
         return state
     deleted_at = None
     if fact.deleted:
-        deleted_at = fact.deleted_at or fact.updated_at or fact.received_at
+        deleted_at = fact.deleted_at or fact.time or fact.received_at
     changes: dict[str, Any] = {
         name: value for name in _mergeable(type_) if (value := getattr(fact, name)) is not UNSET
     }
     changes["deleted_at"] = deleted_at
     if fact.program_id is not None:
         changes["program_id"] = fact.program_id
-    if fact.updated_at is not None:
-        changes["updated_at"] = fact.updated_at
+    if fact.time is not None:
+        changes["updated_at"] = fact.time
     if state is None:
         changes.setdefault("program_id", None)
         return type_(provider=fact.provider, merchant_id=fact.merchant_id, id=fact.id, **changes)
@@ -59,12 +59,12 @@ def merge(state: S | None, fact: Fact, type_: type[S]) -> S:
 def is_stale(state: Tracked, fact: Fact) -> bool:
     """Say whether `state` already holds something newer than `fact`."""
     if state.deleted_at is None:
-        return _before(fact.updated_at, state.updated_at)
+        return _before(fact.time, state.updated_at)
     if fact.deleted:
         # A repeated deletion without a time of its own says nothing new.
-        return fact.updated_at is None or _before(fact.updated_at, state.updated_at)
+        return fact.time is None or _before(fact.time, state.updated_at)
     tombstone = max(state.deleted_at, state.updated_at or state.deleted_at)
-    return fact.updated_at is None or fact.updated_at <= tombstone
+    return fact.time is None or fact.time <= tombstone
 
 
 def _before(moment: datetime | None, other: datetime | None) -> bool:

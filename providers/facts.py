@@ -36,6 +36,13 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     deleted: bool = False
     deleted_at: datetime | None = None
 
+    @property
+    def time(self) -> datetime | None:
+        """The provider's own time of what is said, if it gives one: of a deletion, when it deleted."""
+        if self.deleted and self.deleted_at is not None:
+            return max(self.deleted_at, self.updated_at or self.deleted_at)
+        return self.updated_at
+
 
 class GiftCardFact(Fact, frozen=True, kw_only=True):
     """A gift card as it is now. `balance` is in minor units (cents) of `currency`."""
