@@ -1,14 +1,14 @@
 # Everything a fresh machine needs: Python 3.11 or newer, pip and make.
 #   make run     start Loopledger with its own Postgres     make test   the whole suite
 #   make check   format, lint, types, imports               make format rewrite what the formatter would
-#   make lock    write the lock files again
+#   make lock    write the lock files again              make torture KILLS=100   crash tests under load
 # VENV=dir puts the virtual environment elsewhere.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format lock clean
+.PHONY: run test check format lock torture clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
@@ -27,12 +27,19 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Kill things under load, then look whether anything acknowledged was lost: KILLS=1000 for a night.
+KILLS ?= 100
+torture: $(VENV)/dev.stamp
+	@exec $(BIN)/python -m torture --kills $(KILLS)
+
 lock: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		pyproject.toml --group build -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		pyproject.toml --group build --group dev -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml --group build --group dev --group bench -o requirements-bench.lock
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,7 @@
 """The command `loopledger`."""
 
 import argparse
+import asyncio
 import importlib.metadata
 import os
 import sys
@@ -50,6 +51,8 @@ def run(given: argparse.Namespace) -> int:
         return simulate.run(given)
     if given.command == "sign":
         return client.run_sign(given, server.settings_from(os.environ), server.read_secret)
+    if given.action == "retry" and given.trust:
+        asyncio.run(client.vouch(given.id, server.dsn_of(server.settings_from(os.environ))))
     return client.run_rejections(given)
 
 

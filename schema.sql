@@ -142,7 +142,7 @@ CREATE INDEX quarantine_stream ON quarantine (stream);
 -- writes it; no part of the log.
 CREATE TABLE rejections (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- The same cause, provider and body: a repeat.
+    -- The same cause, provider, topic, tenant and body: a repeat.
     fingerprint bytea NOT NULL UNIQUE,
     provider text NOT NULL,
     cause text NOT NULL,
@@ -155,6 +155,8 @@ CREATE TABLE rejections (
     first_at timestamptz NOT NULL,
     last_at timestamptz NOT NULL,
     count bigint NOT NULL CHECK (count > 0),
+    -- Somebody who may write to this database vouches for it: its credentials are not on record.
+    trusted boolean NOT NULL DEFAULT false,
     -- When it was tried again, and where it went then.
     retried_at timestamptz,
     position bigint

@@ -24,9 +24,10 @@ import msgspec
 import structlog
 import uvloop
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from eventstore.database import Database
-from eventstore.embedded import EmbeddedPostgres
+from eventstore.embedded import EmbeddedPostgres, embedded_dsn
 from eventstore.errors import ExposedError, LoopledgerError, SettingsError
 from eventstore.leadership import lead
 from eventstore.log import Log
@@ -50,6 +51,12 @@ BACKLOG = 1024
 
 # Seconds for which the rest of a refused request is read, so that its sender sees the answer.
 LINGERING_SECONDS = 2.0
+
+# How long a connection may be idle between two requests.
+KEEPALIVE_SECONDS = 75.0
+
+# Connections of Postgres for people and their tools.
+SPARE_CONNECTIONS = 20
 
 # New objects, less those gone, until the collector looks.
 GARBAGE_THRESHOLD = 50_000
@@ -91,7 +98,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         url = _url(listener)
         workers = Workers(
             _commands(settings, listener),
-            environ={**os.environ, "DATABASE_URL": dsn},
+            environ={
+                **os.environ,
+                "DATABASE_URL": dsn,
+                "LOOPLEDGER_INSECURE": str(settings.insecure).lower(),
+            },
             inherit=[listener.fileno()],
         )
         stack.push_async_callback(workers.stop, settings.limits.drain_seconds + 1)
@@ -163,6 +174,9 @@ async def _answering(
         access_log=None,
         shutdown_timeout=settings.limits.drain_seconds,
         lingering_time=LINGERING_SECONDS,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        # Else a body that says it is compressed would not be on record as it was sent.
+        auto_decompress=False,
     )
     await runner.setup()
     if (http := runner.server) is not None:
@@ -268,7 +282,7 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run until it ends, or until SIGINT or SIGTERM; then let it clean up."""
+    """Run until it ends, or until SIGINT, SIGTERM or SIGHUP; then let it clean up."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     stopping = False
@@ -281,7 +295,7 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
             logger.debug("stopping")
             task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
     try:
         await task
@@ -373,6 +387,10 @@ def configure_logging(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    # What is no HTTP is quoted there, secrets and all, as often as anybody likes.
+    logging.getLogger("aiohttp.server").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -436,14 +454,23 @@ def _url(listener: socket.socket) -> str:
     return f"http://{name}:{port}"
 
 
+def dsn_of(settings: Settings) -> str:
+    """The URL of the database of a server that runs with these settings."""
+    return settings.database_url or embedded_dsn(settings.data_dir.absolute() / "socket")
+
+
 async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
     """The database's URL, and what to call it before people: never its password."""
     if settings.database_url is not None:
         parts = urlsplit(settings.database_url)
         return settings.database_url, f"{parts.hostname or 'local'}{parts.path} (DATABASE_URL)"
     data_dir = settings.data_dir.absolute()
+    processes = settings.workers + 1
     embedded = EmbeddedPostgres(
-        data_dir, run_as=settings.postgres_user, stop_seconds=settings.limits.stop_seconds
+        data_dir,
+        run_as=settings.postgres_user,
+        stop_seconds=settings.limits.stop_seconds,
+        max_connections=processes * (settings.limits.pool_connections + 4) + SPARE_CONNECTIONS,
     )
     await stack.enter_async_context(embedded)
     return embedded.dsn, f"{data_dir} (embedded Postgres)"

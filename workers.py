@@ -96,7 +96,11 @@ class Workers:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
             started = loop.time()
-            self._spawn(name)
+            try:
+                self._spawn(name)
+            except OSError as error:
+                # No memory or no file descriptors now: the next look tries again.
+                logger.error("could not start a worker", worker=name, error=str(error))
 
 
 async def parent_gone(lifeline: int) -> None:

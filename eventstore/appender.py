@@ -257,7 +257,10 @@ class Appender:
         async with connection.transaction():
             head = await connection.fetchval(QUERIES["lock_head"])
             rows = await connection.fetch(
-                QUERIES["find_appended"], [w.event.event_id for w in batch], self._known_head
+                QUERIES["find_appended"],
+                [w.event.event_id for w in batch],
+                self._known_head,
+                [w.event.stream for w in batch],
             )
         self._doubtful = None
         found: dict[UUID, Appended] = {

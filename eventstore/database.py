@@ -35,6 +35,16 @@ OLDEST_MAJOR = 15
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 30.0
 
+# A machine that dies says no goodbye: its session, and the lock that it holds, must not live on for hours.
+SESSION = {
+    "application_name": "loopledger",
+    "default_transaction_isolation": "read committed",
+    "idle_in_transaction_session_timeout": "15000",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+
 # Seconds until a connection of one's own that was lost is opened again.
 RECONNECT_SECONDS = 0.5
 
@@ -54,10 +64,12 @@ class Database:
         try:
             connection = await self.connect()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            # The text of a ValueError quotes the URL, password and all.
+            why = "its URL cannot be read" if isinstance(error, ValueError) else str(error)
             raise PostgresError(
-                problem=f"no connection to the database ({error})",
+                problem=f"no connection to the database ({why})",
                 remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",
-            ) from error
+            ) from None
         try:
             await _check_server(connection)
             await set_up_schema(connection)
@@ -70,6 +82,8 @@ class Database:
             max_size=self._pool_connections,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
+            server_settings=SESSION,
+            init=_be_durable,
             reset=_leave_as_it_is,
         )
 
@@ -81,9 +95,18 @@ class Database:
 
     async def connect(self) -> "Connection[Record]":
         """Open a connection outside the pool; the caller closes it."""
-        return await asyncpg.connect(
-            self._dsn, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
+        connection = await asyncpg.connect(
+            self._dsn,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            server_settings=SESSION,
         )
+        try:
+            await _be_durable(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def fetch(self, query: str, *values: object) -> "list[Record]":
         """Read rows. A connection that proves lost is replaced, once."""
@@ -146,9 +169,11 @@ async def keep_connected(
             await work(connection)
         except Exception as error:
             heed_cancellation()
-            if not is_outage(error):
-                raise
-            logger.debug("a connection of its own was lost", error=describe(error))
+            if is_outage(error):
+                logger.debug("a connection of its own was lost", error=describe(error))
+            else:
+                # A password that is being changed, a bug: whatever it is, to give up would be silent.
+                logger.error("a connection of its own failed", exc_info=error)
         finally:
             if connection is not None:
                 connection.terminate()
@@ -199,11 +224,21 @@ async def migrate(connection: "Connection[Record]", number: int, file: Path) -> 
     logger.info("migrated the schema", version=number, file=file.name)
 
 
+async def _be_durable(connection: "Connection[Record]") -> None:
+    """Have commits wait for the disk, whatever the role or the database is set to."""
+    await connection.execute(QUERIES["be_durable"])
+
+
 async def _leave_as_it_is(_: object) -> None:
     """Nobody here changes a session, so a connection goes back without the round trip of a reset."""
 
 
 async def _check_server(connection: "Connection[Record]") -> None:
+    if await connection.fetchval(QUERIES["fsync"]) == "off":
+        raise PostgresError(
+            problem="the server runs with fsync = off, so that a 200 would promise nothing",
+            remedy="Set fsync = on.",
+        )
     major = connection.get_server_version().major
     if major < OLDEST_MAJOR:
         raise PostgresError(

@@ -64,7 +64,6 @@ SERVER_SETTINGS: Final = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "max_connections": "60",
     "shared_buffers": "128MB",
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
@@ -97,8 +96,14 @@ class EmbeddedPostgres:
     """
 
     def __init__(
-        self, data_dir: Path, *, run_as: str = "nobody", stop_seconds: float = 3.0
+        self,
+        data_dir: Path,
+        *,
+        run_as: str = "nobody",
+        stop_seconds: float = 3.0,
+        max_connections: int = 60,
     ) -> None:
+        self._max_connections = max_connections
         self._data_dir = data_dir.resolve()
         self._pgdata = self._data_dir / "postgres"
         self.log_file = self._data_dir / "postgres.log"
@@ -121,9 +126,7 @@ class EmbeddedPostgres:
                 problem=f"the embedded server of {self._data_dir} is not started",
                 remedy="Start it before connecting.",
             )
-        host = quote(os.fsencode(self._socket_dir), safe="/")
-        # Port and sslmode are named so that PGPORT and PGSSLMODE are not asked.
-        return f"postgresql://{NAME}@/{NAME}?host={host}&port={PORT}&sslmode=disable"
+        return embedded_dsn(self._socket_dir)
 
     @property
     def postmaster_pid(self) -> int | None:
@@ -335,7 +338,10 @@ class EmbeddedPostgres:
             if self.log_file.exists() and self.log_file.stat().st_size > LOG_BYTES:
                 self.log_file.replace(self.log_file.with_name("postgres.log.1"))
             command: list[str | Path] = [self._binaries / "postgres", "-D", self._pgdata]
-            settings = SERVER_SETTINGS | {"unix_socket_directories": f'"{self._socket_dir}"'}
+            settings = SERVER_SETTINGS | {
+                "unix_socket_directories": f'"{self._socket_dir}"',
+                "max_connections": str(self._max_connections),
+            }
             for name, value in settings.items():
                 command += ["-c", f"{name}={value}"]
             output = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -379,6 +385,13 @@ class EmbeddedPostgres:
                 remedy="Set LOOPLEDGER_DATA_DIR to a directory that you may write to; "
                 f"or {OWN_POSTGRES}.",
             ) from error
+
+
+def embedded_dsn(socket_dir: Path) -> str:
+    """The URL of an embedded server, by the directory of its socket."""
+    host = quote(os.fsencode(socket_dir), safe="/")
+    # Port and sslmode are named so that PGPORT and PGSSLMODE are not asked.
+    return f"postgresql://{NAME}@/{NAME}?host={host}&port={PORT}&sslmode=disable"
 
 
 async def _to_its_end(step: Callable[[], _T]) -> _T:

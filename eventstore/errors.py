@@ -105,7 +105,8 @@ def is_poison(error: BaseException) -> bool:
     return isinstance(
         error,
         asyncpg.DataError
-        | asyncpg.IntegrityConstraintViolationError
+        # Of the constraints only this one: the others fail by our own fault, and another try may do.
+        | asyncpg.NotNullViolationError
         | asyncpg.ProgramLimitExceededError
         | asyncpg.UntranslatableCharacterError
         | UnicodeError

@@ -17,6 +17,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_bytes: Positive = 1 * MIB
     body_seconds: Seconds = 10.0
 
+    # All bodies that are being read at one time: what strangers can make a process hold.
+    reading_bytes: Positive = 64 * MIB
+
     # The append queue: what may wait for a commit before the server answers 503.
     queue_deliveries: Positive = 10_000
     queue_bytes: Positive = 64 * MIB
@@ -30,6 +33,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     # One transaction of a projector.
     fold_events: Positive = 1_000
+    fold_bytes: Positive = 8 * MIB
 
     # A list answer: how many items when not told, and at most.
     page_items: Positive = 100

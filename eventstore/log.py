@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import structlog
 
@@ -78,7 +79,9 @@ class Log:
         `topics` ("provider topic") says whose bodies are wanted; the other events come with an empty body. Fewer
         events, or none, come back where the log ends or at a gap: then the reader waits.
         """
-        rows = await self._database.fetch(QUERIES["read_tail"], after, limit, list(topics))
+        rows = await self._database.fetch(
+            QUERIES["read_tail"], after, limit, list(topics), self._limits.fold_bytes
+        )
         return [Event(*row) for row in rows[: contiguous(after, [row["position"] for row in rows])]]
 
     async def list_events(self, after: int, limit: int) -> list[ListedEvent]:
@@ -94,16 +97,23 @@ class Log:
         row = await self._database.fetchrow(QUERIES["read_event"], position)
         return None if row is None else EventWithHeaders(*row)
 
+    async def find(self, stream: str, event_id: UUID) -> int | None:
+        """The position of an event in its stream, or None."""
+        position: int | None = await self._database.fetchval(
+            QUERIES["find_in_stream"], stream, event_id
+        )
+        return position
+
     async def stream(self, stream: str) -> AsyncIterator[Event]:
         """The events of one stream, oldest first, fetched in pages."""
         after = 0
         while True:
             rows: list[Record] = await self._database.fetch(
-                QUERIES["read_stream"], stream, after, STREAM_PAGE
+                QUERIES["read_stream"], stream, after, STREAM_PAGE, self._limits.fold_bytes
             )
             for row in rows:
                 yield Event(*row)
-            if len(rows) < STREAM_PAGE:
+            if not rows:
                 return
             after = rows[-1]["position"]
 

@@ -25,8 +25,11 @@ SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
 
 -- find_appended --
--- Which of these event ids reached the log after position $2: the answer to a lost COMMIT.
-SELECT event_id, position, recorded_at FROM events WHERE position > $2 AND event_id = ANY($1::uuid[])
+-- Which of these event ids reached the log after position $2: the answer to a lost COMMIT. By their streams, since the
+-- head's lock is held meanwhile, and much may have come since $2.
+SELECT event_id, position, recorded_at
+FROM events
+WHERE stream = ANY($3::text[]) AND position > $2 AND event_id = ANY($1::uuid[])
 
 -- read_head --
 -- The newest position.
@@ -37,12 +40,17 @@ SELECT position FROM log_head
 SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS newest FROM log_head AS h
 
 -- read_tail --
--- Events after $1, at most up to $1 + $2, for a fold: bodies only of the topics in $3 ("provider topic").
+-- Events after $1, at most up to $1 + $2, for a fold: bodies only of the topics in $3 ("provider topic"), and no more
+-- events than have $4 bytes of body before them.
 SELECT
     position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
     CASE WHEN provider || ' ' || topic = ANY($3::text[]) THEN body ELSE '' END AS body
-FROM events
-WHERE position > $1 AND position <= $1 + $2
+FROM (
+    SELECT *, sum(octet_length(body)) OVER (ORDER BY position) - octet_length(body) AS before
+    FROM events
+    WHERE position > $1 AND position <= $1 + $2
+) AS tail
+WHERE before < $4
 ORDER BY position
 
 -- list_events --
@@ -62,13 +70,27 @@ FROM events
 WHERE position = $1
 
 -- read_stream --
--- The history of one stream after $2, at most $3 events.
+-- The history of one stream after $2: at most $3 events, and no more than have $4 bytes of body before them.
 SELECT
     position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body
-FROM events
-WHERE stream = $1 AND position > $2
+FROM (
+    SELECT *, sum(octet_length(body)) OVER (ORDER BY position) - octet_length(body) AS before
+    FROM (SELECT * FROM events WHERE stream = $1 AND position > $2 ORDER BY position LIMIT $3) AS page
+) AS history
+WHERE before < $4
 ORDER BY position
-LIMIT $3
+
+-- find_in_stream --
+-- Where in its stream an event is, if it is.
+SELECT position FROM events WHERE stream = $1 AND event_id = $2
+
+-- be_durable --
+-- For this session: a commit waits for the disk, even if the role or the database is set to hurry.
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+
+-- fsync --
+-- Whether the server itself waits for the disk.
+SELECT current_setting('fsync')
 
 -- register_projection --
 -- Enter the first generation of a projection, once.
@@ -83,6 +105,10 @@ SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'liv
 -- The registry's live generations beside the head, in one snapshot.
 SELECT
     p.name, p.generation, p.status, p.version, p.checkpoint, h.position AS head,
+    EXISTS (
+        SELECT FROM events AS e
+        WHERE e.position = p.checkpoint + 1 AND e.recorded_at < clock_timestamp() - interval '30 s'
+    ) AS stuck,
     h.position - p.checkpoint AS lag, p.folded, p.ignored, p.quarantined, p.error, p.updated_at
 FROM projections AS p, log_head AS h
 WHERE p.status = 'live'
@@ -162,7 +188,9 @@ FROM unnest(
 ORDER BY fingerprint
 ON CONFLICT (fingerprint) DO UPDATE
 SET count = rejections.count + excluded.count, last_at = greatest(rejections.last_at, excluded.last_at),
-    problem = excluded.problem, address = excluded.address, headers = excluded.headers
+    problem = excluded.problem, address = excluded.address, headers = excluded.headers,
+    -- It was refused again since: what became of it before says nothing of that.
+    retried_at = NULL, position = NULL
 
 -- prune_rejections --
 -- Keep the $1 rejections that were seen last.
@@ -180,7 +208,8 @@ LIMIT $2
 -- read_rejection --
 -- One rejection with what there is of the request.
 SELECT
-    id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position, headers, body
+    id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position, trusted,
+    headers, body
 FROM rejections
 WHERE id = $1
 
@@ -191,6 +220,10 @@ SET retried_at = clock_timestamp()
 WHERE id = $1 AND position IS NULL
     AND (retried_at IS NULL OR retried_at < clock_timestamp() - interval '1 minute')
 RETURNING id
+
+-- trust_rejection --
+-- Vouch for a rejection: whoever can write here may.
+UPDATE rejections SET trusted = true WHERE id = $1 RETURNING id
 
 -- settle_rejection --
 -- Say where a rejection went; null gives it back.

@@ -19,7 +19,7 @@ LOOK_SECONDS = 0.05
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Where the live generation of a projection stands. folded + ignored + quarantined = checkpoint.
 
-    `error` is what holds it up, in one line, or None.
+    `error` is what holds it up, in one line, or None; `stuck`: an event has waited for it for more than 30 s.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: int
     head: int
     lag: int
+    stuck: bool
     folded: int
     ignored: int
     quarantined: int

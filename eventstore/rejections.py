@@ -6,6 +6,7 @@ what comes between two writes is gathered in memory, bounded likewise.
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -28,14 +29,21 @@ logger = structlog.get_logger()
 # Seconds between two writes.
 WRITE_SECONDS = 0.5
 
+# What a bigint holds: a Content-Length may say anything.
+LARGEST_SIZE = 2**63 - 1
+
 
 class NewRejection(msgspec.Struct, frozen=True, kw_only=True):
-    """A refused request. `body` is its beginning, `size` all of it in bytes; `cause` a word, `problem` a sentence."""
+    """A refused request. `body` is its beginning, `size` all of it in bytes; `cause` a word, `problem` a sentence.
+
+    `identity` is what besides the body tells one delivery from another: topic and tenant, where headers hold them.
+    """
 
     provider: str
     cause: str
     problem: str
     address: str
+    identity: bytes
     headers: bytes
     body: bytes
     size: int
@@ -62,8 +70,9 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WholeRejection(Rejection, frozen=True, kw_only=True):
-    """A rejection with what there is of the request."""
+    """A rejection with what there is of the request. `trusted`: an operator vouches for it."""
 
+    trusted: bool
     headers: bytes
     body: bytes
 
@@ -90,12 +99,18 @@ class Rejections:
             self._lost += 1
             return
         limits = self._limits
+        headers, body = rejection.headers, rejection.body[: limits.rejection_body_bytes]
+        if len(headers) > limits.rejection_header_bytes:
+            # Half a header would be another header: cut between two, and keep no body to try again with.
+            headers = headers[: headers.rfind(b"\r\n", 0, limits.rejection_header_bytes) + 2]
+            body = b""
         kept = msgspec.structs.replace(
             rejection,
             problem=printable(rejection.problem),
             address=printable(rejection.address),
-            body=rejection.body[: limits.rejection_body_bytes],
-            headers=rejection.headers[: limits.rejection_header_bytes],
+            body=body,
+            headers=headers,
+            size=min(rejection.size, LARGEST_SIZE),
         )
         self._gathered[key] = (kept, count + 1)
 
@@ -115,6 +130,15 @@ class Rejections:
         if not self._gathered:
             return
         gathered, self._gathered = self._gathered, {}
+        try:
+            await self._write(gathered)
+        except BaseException:
+            # What came meanwhile is newer; what there is room for is tried again.
+            kept = [*self._gathered.items(), *gathered.items()][: self._limits.rejections_kept]
+            self._gathered = dict(reversed(kept))
+            raise
+
+    async def _write(self, gathered: Mapping[bytes, tuple[NewRejection, int]]) -> None:
         rows = [
             (
                 key,
@@ -154,6 +178,10 @@ class Rejections:
         async with self._database.transaction() as connection:
             return await connection.fetchval(QUERIES["claim_rejection"], id_) is not None
 
+    async def trust(self, id_: int) -> bool:
+        """Vouch for a rejection; False if there is none."""
+        return await self._database.fetchval(QUERIES["trust_rejection"], id_) is not None
+
     async def settle(self, id_: int, position: int | None) -> None:
         """Say where a claimed rejection went; None gives it back."""
         await self._database.execute(QUERIES["settle_rejection"], id_, position)
@@ -161,5 +189,5 @@ class Rejections:
 
 def _fingerprint(rejection: NewRejection) -> bytes:
     digest = hashlib.sha256(f"{rejection.provider}\0{rejection.cause}\0{rejection.size}\0".encode())
-    digest.update(rejection.body)
+    digest.update(rejection.identity + b"\0" + rejection.body)
     return digest.digest()

@@ -37,6 +37,7 @@ NAME: Final = "loopz"
 TOPIC_HEADER = "X-LOOPZ-WEBHOOK-TOPIC"
 MERCHANT_HEADER = "X-LOOPZ-MERCHANT-ID"
 PROGRAM_HEADER = "X-LOOPZ-PROGRAM-ID"
+IDENTITY_HEADERS = (TOPIC_HEADER, MERCHANT_HEADER, PROGRAM_HEADER)
 
 TOPICS: Mapping[str, type[Fact]] = {
     "gift-card.created": GiftCardFact,
@@ -154,7 +155,13 @@ _ENVELOPE = msgspec.json.Decoder(_Envelope)
 
 def provider(_: Settings) -> Provider:
     """Make the provider."""
-    return Provider(name=NAME, topics=TOPICS, recognise=recognise, decode=decode)
+    return Provider(
+        name=NAME,
+        topics=TOPICS,
+        recognise=recognise,
+        decode=decode,
+        identity_headers=IDENTITY_HEADERS,
+    )
 
 
 def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:

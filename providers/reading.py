@@ -65,6 +65,11 @@ def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) 
     raise UnparsableError(problem=f"it is {_json_kind(value)}", offset=_first_byte(body))
 
 
+def _readable_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Leave out what stands under a lone surrogate: no field is called so, and msgspec cannot look at it."""
+    return {key: value for key, value in pairs if key.isascii() or key.isprintable()}
+
+
 def _parse_slowly(body: bytes) -> object:
     try:
         text = body.decode()
@@ -73,7 +78,12 @@ def _parse_slowly(body: bytes) -> object:
     if not text.strip(" \t\r\n"):
         raise UnparsableError(problem="it is empty", offset=len(body))
     try:
-        return json.loads(text, parse_int=_whole_number, parse_constant=_refuse_constant)
+        return json.loads(
+            text,
+            object_pairs_hook=_readable_keys,
+            parse_int=_whole_number,
+            parse_constant=_refuse_constant,
+        )
     except json.JSONDecodeError as error:
         problem, index = error.msg[:1].lower() + error.msg[1:], error.pos
     except _ConstantError as error:

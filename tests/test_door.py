@@ -6,7 +6,7 @@ import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
@@ -20,6 +20,10 @@ from tests.conftest import StartLoopledger
 from tests.support import Client, encoded, loopz_headers
 from verification.signing import sign
 from verification.verifier import Verification
+from web.client import vouch
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
 
 BODY = encoded({"id": "l-1", "status": "ACTIVE"})
 SECRET = "correct horse battery staple 42"  # noqa: S105 - made up
@@ -165,6 +169,7 @@ HOSTILE_BODIES = {
     "NUL escape": b'{"id": "\\u0000"}',
     "lone surrogate escape": b'{"id": "\\ud800"}',
     "lone surrogate in a value": b'{"id": "l-1", "name": "\\ud800"}',
+    "lone surrogate in a key": b'{"\\ud800": 1e400, "id": "l-1"}',
     "invalid UTF-8": b'{"id": "\xff"}',
     "1e400": b'{"id": "l-1", "n": 1e400}',
     "NaN": b'{"id": "l-1", "n": NaN}',
@@ -210,6 +215,9 @@ HOSTILE_HEADERS = {
     "a tenant of separators": (b"X-LOOPZ-MERCHANT-ID: \xc2\x9e~", 400),
     "an unknown expectation": (b"Expect: the-unexpected", 417),
     "gzip": (b"Content-Encoding: gzip", 415),
+    "gzip behind identity": (b"Content-Encoding: identity\r\nContent-Encoding: gzip", 415),
+    "an encoding beyond ASCII": (b"Content-Encoding: \xff", 415),
+    "an expectation beyond ASCII": (b"Expect: \xff", 417),
     "deflate": (b"Content-Encoding: deflate", 415),
     "a path secret nobody asked for": (b"X-Note: none", 200),
 }
@@ -377,12 +385,114 @@ async def test_a_refusal_for_a_fault_of_the_settings_is_put_on_record_after_the_
 
 
 async def test_a_refusal_whose_credentials_are_not_on_record_needs_somebody_to_vouch_for_it(
-    verified: WithVerification,
+    verified: WithVerification, dsn: str
 ) -> None:
     async with verified(VERIFICATIONS["bearer"]) as client:
         await client.loopz("location.updated", BODY)
         await eventually(client, "/v1/rejections")
         refused = await client.request("POST", "/v1/rejections/1/retry")
-        vouched = await client.request("POST", "/v1/rejections/1/retry?trust=true")
-    assert (refused.status, vouched.status) == (409, 200)
+        guessed = await client.request("POST", "/v1/rejections/1/retry?trust=true")
+        await vouch(1, dsn)
+        vouched = await client.request("POST", "/v1/rejections/1/retry")
+    assert (refused.status, guessed.status, vouched.status) == (409, 400, 200)
     assert "--trust" in refused.json["detail"]
+
+
+async def test_refusals_that_differ_only_in_their_headers_are_kept_apart(
+    verified: WithVerification,
+) -> None:
+    async with verified(VERIFICATIONS["path"]) as client:
+        await client.loopz("gift-card.created", {"id": "c"}, merchant="m-1")
+        await client.loopz("gift-card.deleted", {"id": "c"}, merchant="m-2")
+        await eventually(client, "/v1/rejections/2")
+        items = (await client.get("/v1/rejections")).json["items"]
+    assert [item["count"] for item in items] == [1, 1]
+
+
+async def test_a_refusal_that_comes_again_after_it_was_put_on_record_can_be_tried_again(
+    verified: WithVerification, dsn: str
+) -> None:
+    async with verified(VERIFICATIONS["bearer"]) as client:
+        for position in (1, 2):
+            await client.loopz("location.updated", BODY)
+            await asyncio.sleep(1)
+            await vouch(1, dsn)
+            answer = await client.request("POST", "/v1/rejections/1/retry")
+            assert answer.json == {"position": position}
+
+
+async def test_a_refusal_whose_headers_do_not_fit_is_never_tried_again_with_half_of_them(
+    verified: WithVerification, dsn: str
+) -> None:
+    limits = Limits(rejection_header_bytes=200)
+    async with verified(VERIFICATIONS["bearer"], limits=limits) as client:
+        await client.loopz("location.updated", BODY, headers={"X-Padding": "p" * 300})
+        await eventually(client, "/v1/rejections/1")
+        await vouch(1, dsn)
+        answer = await client.request("POST", "/v1/rejections/1/retry")
+    assert answer.status == 409
+
+
+async def test_a_retry_whose_answer_was_lost_does_not_double_the_event(
+    verified: WithVerification, dsn: str, connection: "Connection[Record]"
+) -> None:
+    async with verified(VERIFICATIONS["bearer"]) as client:
+        await client.loopz("location.updated", BODY)
+        await eventually(client, "/v1/rejections/1")
+        await vouch(1, dsn)
+        await client.request("POST", "/v1/rejections/1/retry")
+        await connection.execute("UPDATE rejections SET position = NULL, retried_at = NULL")
+        again = await client.request("POST", "/v1/rejections/1/retry")
+        events = (await client.get("/v1/events")).json["items"]
+    assert again.json == {"position": 1}
+    assert len(events) == 1
+
+
+async def test_no_header_of_a_proxy_takes_the_secret_of_the_path_along(
+    verified: WithVerification,
+) -> None:
+    path, headers = signed(VERIFICATIONS["path"])
+    async with verified(VERIFICATIONS["path"]) as client:
+        headers |= {"X-Original-URL": path, "Loopledger-Rejection": "77"}
+        assert (await client.request("POST", path, data=BODY, headers=headers)).status == 200
+        event = await client.get("/v1/events/1")
+    assert b"a-path-secret" not in event.body
+    assert b"Loopledger-Rejection" not in event.body
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"Origin": "https://example.com"},
+        {"Host": "example.com"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+    ids=str,
+)
+async def test_states_are_nobody_elses_business_be_it_through_a_proxy_or_a_web_page(
+    client: Client, headers: dict[str, str]
+) -> None:
+    assert (await client.request("GET", "/v1/events", headers=headers)).status == 403
+    assert (await client.request("GET", "/healthz", headers=headers)).status == 200
+
+
+async def test_the_api_is_opened_by_insecure(start: StartLoopledger) -> None:
+    async with (
+        start(insecure=True) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        answer = await Client(session).request("GET", "/v1/events", headers={"Via": "1.1 proxy"})
+    assert answer.status == 200
+
+
+async def test_bodies_that_come_slowly_cannot_fill_the_memory(start: StartLoopledger) -> None:
+    async with (
+        start(limits=Limits(reading_bytes=2_500, body_seconds=1)) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        client = Client(session)
+        request = b"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+        replies = await asyncio.gather(*(raw(client, request) for _ in range(5)))
+    statuses = sorted(int(reply.split(b" ")[1]) for reply in replies)
+    assert statuses == [408, 408, 503, 503, 503]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore.database import Database
+from eventstore.database import Database, keep_connected
 from eventstore.limits import Limits
 from eventstore.log import Log, contiguous
 from tests.support import new_event, values
@@ -163,6 +163,50 @@ async def test_a_reader_hears_of_an_append_of_another_process(log: Log, database
     await asyncio.wait_for(log.wait_beyond(0), 5)
     await other.stop()
     assert log.head == 1
+
+
+async def test_no_more_bodies_are_read_at_once_than_fit(database: Database) -> None:
+    log = Log(database, Limits(fold_bytes=2_500))
+    await log.start()
+    body = {"id": "l-1", "name": "n" * 980}
+    for _ in range(6):
+        await log.append(new_event(body=body))
+    topics = {"loopz location.updated"}
+    assert [event.position for event in await log.read_tail(0, 10, topics)] == [1, 2, 3]
+    assert [event.position for event in await log.read_tail(3, 10, topics)] == [4, 5, 6]
+    assert [e.position async for e in log.stream("loopz/m-1/location/l-1")] == [1, 2, 3, 4, 5, 6]
+    await log.stop()
+
+
+async def test_a_role_that_does_not_wait_for_the_disk_is_made_to(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    fresh = await database.connect()
+    assert await fresh.fetchval("SHOW synchronous_commit") == "on"
+    await fresh.close()
+
+
+async def test_a_connection_of_ones_own_is_kept_whatever_it_fails_of(database: Database) -> None:
+    tries = 0
+    done = asyncio.Event()
+
+    async def connect() -> "Connection[Record]":
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            message = "the password is being changed"
+            raise asyncpg.InvalidPasswordError(message)
+        return await database.connect()
+
+    async def work(_: "Connection[Record]") -> None:
+        done.set()
+
+    task = asyncio.create_task(keep_connected(connect, work))
+    await asyncio.wait_for(done.wait(), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_stream_is_read_whole_and_in_order_over_several_pages(log: Log) -> None:

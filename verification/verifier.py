@@ -221,7 +221,7 @@ class Verifier:
                 raise UnverifiedError(problem=f"its {what} is none of those that are taken here")
 
     def _check_address(self, presented: Presented, _: float) -> None:
-        address = _address(self.sender(presented))
+        address = address_of(self.sender(presented))
         if address is None:
             raise UnverifiedError(problem="the sender's address is unknown")
         if not any(address in network for network in self._networks):
@@ -259,7 +259,7 @@ def _network(text: str) -> Network:
     return network
 
 
-def _address(text: str) -> Address | None:
+def address_of(text: str) -> Address | None:
     """Read an address, perhaps with a port; an IPv4-mapped one is the IPv4 address that it stands for."""
     text = text.strip(" \t")
     if match := _WITH_PORT.fullmatch(text):

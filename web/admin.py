@@ -24,7 +24,11 @@ async def readyz(request: web.Request) -> web.Response:
         problems = {"postgres": "does not answer"}
     else:
         standings = await context.registry.standings()
-        problems = {standing.name: standing.error for standing in standings if standing.error}
+        problems = {
+            standing.name: standing.error or "does not go on: does anything project?"
+            for standing in standings
+            if standing.error or standing.stuck
+        }
     if problems:
         return json_answer({"status": "not ready", "problems": problems}, 503)
     return json_answer({"status": "ready"})

@@ -14,10 +14,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from eventstore.database import Database
+from eventstore.limits import Limits
+from eventstore.rejections import Rejections
 from eventstore.settings import Settings
 from verification.keyring import Reader
 from verification.signing import sign
 from verification.verifier import Verification
+from web.problems import NotFoundError
 
 # Columns of a line that no terminal limits.
 WIDE = 200
@@ -96,6 +100,17 @@ def add_rejections_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+async def vouch(id_: int, dsn: str) -> None:
+    """Vouch for a rejection: to be able to write to the database is what entitles to it. Raises PostgresError."""
+    database = Database(dsn, pool_connections=1)
+    await database.open()
+    try:
+        if not await Rejections(database, Limits()).trust(id_):
+            raise NotFoundError(what=f"rejection {id_}")
+    finally:
+        await database.close()
+
+
 def run_rejections(given: argparse.Namespace) -> int:
     """Ask the server; gives back 0, 1 if it refused, 2 if it does not answer."""
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
@@ -169,8 +184,7 @@ async def _show(given: argparse.Namespace, server: _Server) -> str:
 
 
 async def _retry(given: argparse.Namespace, server: _Server) -> str:
-    query = "?trust=true" if given.trust else ""
-    answer = await server.ask("POST", f"/v1/rejections/{given.id}/retry{query}")
+    answer = await server.ask("POST", f"/v1/rejections/{given.id}/retry")
     return (
         f"rejection {given.id} is on record at position {msgspec.json.decode(answer)['position']}"
     )

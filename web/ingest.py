@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -10,7 +11,7 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientError
 from asyncpg.pgproto.pgproto import UUID
 
-from eventstore.errors import LoopledgerError, RefusedError
+from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, printable
 from eventstore.events import NewEvent
 from eventstore.limits import Limits
 from eventstore.rejections import NewRejection
@@ -29,11 +30,14 @@ from web.problems import (
     answer_for,
     problem_of,
 )
-from web.rate import RateLimiter
+from web.rate import RateLimiter, rate_key
 
 # Headers that let their bearer in somewhere do not go on record.
 CREDENTIALS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 CREDENTIAL_WORDS = (b"token", b"secret", b"password", b"api-key", b"apikey")
+
+# Put before the headers of an event that was refused at first.
+REJECTION_HEADER = b"loopledger-rejection"
 
 # A sender uses the same few header names all the time.
 HEADER_NAMES_REMEMBERED = 1_000
@@ -64,6 +68,8 @@ class Ingest:
         self._log = context.log
         self._rejections = context.rejections
         self._limits = context.limits
+        self._reading = 0
+        self._rate_key = lru_cache(context.limits.addresses_remembered)(rate_key)
         self._rate = RateLimiter(context.limits)
         self._credentials = frozenset[bytes]().union(
             *(door.verifier.credential_headers for door in context.doors.values())
@@ -86,20 +92,27 @@ class Ingest:
         """`POST /webhooks/<provider>`: 200 with the event's position, after COMMIT; else a problem."""
         body = b""
         try:
-            door = self._door(name)
             presented = Presented(request.headers, request.remote or "", secret)
-            self._limit_rate(door.verifier.sender(presented))
-            body = await read_body(request, self._limits)
+            self._limit_rate(self._doors.get(name), presented)
+            door = self._door(name)
+            body = await self._read(request)
             received_at = datetime.now(UTC)
             door.verifier.check_head(presented, received_at)
             door.verifier.check_body(presented, body, received_at)
             recognised = recognise(door, request.headers, body)
             appended = await self._log.append(
-                new_event(name, recognised, received_at, self._kept_headers(request), body)
+                new_event(
+                    new_event_id(),
+                    name,
+                    recognised,
+                    received_at,
+                    self._kept_headers(request, secret),
+                    body,
+                )
             )
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             if isinstance(error, REJECTED):
-                self._note(request, name, error, body)
+                self._note(request, name, secret, error, body)
             return problem_of(error, request)
         return web.Response(
             body=b'{"position":%d}' % appended.position, content_type="application/json"
@@ -111,11 +124,42 @@ class Ingest:
         known = ", ".join(sorted(self._doors))
         raise NotFoundError(what=f"provider {name!r}; known are {known}")
 
-    def _limit_rate(self, address: str) -> None:
-        if wait := self._rate.admit(address, asyncio.get_running_loop().time()):
+    async def _read(self, request: web.Request) -> bytes:
+        """Read the body, unless so much is being read already that strangers could fill the memory."""
+        if request.content.is_eof():
+            return await read_body(request, self._limits)
+        size = min(request.content_length or self._limits.body_bytes, self._limits.body_bytes)
+        if self._reading + size > self._limits.reading_bytes:
+            raise QueueFullError(deliveries="many", size=self._reading)
+        self._reading += size
+        try:
+            return await read_body(request, self._limits)
+        finally:
+            self._reading -= size
+
+    def _limit_rate(self, door: Door | None, presented: Presented) -> None:
+        try:
+            address = door.verifier.sender(presented) if door else presented.address
+        except UnverifiedError:
+            # Not what its proxies should say of it: then the nearest is all that is known.
+            address = presented.address
+        key = self._rate_key(address)
+        if wait := self._rate.admit(key, asyncio.get_running_loop().time()):
             raise TooManyError(seconds=round(wait, 3))
 
-    def _note(self, request: web.Request, name: str, error: LoopledgerError, body: bytes) -> None:
+    def _identity(self, request: web.Request, name: str) -> bytes:
+        door = self._doors.get(name)
+        named = door.provider.identity_headers if door else ()
+        return printable("\0".join(request.headers.get(header, "") for header in named)).encode()
+
+    def _note(
+        self,
+        request: web.Request,
+        name: str,
+        secret: str | None,
+        error: LoopledgerError,
+        body: bytes,
+    ) -> None:
         answer = answer_for(error)
         self._rejections.note(
             NewRejection(
@@ -123,19 +167,27 @@ class Ingest:
                 cause=answer.cause if answer else "UNKNOWN",
                 problem=str(error),
                 address=request.remote or "",
-                headers=self._kept_headers(request),
+                identity=self._identity(request, name),
+                headers=self._kept_headers(request, secret),
                 body=body,
                 size=len(body) or request.content_length or 0,
                 at=datetime.now(UTC),
             )
         )
 
-    def _kept_headers(self, request: web.Request) -> bytes:
-        """The headers as received, less the credentials: "Name: value" lines, each ended by CR LF."""
+    def _kept_headers(self, request: web.Request, secret: str | None) -> bytes:
+        """The headers as received, less the credentials: "Name: value" lines, each ended by CR LF.
+
+        Proxies repeat the path that was asked for, and with it the secret in it.
+        """
+        pairs = request.raw_headers
+        if secret:
+            shown = secret.encode("utf-8", "surrogateescape")
+            pairs = tuple(pair for pair in pairs if shown not in pair[1])
         return b"".join(
             [
                 b"%b: %b\r\n" % (name, value)
-                for name, value in request.raw_headers
+                for name, value in pairs
                 if not self._is_credential(name)
             ]
         )
@@ -143,7 +195,9 @@ class Ingest:
     def _looks_like_credential(self, name: bytes) -> bool:
         lower = name.lower()
         return (
-            lower in CREDENTIALS
+            # Our own mark of a rejection that was tried again is nobody else's to make.
+            lower == REJECTION_HEADER
+            or lower in CREDENTIALS
             or lower in self._credentials
             or any(word in lower for word in CREDENTIAL_WORDS)
         )
@@ -159,11 +213,16 @@ def recognise(door: Door, headers: Mapping[str, str], body: bytes) -> Recognised
 
 
 def new_event(
-    provider: str, recognised: Recognised, received_at: datetime, headers: bytes, body: bytes
+    event_id: uuid.UUID,
+    provider: str,
+    recognised: Recognised,
+    received_at: datetime,
+    headers: bytes,
+    body: bytes,
 ) -> NewEvent:
     """Make the event that a delivery becomes."""
     return NewEvent(
-        event_id=new_event_id(),
+        event_id=event_id,
         provider=provider,
         topic=recognised.topic,
         merchant_id=recognised.merchant_id,
@@ -188,14 +247,7 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
 
     Raises EncodedError, TooLargeError, TooSlowError, CutShortError, ExpectationError.
     """
-    headers = request.headers
-    encoding = headers.get("Content-Encoding")
-    if encoding is not None and encoding.lower() != "identity":
-        raise EncodedError(encoding=encoding)
-    if (request.content_length or 0) > limits.body_bytes:
-        raise TooLargeError(limit=limits.body_bytes)
-    if (expectation := headers.get("Expect")) is not None:
-        await _continue(request, expectation)
+    await _check_framing(request, limits)
     content = request.content
     chunks: list[bytes] = []
     size = 0
@@ -227,3 +279,16 @@ async def _continue(request: web.Request, expectation: str) -> None:
     transport = request.transport
     if transport is not None:
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def _check_framing(request: web.Request, limits: Limits) -> None:
+    """Check what the head says of the body, and have it sent if that is waited for."""
+    headers = request.headers
+    if "Content-Encoding" in headers:
+        encoding = ", ".join(headers.getall("Content-Encoding"))
+        if encoding.lower() != "identity":
+            raise EncodedError(encoding=encoding)
+    if (request.content_length or 0) > limits.body_bytes:
+        raise TooLargeError(limit=limits.body_bytes)
+    if (expectation := headers.get("Expect")) is not None:
+        await _continue(request, expectation)

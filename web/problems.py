@@ -15,6 +15,7 @@ from eventstore.errors import (
     UnavailableError,
     describe,
     is_outage,
+    printable,
 )
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
@@ -119,13 +120,21 @@ def problem(
         "detail": detail,
     }
     answer = web.Response(
-        body=msgspec.json.encode({**(facts or {}), **body}),
+        body=msgspec.json.encode({**_readable(facts or {}), **_readable(body)}),
         status=status,
         content_type="application/problem+json",
     )
     if retry_after is not None:
         answer.headers["Retry-After"] = str(retry_after)
     return answer
+
+
+def _readable(members: Mapping[str, object]) -> dict[str, object]:
+    """Escape what JSON cannot hold: header bytes that are not UTF-8 come as lone surrogates."""
+    return {
+        name: printable(value) if isinstance(value, str) else value
+        for name, value in members.items()
+    }
 
 
 def answer_for(error: LoopledgerError) -> _Answer | None:

@@ -1,6 +1,9 @@
 """How many requests an address may send: a token bucket each, for as many addresses as are remembered."""
 
+from ipaddress import IPv6Address
+
 from eventstore.limits import Limits
+from verification.verifier import address_of
 
 
 class RateLimiter:
@@ -22,3 +25,11 @@ class RateLimiter:
             del self._buckets[next(iter(self._buckets))]
         self._buckets[address] = (tokens - 1 if admitted else tokens, now)
         return 0.0 if admitted else (1 - tokens) / self._rate
+
+
+def rate_key(address: str) -> str:
+    """What an address counts as: without its port, and of IPv6 the network, since every customer has a whole one."""
+    found = address_of(address)
+    if isinstance(found, IPv6Address):
+        return f"{int(found) >> 64:x}"
+    return str(found or address)

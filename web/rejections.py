@@ -1,20 +1,25 @@
 """Refused requests, over JSON: what came, why it was refused, and another try after the cause is mended."""
 
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from aiohttp import web
 from multidict import CIMultiDict
 
+from eventstore.errors import UnavailableError
 from eventstore.rejections import WholeRejection
+from providers.provider import Recognised
 from verification.verifier import Presented
 from web import parameters
-from web.context import CONTEXT, Door, Page, header_pairs, json_answer, octets
+from web.context import CONTEXT, Context, Door, Page, header_pairs, json_answer, octets
 from web.ingest import new_event, recognise
 from web.problems import NotFoundError, NotRetriableError
 
 # Put before the headers of an event that was refused at first.
 MARK = b"Loopledger-Rejection: %d\r\n"
+
+NAMESPACE = uuid.UUID("6a2f6c0e-2f0b-5c5e-9d7b-3c1f4f6d1a55")
 
 
 async def list_rejections(request: web.Request) -> web.Response:
@@ -51,48 +56,59 @@ async def show_body(request: web.Request) -> web.Response:
 async def retry_rejection(request: web.Request) -> web.Response:
     """`POST /v1/rejections/{id}/retry`: verify it again, as of when it came, and put it on record, marked.
 
-    Credentials are not on record: where a provider is verified by one, `?trust=true` says that the caller vouches for
-    the delivery. Signatures are checked all the same.
+    Credentials are not on record: where a provider is verified by one, somebody who may write to the database has to
+    vouch for it first (`loopledger rejections retry --trust`). Signatures are checked all the same.
     """
     context = request.app[CONTEXT]
-    parameters.known_only(request, {"trust"})
-    trust = "trust" in request.query and parameters.flag(request, "trust")
+    parameters.known_only(request, set())
     rejection = await _rejection(request)
     door = context.doors.get(rejection.provider)
     if door is None or not rejection.complete or not rejection.body:
         problem = "its body is not on record" if door else "its provider is gone"
         raise NotRetriableError(id=rejection.id, problem=problem)
     headers = CIMultiDict(header_pairs(rejection.headers, "surrogateescape"))
-    _verify_again(door, rejection, headers, trust=trust)
+    _verify_again(door, rejection, headers)
     recognised = recognise(door, headers, rejection.body)
     if not await context.rejections.claim(rejection.id):
         raise NotRetriableError(id=rejection.id, problem="it is in the log, or being tried")
-    position = None
     try:
-        event = new_event(
-            rejection.provider,
-            recognised,
-            datetime.now(UTC),
-            MARK % rejection.id + rejection.headers,
-            rejection.body,
-        )
-        position = (await context.log.append(event)).position
-    finally:
-        await context.rejections.settle(rejection.id, position)
+        position = await _append_once(context, rejection, recognised)
+    except UnavailableError:
+        # It may yet be committed: the claim stays until that is settled.
+        raise
+    except BaseException:
+        await context.rejections.settle(rejection.id, None)
+        raise
+    await context.rejections.settle(rejection.id, position)
     return json_answer({"position": position})
 
 
-def _verify_again(
-    door: Door, rejection: WholeRejection, headers: Mapping[str, str], *, trust: bool
-) -> None:
+async def _append_once(context: Context, rejection: WholeRejection, recognised: Recognised) -> int:
+    """Append a rejection, unless an earlier try that was not heard of again has: its event's id is always the same."""
+    event_id = uuid.uuid5(NAMESPACE, f"{rejection.id} {rejection.count}")
+    if (position := await context.log.find(recognised.stream, event_id)) is not None:
+        return position
+    event = new_event(
+        event_id,
+        rejection.provider,
+        recognised,
+        datetime.now(UTC),
+        MARK % rejection.id + rejection.headers,
+        rejection.body,
+    )
+    return (await context.log.append(event)).position
+
+
+def _verify_again(door: Door, rejection: WholeRejection, headers: Mapping[str, str]) -> None:
     verifier = door.verifier
     presented = Presented(headers, rejection.address, None)
-    if trust:
+    if rejection.trusted:
         verifier = verifier.signatures_only
     elif verifier.needs_credentials:
         raise NotRetriableError(
             id=rejection.id,
-            problem="its credentials are not on record; vouch for it with trust=true (--trust)",
+            problem="its credentials are not on record; vouch for it with "
+            f"`loopledger rejections retry {rejection.id} --trust`",
         )
     verifier.check_head(presented, rejection.last_at)
     verifier.check_body(presented, rejection.body, rejection.last_at)
