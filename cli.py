@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import composition
 import server
 from eventstore.errors import LoopledgerError
 from simulation import command as simulate
@@ -50,9 +51,11 @@ def run(given: argparse.Namespace) -> int:
     if given.command == "simulate":
         return simulate.run(given)
     if given.command == "sign":
-        return client.run_sign(given, server.settings_from(os.environ), server.read_secret)
+        return client.run_sign(
+            given, composition.settings_from(os.environ), composition.read_secret
+        )
     if given.action == "retry" and given.trust:
-        asyncio.run(client.vouch(given.id, server.dsn_of(server.settings_from(os.environ))))
+        asyncio.run(client.vouch(given.id, server.dsn_of(composition.settings_from(os.environ))))
     return client.run_rejections(given)
 
 

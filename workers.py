@@ -20,10 +20,10 @@ WATCH_SECONDS = 0.1
 
 # Seconds before a worker that died is started again: the first time, doubled up to the last while it keeps dying.
 FIRST_PAUSE = 0.2
-LAST_PAUSE = 10.0
+LAST_PAUSE = 2.0
 
 # A worker that lived this long was well: its end starts the pauses afresh.
-WELL_SECONDS = 30.0
+WELL_SECONDS = 5.0
 
 
 class Workers:

@@ -69,7 +69,7 @@ class Database:
             raise PostgresError(
                 problem=f"no connection to the database ({why})",
                 remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",
-            ) from None
+            ) from (None if isinstance(error, ValueError) else error)
         try:
             await _check_server(connection)
             await set_up_schema(connection)
@@ -78,7 +78,8 @@ class Database:
             await connection.close()
         self._pool = await asyncpg.create_pool(
             self._dsn,
-            min_size=1,
+            # None is kept open for its own sake: asyncpg would log a traceback whenever Postgres goes away.
+            min_size=0,
             max_size=self._pool_connections,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,

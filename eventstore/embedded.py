@@ -52,9 +52,9 @@ REPORT_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 60.0
 BACKOFF_SECONDS: Final = 0.1
-BACKOFF_SECONDS_MAX: Final = 30.0
+BACKOFF_SECONDS_MAX: Final = 2.0
 # A server that lived this long was well: its end starts the backoff afresh.
-WELL_SECONDS: Final = 60.0
+WELL_SECONDS: Final = 5.0
 
 # Given on the command line, so that no edit of postgresql.conf can weaken them unseen.
 SERVER_SETTINGS: Final = {

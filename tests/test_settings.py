@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from composition import settings_from
 from eventstore.errors import ExposedError, SettingsError
 from eventstore.settings import Settings
-from server import refuse_exposure, settings_from
+from server import refuse_exposure
 
 
 def test_without_anything_the_server_is_for_this_machine_only() -> None:

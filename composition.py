@@ -1,0 +1,242 @@
+"""The parts of a server put together: database and log, what answers over HTTP, what projects."""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from eventstore.database import Database
+from eventstore.errors import PostgresError, SettingsError, describe, heed_cancellation, is_outage
+from eventstore.leadership import lead
+from eventstore.log import Log
+from eventstore.projector import Projector
+from eventstore.registry import Registry
+from eventstore.rejections import Rejections
+from eventstore.settings import Settings, load_settings
+from projections import load_projections
+from providers import load_providers, settings_types
+from verification.keyring import Secret
+from verification.verifier import Verification, Verifier
+from web.app import make_app
+from web.context import Context, Door
+from web.ingest import Ingest
+
+T = TypeVar("T")
+
+logger = structlog.get_logger()
+
+# Connections that may wait to be accepted while the loop is busy.
+BACKLOG = 1024
+
+# Seconds for which the rest of a refused request is read, so that its sender sees the answer.
+LINGERING_SECONDS = 2.0
+
+# How long a connection may be idle between two requests.
+KEEPALIVE_SECONDS = 75.0
+
+# Seconds between tries to begin while Postgres is away.
+AWAY_SECONDS = 0.2
+
+_TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
+
+def settings_from(environ: Mapping[str, str]) -> Settings:
+    """Read the settings of this process. Raises SettingsError."""
+    return load_settings(environ, settings_types())
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What every role works with."""
+
+    database: Database
+    log: Log
+    registry: Registry
+
+
+@asynccontextmanager
+async def open_parts(
+    settings: Settings, dsn: str, *, append: bool, follow: bool
+) -> AsyncIterator[Parts]:
+    """Open database and log: to `append` to it, to `follow` what others append."""
+    limits = settings.limits
+    database = Database(dsn, pool_connections=limits.pool_connections)
+    await database.open()
+    try:
+        log = Log(database, limits)
+        try:
+            await log.start(append=append, follow=follow)
+            yield Parts(database=database, log=log, registry=Registry(database))
+        finally:
+            await log.stop()
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def answering(
+    settings: Settings, parts: Parts, listener: socket.socket
+) -> AsyncIterator[None]:
+    """Take deliveries and answer questions."""
+    providers = load_providers(settings.providers)
+    context = Context(
+        api_for_all=settings.insecure,
+        limits=settings.limits,
+        database=parts.database,
+        log=parts.log,
+        registry=parts.registry,
+        rejections=Rejections(parts.database, settings.limits),
+        doors={
+            name: Door(provider, verifier_of(settings, name))
+            for name, provider in providers.items()
+        },
+        providers=providers,
+        projections=load_projections(),
+    )
+    runner = web.AppRunner(
+        make_app(context),
+        access_log=None,
+        shutdown_timeout=settings.limits.drain_seconds,
+        lingering_time=LINGERING_SECONDS,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        # Else a body that says it is compressed would not be on record as it was sent.
+        auto_decompress=False,
+    )
+    await runner.setup()
+    if (http := runner.server) is not None:
+        http.request_handler = Ingest(context).before(http.request_handler)  # type: ignore[assignment]
+    writing = asyncio.create_task(context.rejections.run(), name="rejections")
+    try:
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        yield
+    finally:
+        await runner.cleanup()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        with suppress(Exception):
+            await context.rejections.write()
+
+
+@asynccontextmanager
+async def projecting(settings: Settings, parts: Parts) -> AsyncIterator["asyncio.Task[None]"]:
+    """Fold the log, whenever this process is the one to do it; gives the task, which only an error ends."""
+    projectors = projectors_of(settings, parts)
+    for projector in projectors:
+        await projector.set_up()
+
+    async def project() -> None:
+        async with asyncio.TaskGroup() as group:
+            for projector in projectors:
+                group.create_task(projector.run(), name=f"projector-{projector.projection.name}")
+
+    leading = asyncio.create_task(lead(parts.database.connect, project), name="leadership")
+    try:
+        yield leading
+    finally:
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+
+def projectors_of(settings: Settings, parts: Parts) -> list[Projector[Any]]:
+    """Make the projectors of every projection."""
+    providers = load_providers(settings.providers)
+    return [
+        Projector(
+            projection,
+            sources=providers,
+            database=parts.database,
+            log=parts.log,
+            registry=parts.registry,
+            limits=settings.limits,
+        )
+        for projection in load_projections().values()
+    ]
+
+
+async def prepare(settings: Settings, dsn: str) -> int:
+    """Set the schema up and enter the projections, so that no worker has to wait; gives back the head."""
+    for name in load_providers(settings.providers):
+        verifier_of(settings, name)
+    async with open_parts(settings, dsn, append=False, follow=False) as parts:
+        for projector in projectors_of(settings, parts):
+            await projector.set_up()
+        return parts.log.head
+
+
+async def once_there(step: Callable[[], Awaitable[T]], end: "asyncio.Future[None]") -> T:
+    """Take a step that needs Postgres as soon as it is there, unless `end` comes first.
+
+    Who dies of its absence is started again after a pause that grows, and so comes back long after Postgres.
+    """
+    while True:
+        try:
+            return await step()
+        except Exception as error:
+            heed_cancellation()
+            cause = error.__cause__ if isinstance(error, PostgresError) else error
+            if end.done() or cause is None or not is_outage(cause):
+                raise
+            logger.warning("waiting for Postgres", error=describe(cause))
+            await asyncio.wait([end], timeout=AWAY_SECONDS)
+
+
+def verifier_of(settings: Settings, provider: str) -> Verifier:
+    """Make what verifies the deliveries of a provider. Raises SettingsError."""
+    section = settings.providers.get(provider)
+    verification = getattr(section, "verification", None) or Verification()
+    return Verifier(verification, read_secret, f"{provider}.verification")
+
+
+def read_secret(secret: Secret) -> bytes:
+    """Read a secret from the environment or a file. Raises SettingsError, without the secret."""
+    try:
+        if secret.env is not None:
+            return os.environb[secret.env.encode()]
+        return Path(secret.file or "").read_bytes()
+    except KeyError:
+        problem = "is not set"
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    raise SettingsError(key="a secret", problem=problem, source=secret.source)
+
+
+def configure_logging(settings: Settings) -> None:
+    """Log to standard error: for people on a terminal, as JSON otherwise."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # Never the local variables of a traceback: they hold bodies, and so codes and names.
+            *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    # What is no HTTP is quoted there, secrets and all, as often as anybody likes.
+    logging.getLogger("aiohttp.server").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    )

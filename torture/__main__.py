@@ -1,0 +1,115 @@
+"""The command `python -m torture`."""
+
+import argparse
+import asyncio
+import secrets
+import signal
+import sys
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from torture.run import Outcome, Plan, torture
+
+EXIT_BROKEN, EXIT_INTERRUPTED = 1, 130
+
+
+def main() -> int:
+    """Run the command; gives back its exit code. 0: every promise was kept; 1: not; 130: interrupted."""
+    given = _parser().parse_args()
+    seed = secrets.randbelow(2**32) if given.seed is None else given.seed
+    plan = Plan(
+        kills=given.kills,
+        seed=seed,
+        workers=given.workers,
+        senders=given.senders,
+        keep=given.keep,
+    )
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
+    err.print(f"{plan.kills:,} kills under {plan.senders} senders; --seed {seed} repeats them")
+    try:
+        outcome = asyncio.run(_until_stopped(plan, err))
+    except asyncio.CancelledError:
+        return EXIT_INTERRUPTED
+    if given.json:
+        out.file.write(msgspec.json.encode(outcome).decode() + "\n")
+    else:
+        _print(outcome, out)
+    return 0 if outcome.held else EXIT_BROKEN
+
+
+async def _until_stopped(plan: Plan, err: Console) -> Outcome:
+    """Run the plan; SIGINT and SIGTERM end it, and everything that it started."""
+    task = asyncio.create_task(torture(plan, err.print))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
+    add = parser.add_argument
+    add("--kills", type=_count, default=100, metavar="N", help="how many (%(default)s)")
+    add("--seed", type=int, metavar="N", help="the same seed, the same kills (default: random)")
+    add("--workers", type=_count, default=2, metavar="N", help="HTTP processes (%(default)s)")
+    add("--senders", type=_count, default=16, metavar="N", help="at once (%(default)s)")
+    add("--keep", action="store_true", help="keep the data and the server's logs in any case")
+    add("--json", action="store_true", help="print the outcome as one JSON object")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        message = f"not a whole number from 1 on: {text}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
+def _print(outcome: Outcome, out: Console) -> None:
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        "seed": str(outcome.seed),
+        "kills": f"{outcome.kills:,}",
+        **_indented(outcome.kills_by_kind),
+        "starts of the server": f"{outcome.starts:,}",
+        "  of which failed": f"{sum(outcome.failed_starts.values()):,}",
+        "sent attempts": f"{outcome.attempts:,}",
+        **_indented(outcome.answers),
+        "acknowledged": f"{outcome.acknowledged:,}",
+        "on record": f"{outcome.on_record:,}",
+        "lost": f"{outcome.lost:,}",
+        "doubled": f"{outcome.doubled:,}",
+        "holes": f"{outcome.holes:,}",
+        "other violations": f"{_others(outcome):,}",
+        "repeated after a lost answer": f"{outcome.repeated_after_a_lost_answer:,}",
+        "longest time without a 200": f"{outcome.longest_time_without_a_200:.1f} s",
+        "the whole run": f"{outcome.seconds:.0f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+    for reason, count in outcome.failed_starts.items():
+        out.print(f"{count:,} starts failed: {reason}")
+    for said, count in outcome.logged.items():
+        out.print(f"{count:,} times in the server's log: {said}")
+    for violation in outcome.first_violations:
+        out.print(f"{violation.kind}: {violation.facts}")
+    if outcome.kept is not None:
+        out.print(f"the data and the server's logs are kept in {outcome.kept}")
+
+
+def _indented(counts: dict[str, int]) -> dict[str, str]:
+    return {f"  {name}": f"{count:,}" for name, count in counts.items()}
+
+
+def _others(outcome: Outcome) -> int:
+    shown = {"lost", "doubled", "hole"}
+    return sum(count for kind, count in outcome.violations.items() if kind not in shown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

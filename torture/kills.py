@@ -1,0 +1,151 @@
+"""What is done to the server. Cards are drawn from a deck that holds each kind once: every kind gets its turn."""
+
+import asyncio
+import contextlib
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import asyncpg
+import psutil
+
+from torture.record import QUERIES, connected
+from torture.target import Member, Role, Target
+
+# How long a process is stopped; now and then longer than some senders wait.
+STOPPED_SECONDS = (0.05, 1.0)
+LONG_STOPPED_SECONDS = (2.0, 6.0)
+LONG = 0.15
+
+SERVER: frozenset[Role] = frozenset({"parent", "http", "projecting", "other"})
+POSTGRES: frozenset[Role] = frozenset({"postmaster", "postgres"})
+
+# Whom one SIGKILL (of all of these at once) hits; the server is started again by itself or by us.
+VICTIMS: Mapping[str, frozenset[Role]] = {
+    "the projecting process": frozenset({"projecting"}),
+    "the parent": frozenset({"parent"}),
+    "the whole server": SERVER,
+    "the postmaster": frozenset({"postmaster"}),
+    "the whole Postgres": POSTGRES,
+    "parent and postmaster": frozenset({"parent", "postmaster"}),
+    "everything": SERVER | POSTGRES,
+}
+# Those without whom a kind makes no sense.
+NEEDED: Mapping[str, frozenset[Role]] = {
+    "the whole server": frozenset({"parent"}),
+    "everything": frozenset({"parent"}),
+    "the whole Postgres": frozenset({"postmaster"}),
+}
+
+# Of whom it hits one.
+ONE_OF: Mapping[str, frozenset[Role]] = {
+    "one HTTP worker": frozenset({"http"}),
+    "one process of Postgres": frozenset({"postgres"}),
+}
+SESSIONS = "sessions (pg_terminate_backend)"
+STOP_BACKENDS = "stopped: processes of Postgres"
+STOP_WORKER = "stopped: a worker"
+
+KINDS = (*VICTIMS, *ONE_OF, SESSIONS, STOP_BACKENDS, STOP_WORKER)
+
+
+class Killer:
+    """Does one thing after the other to `target`, as `chance` says; `note` is told what and to whom."""
+
+    def __init__(self, target: Target, chance: random.Random, note: Callable[[str], None]) -> None:
+        self.kills: Counter[str] = Counter()
+        self._target = target
+        self._random = chance
+        self._note = note
+        self._deck: list[str] = []
+        self._stopped: set[asyncio.Task[None]] = set()
+
+    async def kill(self) -> None:
+        """Do the next thing for which there is somebody to do it to."""
+        while True:
+            if not self._deck:
+                self._deck = self._random.sample(KINDS, len(KINDS))
+            for kind in self._deck:
+                if hit := await self._do(kind):
+                    self._deck.remove(kind)
+                    self.kills[kind] += 1
+                    self._note(f"{kind}: {hit}")
+                    return
+            await asyncio.sleep(0.05)
+
+    async def release(self) -> None:
+        """Return once everything that was stopped goes on."""
+        await asyncio.gather(*self._stopped)
+
+    async def _do(self, kind: str) -> list[int]:
+        """Do it; gives back the pids of those that it hit."""
+        if kind == SESSIONS:
+            return await self._end_sessions()
+        family = self._target.family()
+        if kind in VICTIMS:
+            needed = NEEDED.get(kind, VICTIMS[kind])
+            if not needed <= {member.role for member in family}:
+                return []
+            return _signal(_with(family, VICTIMS[kind]), psutil.Process.kill)
+        if kind in ONE_OF:
+            candidates = _with(family, ONE_OF[kind])
+            chosen = self._random.sample(candidates, min(1, len(candidates)))
+            return _signal(chosen, psutil.Process.kill)
+        if kind == STOP_BACKENDS:
+            return self._stop(_with(family, {"postgres"}), at_most=3)
+        return self._stop(_with(family, {"http", "projecting"}), at_most=1)
+
+    def _stop(self, processes: list[psutil.Process], at_most: int) -> list[int]:
+        if not processes:
+            return []
+        count = self._random.randint(1, min(at_most, len(processes)))
+        chosen = self._random.sample(processes, count)
+        span = LONG_STOPPED_SECONDS if self._random.random() < LONG else STOPPED_SECONDS
+        hit = _signal(chosen, psutil.Process.suspend)
+        if hit:
+            task = asyncio.create_task(_resume(chosen, self._random.uniform(*span)))
+            self._stopped.add(task)
+            task.add_done_callback(self._stopped.discard)
+        return hit
+
+    async def _end_sessions(self) -> list[int]:
+        share = self._random.choice((0.2, 0.5, 1.0))
+        try:
+            async with asyncio.timeout(3), connected(self._target.dsn) as connection:
+                rows = await connection.fetch(QUERIES["client_backends"])
+                pids = [row["pid"] for row in rows]
+                chosen = self._random.sample(pids, math.ceil(share * len(pids)))
+                await connection.execute(QUERIES["terminate"], chosen)
+        except (
+            OSError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ):
+            return []
+        return chosen
+
+
+def _with(family: Iterable[Member], roles: Iterable[Role]) -> list[psutil.Process]:
+    wanted = set(roles)
+    return [member.process for member in family if member.role in wanted]
+
+
+def _signal(
+    processes: Iterable[psutil.Process], act: Callable[[psutil.Process], None]
+) -> list[int]:
+    """Do it to all; gives back who was still there. psutil sees to it that a pid is not somebody else's."""
+    hit = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            act(process)
+            hit.append(process.pid)
+    return hit
+
+
+async def _resume(processes: Iterable[psutil.Process], seconds: float) -> None:
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        _signal(processes, psutil.Process.resume)

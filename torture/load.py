@@ -1,0 +1,159 @@
+"""The load: providers that send each delivery again and again, with the same bytes, until it gets its 200."""
+
+import asyncio
+import random
+import re
+from collections.abc import Iterator
+from http import HTTPStatus
+
+import aiohttp
+import msgspec
+
+from simulation.deliveries import Delivery, Rates, deliveries
+from torture.ledger import MARK, Attempt, Ledger, Sent, digest_of
+
+ENDLESS = 10**9
+
+# The mean rest of a sender between two deliveries, and the longest before it tries again, in seconds.
+REST_SECONDS = 0.01
+RETRY_SECONDS = (0.02, 0.3)
+
+# How long a provider waits for an answer: some give up long before the server does.
+PATIENCE_SECONDS = (2.0, 5.0, 15.0)
+
+# Of all requests, those after which the connection is closed, so that the next may meet another worker.
+CLOSING = 0.02
+
+# Of all deliveries: very large ones, ones that cannot be decoded, ones of a topic that nobody handles.
+LARGE = 0.02
+UNDECODABLE = 0.02
+UNHANDLED = 0.02
+LARGE_BYTES = (10_000, 200_000)
+
+TOPIC = "X-LOOPZ-WEBHOOK-TOPIC"
+_TIME = re.compile(rb'"(updated_on|updatedAt|Date)":"[^"]*"')
+
+# A 4xx says that the delivery is at fault, but for those that ask the sender to come again.
+FIRST_REFUSAL, FIRST_OUTAGE = HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR
+_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+class _Answer(msgspec.Struct):
+    position: int
+
+
+class _Method(msgspec.Struct):
+    Method: str
+
+
+class Load:
+    """Senders, each with one delivery under way at a time."""
+
+    def __init__(self, url: str, ledger: Ledger, seed: int) -> None:
+        self._url = url
+        self._ledger = ledger
+        self._random = random.Random(f"load {seed}")  # noqa: S311 (seeded on purpose)
+        self._deliveries = unique(seed)
+        self._ending = False
+
+    async def run(self, senders: int) -> None:
+        """Send until told to end, and then until the deliveries under way have their 200."""
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            ) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            self._ledger.begin()
+            for _ in range(senders):
+                group.create_task(self._send(session))
+
+    def end(self) -> None:
+        """Begin no further delivery."""
+        self._ending = True
+
+    async def _send(self, session: aiohttp.ClientSession) -> None:
+        while not self._ending:
+            delivery = next(self._deliveries)
+            number = self._ledger.enter(sent(delivery))
+            while not await self._try(session, delivery, number):  # noqa: ASYNC110 (it waits between tries)
+                await asyncio.sleep(self._random.uniform(*RETRY_SECONDS))
+            await asyncio.sleep(self._random.expovariate(1 / REST_SECONDS))
+
+    async def _try(self, session: aiohttp.ClientSession, delivery: Delivery, number: int) -> bool:
+        """Make one attempt; says whether the delivery is done with."""
+        attempt, mark = self._ledger.attempt(number)
+        try:
+            status = await self._post(session, delivery, attempt, mark)
+        except aiohttp.ClientConnectorError as error:
+            # Nobody listened: nothing was sent.
+            attempt.fate = "unsent"
+            answer = type(error).__name__
+        except (aiohttp.ClientError, OSError) as error:
+            answer = type(error).__name__
+        else:
+            answer = str(status)
+            if FIRST_REFUSAL <= status < FIRST_OUTAGE and status not in _AGAIN:
+                self._ledger.refused.append((number, status))
+        self._ledger.answers[answer] += 1
+        return attempt.fate == "acknowledged"
+
+    async def _post(
+        self, session: aiohttp.ClientSession, delivery: Delivery, attempt: Attempt, mark: str
+    ) -> int:
+        headers = {**delivery.headers, MARK: mark}
+        if self._random.random() < CLOSING:
+            headers["Connection"] = "close"
+        patience = aiohttp.ClientTimeout(total=self._random.choice(PATIENCE_SECONDS))
+        async with session.post(
+            self._url + delivery.path, data=delivery.body, headers=headers, timeout=patience
+        ) as response:
+            if response.status == HTTPStatus.OK:
+                try:
+                    position = msgspec.json.decode(await response.read(), type=_Answer).position
+                except (aiohttp.ClientError, OSError, msgspec.DecodeError):
+                    # The status alone is a promise, whatever became of the rest.
+                    position = None
+                self._ledger.acknowledge(attempt, position)
+            return response.status
+
+
+def sent(delivery: Delivery) -> Sent:
+    """What the log has to say of this delivery, found without the code that is under test."""
+    topic = delivery.headers.get(TOPIC)
+    return Sent(
+        provider=delivery.path.rpartition("/")[2],
+        topic=topic or msgspec.json.decode(delivery.body, type=_Method).Method,
+        stream=delivery.thing,
+        digest=digest_of(delivery.body),
+    )
+
+
+def unique(seed: int) -> Iterator[Delivery]:
+    """Yield deliveries without end, no two with the same topic and body."""
+    chance = random.Random(f"spice {seed}")  # noqa: S311 (seeded on purpose)
+    seen: set[bytes] = set()
+    for delivery in deliveries(seed, ENDLESS, Rates(duplicate=0)):
+        spiced = _spiced(delivery, chance)
+        key = digest_of(spiced.headers.get(TOPIC, "").encode() + spiced.body)[:12]
+        if key not in seen:
+            seen.add(key)
+            yield spiced
+
+
+def _spiced(delivery: Delivery, chance: random.Random) -> Delivery:
+    """Make some deliveries hard to take: large, undecodable, or of no use to anybody."""
+    drawn = chance.random()
+    if drawn < LARGE:
+        # White space is part of the bytes, and means nothing.
+        padding = bytes(chance.choices(b" \t\r\n", k=chance.randint(*LARGE_BYTES)))
+        return msgspec.structs.replace(delivery, body=delivery.body + padding)
+    if drawn < LARGE + UNDECODABLE:
+        return msgspec.structs.replace(
+            delivery, body=_TIME.sub(rb'"\1":"yesterday"', delivery.body)
+        )
+    if drawn < LARGE + UNDECODABLE + UNHANDLED and TOPIC in delivery.headers:
+        kind = delivery.headers[TOPIC].partition(".")[0]
+        headers = {**delivery.headers, TOPIC: f"{kind}.polished"}
+        return msgspec.structs.replace(delivery, headers=headers)
+    return delivery

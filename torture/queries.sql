@@ -1,0 +1,33 @@
+-- head --
+-- The newest position, as the head row has it.
+SELECT position FROM log_head
+
+-- lag --
+-- How far the projection that is furthest behind has to go.
+SELECT max(h.position - p.checkpoint) FROM projections AS p, log_head AS h WHERE p.status = 'live'
+
+-- events --
+-- The whole log, twins included.
+SELECT position, event_id, provider, topic, stream, recorded_at, headers, body
+FROM events
+ORDER BY position, stream
+
+-- standings --
+-- Where every live generation stands.
+SELECT name, generation, checkpoint, folded, ignored, quarantined FROM projections WHERE status = 'live'
+
+-- quarantine --
+-- What is in quarantine for one generation.
+SELECT position FROM quarantine WHERE projection = $1 AND generation = $2
+
+-- states --
+-- Every state of a projection, as everybody sees it.
+SELECT stream, position, {names} FROM {view}
+
+-- client_backends --
+-- The sessions of the server, ours left out.
+SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid
+
+-- terminate --
+-- End some of them.
+SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) AS pid

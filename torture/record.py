@@ -1,0 +1,150 @@
+"""What is on record, read past the server: by SQL of our own, and for the folds by the engine's own reader."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from eventstore.database import Database
+from eventstore.limits import Limits
+from eventstore.log import Log
+from eventstore.projection import handled_topics
+from eventstore.queries import load_queries
+from eventstore.settings import load_settings
+from projections import load_projections
+from providers import load_providers, settings_types
+from torture.checks import (
+    FreshFold,
+    LogCheck,
+    OnRecord,
+    Standing,
+    Violations,
+    check_quarantine,
+    check_standing,
+    check_states,
+)
+from torture.ledger import MARK, Ledger, digest_of
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+QUERIES = load_queries(Path(__file__).with_name("queries.sql"))
+
+# How long the projections may take to catch up with a log that has come to rest.
+CATCH_UP_SECONDS = 90.0
+# How long the log must have stood still: behind a lost answer an append may still be under way.
+REST_SECONDS = 0.5
+
+PAGE = 5_000
+
+_MARK = re.compile(rb"^%s: (\d+)\.(\d+)\r$" % MARK.encode(), re.IGNORECASE | re.MULTILINE)
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator["Connection[Record]"]:
+    """A connection that does not wait for a server that hangs."""
+    connection = await asyncpg.connect(dsn, timeout=2)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def caught_up(dsn: str) -> bool:
+    """Return once the log is at rest and every projection at its end; False if that takes too long."""
+    deadline = time.monotonic() + CATCH_UP_SECONDS
+    rested, head = 0.0, -1
+    async with connected(dsn) as connection:
+        while time.monotonic() < deadline:
+            newest = await connection.fetchval(QUERIES["head"])
+            if newest != head:
+                head, rested = newest, time.monotonic() + REST_SECONDS
+            lag = await connection.fetchval(QUERIES["lag"])
+            if lag == 0 and time.monotonic() > rested:
+                return True
+            await asyncio.sleep(0.1)
+    return False
+
+
+async def examine(dsn: str, ledger: Ledger, violations: Violations) -> LogCheck:
+    """Hold everything on record against the ledger, and every state against the log."""
+    async with (
+        connected(dsn) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        head = await connection.fetchval(QUERIES["head"])
+        check = LogCheck(ledger, violations)
+        async for row in connection.cursor(QUERIES["events"], prefetch=PAGE):
+            check.add(_on_record(row))
+        check.close(head)
+        folds = await _fold(dsn, head, violations)
+        standings = {row["name"]: row for row in await connection.fetch(QUERIES["standings"])}
+        for name, fresh in folds.items():
+            if name not in standings:
+                violations.add("count", f"{name} is not in the registry")
+                continue
+            await _examine_projection(connection, name, fresh, standings[name], violations)
+    return check
+
+
+async def _examine_projection(
+    connection: "Connection[Record]",
+    name: str,
+    fresh: FreshFold,
+    row: "Record",
+    violations: Violations,
+) -> None:
+    found = Standing(row["checkpoint"], row["folded"], row["ignored"], row["quarantined"])
+    check_standing(name, fresh, found, violations)
+    quarantined = await connection.fetch(QUERIES["quarantine"], name, row["generation"])
+    check_quarantine(name, fresh, {position for (position,) in quarantined}, violations)
+    make = load_projections()[name].state
+    query = QUERIES["states"].format(view=name, names=", ".join(make.__struct_fields__))
+    states = {
+        stream: (position, make(*values))
+        for stream, position, *values in await connection.fetch(query)
+    }
+    check_states(name, fresh.states, states, violations)
+
+
+async def _fold(dsn: str, head: int, violations: Violations) -> dict[str, FreshFold]:
+    """Fold the log anew, as a server with our settings would."""
+    providers = load_providers(load_settings({}, settings_types()).providers)
+    projections = load_projections()
+    folds = {name: FreshFold(each, providers) for name, each in projections.items()}
+    topics = frozenset[str]().union(
+        *(handled_topics(each, providers) for each in projections.values())
+    )
+    database = Database(dsn, pool_connections=1)
+    await database.open()
+    try:
+        log = Log(database, Limits())
+        position = 0
+        while position < head:
+            events = await log.read_tail(position, PAGE, topics)
+            if not events:
+                violations.add("hole", f"no reader gets beyond position {position}", 0)
+                break
+            for event in events:
+                for fresh in folds.values():
+                    fresh.add(event)
+            position = events[-1].position
+    finally:
+        await database.close()
+    return folds
+
+
+def _on_record(row: "Record") -> OnRecord:
+    mark = _MARK.search(row["headers"])
+    values: dict[str, Any] = dict(row)
+    del values["headers"]
+    return OnRecord(
+        **{name: value for name, value in values.items() if name != "body"},
+        mark=None if mark is None else (int(mark[1]), int(mark[2])),
+        digest=digest_of(row["body"]),
+    )

@@ -1,0 +1,213 @@
+"""The server under torture: its processes, and somebody who starts it again whenever it is gone."""
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+import psutil
+
+ROOT = Path(__file__).parent.parent
+
+WATCH_SECONDS = 0.02
+# How long the service manager that we play waits before it starts the server again.
+RESTART_SECONDS = (0.0, 0.5)
+# How long a clean stop may take.
+STOP_SECONDS = 15.0
+# How long processes that lost their parent may take to notice and to finish what they have.
+LINGER_SECONDS = 10.0
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d")
+
+Role = Literal["parent", "http", "projecting", "postmaster", "postgres", "other"]
+
+
+class Member(NamedTuple):
+    """A process of the server."""
+
+    process: psutil.Process
+    role: Role
+
+
+class _Line(msgspec.Struct):
+    """As much of a line of the server's log as is counted."""
+
+    level: str
+    event: str
+
+
+class Target:
+    """A Loopledger of several processes with an embedded Postgres, below `directory`."""
+
+    def __init__(self, directory: Path, *, workers: int, seed: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.data_dir = directory / "data"
+        host = quote(str(self.data_dir / "socket"), safe="/")
+        self.dsn = f"postgresql://loopledger@/loopledger?host={host}&port=5432&sslmode=disable"
+        self.starts = 0
+        # Starts that ended by themselves, by what they said last.
+        self.failed_starts: Counter[str] = Counter()
+        self._logs = directory / "logs"
+        self._logs.mkdir()
+        (directory / "loopledger.toml").touch()
+        self._config = directory / "loopledger.toml"
+        self._workers = workers
+        self._random = random.Random(f"target {seed}")  # noqa: S311 (seeded on purpose)
+        self._process: subprocess.Popen[bytes] | None = None
+        # Everything that was ever seen of it, by pid.
+        self._seen: dict[int, psutil.Process] = {}
+
+    async def stay_up(self) -> None:
+        """Start the server, and again whenever it is gone; until cancelled."""
+        while True:
+            process = self._process
+            if process is None or process.poll() is not None:
+                if process is not None:
+                    self._note_end(process.returncode)
+                    await asyncio.sleep(self._random.uniform(*RESTART_SECONDS))
+                self._spawn()
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def family(self) -> list[Member]:
+        """Every process that is the server's now, whoever started it and whether its parent still lives."""
+        found = []
+        postmaster = self._postmaster_pid()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if self._is_ours(process):
+                    found.append(Member(process, self._role(process, postmaster)))
+                    self._seen[process.pid] = process
+        return found
+
+    async def stop(self) -> str | None:
+        """Stop it cleanly; gives back what was not clean, if anything."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return "there is no server to stop"
+        self.family()
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = await asyncio.to_thread(process.wait, STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"still running {STOP_SECONDS:g} s after SIGTERM"
+        if status != 0:
+            return f"it ended with status {status} after SIGTERM"
+        if (self.data_dir / "postgres" / "postmaster.pid").exists():
+            return "it left postmaster.pid behind"
+        return None
+
+    async def orphans(self) -> list[str]:
+        """Name the processes that outlive the stopped server."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        while (left := self._left()) and time.monotonic() < deadline:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.1)
+        return left
+
+    def end(self) -> None:
+        """Kill whatever is left of it."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        while (members := self.family()) and time.monotonic() < deadline:
+            for member in members:
+                with contextlib.suppress(psutil.Error):
+                    member.process.kill()
+            time.sleep(WATCH_SECONDS)
+        if self._process is not None:
+            self._process.wait()
+
+    def logged(self) -> Counter[str]:
+        """Count what the server said from level error on, tracebacks, and panics of Postgres."""
+        counts: Counter[str] = Counter()
+        for file in sorted(self._logs.iterdir()):
+            for line in file.read_bytes().splitlines():
+                try:
+                    said = msgspec.json.decode(line, type=_Line)
+                except msgspec.DecodeError:
+                    if line.startswith((b"Traceback", b"ERROR:", b"CRITICAL:")):
+                        counts[line.decode(errors="replace")[:100]] += 1
+                    continue
+                if said.level in {"error", "critical"}:
+                    counts[f"{said.level}: {said.event}"] += 1
+        for file in self.data_dir.glob("postgres.log*"):
+            counts["panic"] += file.read_bytes().count(b"PANIC:")
+        return +counts
+
+    def _spawn(self) -> None:
+        self.starts += 1
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if name != "DATABASE_URL" and not name.startswith("LOOPLEDGER_")
+        }
+        environ |= {
+            "LOOPLEDGER_PORT": str(self._port),
+            "LOOPLEDGER_DATA_DIR": str(self.data_dir),
+            "LOOPLEDGER_CONFIG": str(self._config),
+            "LOOPLEDGER_LOG_FORMAT": "json",
+        }
+        with self._log(self.starts).open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 (our own program)
+                [sys.executable, "-m", "cli", "serve", "--workers", str(self._workers)],
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _note_end(self, status: int) -> None:
+        if status == -signal.SIGKILL:
+            return
+        lines = self._log(self.starts).read_text("utf-8", "replace").strip().splitlines()
+        said = lines[-1] if lines else "nothing"
+        # The times in it would make each one of its kind.
+        self.failed_starts[f"status {status}: {_TIME.split(said)[0][:200]}"] += 1
+
+    def _log(self, start: int) -> Path:
+        return self._logs / f"server-{start:04}.log"
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        """By what it was told, or by where it works: Postgres is told nothing, and stays where its data lies."""
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if process.environ().get("LOOPLEDGER_DATA_DIR") == str(self.data_dir):
+            return True
+        return Path(process.cwd()).is_relative_to(self.data_dir)
+
+    def _role(self, process: psutil.Process, postmaster: int | None) -> Role:
+        if self._process is not None and process.pid == self._process.pid:
+            return "parent"
+        if process.name() == "postgres":
+            return "postmaster" if process.pid == postmaster else "postgres"
+        command = process.cmdline()
+        if "--role" not in command:
+            # A child between fork and exec, initdb, a parent that was replaced.
+            return "other"
+        return "http" if command[command.index("--role") + 1] == "http" else "projecting"
+
+    def _postmaster_pid(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        return None
+
+    def _left(self) -> list[str]:
+        self.family()
+        left = []
+        for process in self._seen.values():
+            with contextlib.suppress(psutil.Error):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(f"pid {process.pid}: {process.name()}")
+        return left
