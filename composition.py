@@ -69,7 +69,8 @@ async def open_parts(
 ) -> AsyncIterator[Parts]:
     """Open database and log: to `append` to it, to `follow` what others append."""
     limits = settings.limits
-    database = Database(dsn, pool_connections=limits.pool_connections)
+    # Who only follows writes states, which can be folded again: they need not take the disk from the log.
+    database = Database(dsn, pool_connections=limits.pool_connections, durable=append)
     await database.open()
     try:
         log = Log(database, limits)

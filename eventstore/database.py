@@ -52,9 +52,13 @@ Connect: TypeAlias = "Callable[[], Awaitable[Connection[Record]]]"
 
 
 class Database:
-    """One Postgres, by its URL. The pool is there between `open` and `close`."""
+    """One Postgres, by its URL. The pool is there between `open` and `close`.
 
-    def __init__(self, dsn: str, *, pool_connections: int) -> None:
+    `durable=False` is for who writes through the pool only what can be folded again.
+    """
+
+    def __init__(self, dsn: str, *, pool_connections: int, durable: bool = True) -> None:
+        self._begin = _be_durable if durable else _be_quick
         self._dsn = dsn
         self._pool_connections = pool_connections
         self._pool: Pool[Record] | None = None
@@ -84,7 +88,7 @@ class Database:
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
             server_settings=SESSION,
-            init=_be_durable,
+            init=self._begin,
             reset=_leave_as_it_is,
         )
 
@@ -228,6 +232,10 @@ async def migrate(connection: "Connection[Record]", number: int, file: Path) -> 
 async def _be_durable(connection: "Connection[Record]") -> None:
     """Have commits wait for the disk, whatever the role or the database is set to."""
     await connection.execute(QUERIES["be_durable"])
+
+
+async def _be_quick(connection: "Connection[Record]") -> None:
+    await connection.execute(QUERIES["be_quick"])
 
 
 async def _leave_as_it_is(_: object) -> None:

@@ -18,12 +18,9 @@ from eventstore.errors import (
 from eventstore.events import Event
 from eventstore.projection import Folded, Projection, Source, State, fold, handled_topics
 from eventstore.queries import QUERIES
-from eventstore.tables import StateTable
+from eventstore.tables import StateTable, Stretch
 
 if TYPE_CHECKING:
-    from asyncpg import Record
-    from asyncpg.pool import PoolConnectionProxy
-
     from eventstore.database import Database
     from eventstore.limits import Limits
     from eventstore.log import Log
@@ -135,13 +132,13 @@ class Projector(Generic[State]):
         _, self._checkpoint = await self._registry.checkpoint(self.projection.name)
 
     async def _fold(self, events: Sequence[Event], refused: str | None = None) -> None:
-        """Fold contiguous events in one transaction; `refused` is why the database would not take the only one."""
+        """Fold contiguous events; `refused` is why the database would not take the only one."""
         if events[0].position != self._checkpoint + 1:
             message = f"expected position {self._checkpoint + 1}, read {events[0].position}"
             raise AssertionError(message)
+        stretch = await self._evolve(events, refused)
         try:
-            async with self._database.transaction() as connection:
-                checkpoint = await self._fold_in(connection, events, refused)
+            moved = await self._table.fold(self._database, stretch)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name != "complete":
                 raise
@@ -151,8 +148,17 @@ class Projector(Generic[State]):
                 raise
             await self._fold_apart(events, describe(error))
             return
-        self._checkpoint = checkpoint
-        self._registry.moved(self.projection.name, checkpoint)
+        if not moved:
+            raise FencedError(projection=self.projection.name, checkpoint=self._checkpoint)
+        self._checkpoint = stretch.checkpoint
+        self._registry.moved(self.projection.name, stretch.checkpoint)
+        if stretch.quarantined:
+            logger.warning(
+                "put events in quarantine",
+                projection=self.projection.name,
+                count=len(stretch.quarantined),
+                first_position=stretch.quarantined[0][0],
+            )
 
     async def _fold_apart(self, events: Sequence[Event], error: str) -> None:
         """The database refuses a state that came out of `events`: find the event at fault, fold the others."""
@@ -163,15 +169,11 @@ class Projector(Generic[State]):
         await self._fold(events[:middle])
         await self._fold(events[middle:])
 
-    async def _fold_in(
-        self,
-        connection: "PoolConnectionProxy[Record]",
-        events: Sequence[Event],
-        refused: str | None,
-    ) -> int:
+    async def _evolve(self, events: Sequence[Event], refused: str | None) -> Stretch[State]:
+        """Fold events in memory, on the states that their streams have."""
         streams = {e.stream for e in events if f"{e.provider} {e.topic}" in self._topics}
         states: dict[str, Any] = (
-            await self._table.load(connection, list(streams)) if streams else {}
+            await self._table.load(self._database, list(streams)) if streams else {}
         )
         changed: dict[str, tuple[int, State]] = {}
         quarantined: list[tuple[int, str, str]] = []
@@ -190,41 +192,11 @@ class Projector(Generic[State]):
             elif folded.state != before:
                 states[event.stream] = folded.state
                 changed[event.stream] = (event.position, folded.state)
-        checkpoint = events[-1].position
-        # The fence first: its row lock makes a rival wait here, before it writes anything.
-        moved = await connection.fetchval(
-            QUERIES["move_checkpoint"],
-            self.projection.name,
-            self._table.generation,
-            self._checkpoint,
-            checkpoint,
-            len(events) - ignored - len(quarantined),
-            ignored,
-            len(quarantined),
-        )
-        if moved is None:
-            raise FencedError(projection=self.projection.name, checkpoint=self._checkpoint)
-        if changed:
-            await self._table.save(connection, changed)
-        if quarantined:
-            await self._quarantine(connection, quarantined)
-        return checkpoint
-
-    async def _quarantine(
-        self,
-        connection: "PoolConnectionProxy[Record]",
-        quarantined: Sequence[tuple[int, str, str]],
-    ) -> None:
-        name, generation = self.projection.name, self._table.generation
-        await connection.execute(
-            QUERIES["put_in_quarantine"],
-            name,
-            generation,
-            *map(list, zip(*quarantined, strict=True)),
-        )
-        logger.warning(
-            "put events in quarantine",
-            projection=name,
-            count=len(quarantined),
-            first_position=quarantined[0][0],
+        return Stretch(
+            after=self._checkpoint,
+            checkpoint=events[-1].position,
+            folded=len(events) - ignored - len(quarantined),
+            ignored=ignored,
+            changed=changed,
+            quarantined=quarantined,
         )

@@ -88,6 +88,10 @@ SELECT position FROM events WHERE stream = $1 AND event_id = $2
 -- For this session: a commit waits for the disk, even if the role or the database is set to hurry.
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 
+-- be_quick --
+-- For a session that only writes what can be folded again: a commit need not wait for the disk.
+SET synchronous_commit = off
+
 -- fsync --
 -- Whether the server itself waits for the disk.
 SELECT current_setting('fsync')
@@ -114,20 +118,6 @@ FROM projections AS p, log_head AS h
 WHERE p.status = 'live'
 ORDER BY p.name
 
--- move_checkpoint --
--- Move a generation from checkpoint $3 to $4, if nobody else has: the fence between projectors.
-UPDATE projections
-SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, quarantined = quarantined + $7,
-    updated_at = clock_timestamp()
-WHERE name = $1 AND generation = $2 AND checkpoint = $3
-RETURNING checkpoint
-
--- put_in_quarantine --
--- Keep visible what could not be folded.
-INSERT INTO quarantine (projection, generation, position, stream, error)
-SELECT $1, $2, position, stream, error
-FROM unnest($3::bigint[], $4::text[], $5::text[]) AS new (position, stream, error)
-
 -- quarantined_streams --
 -- Streams of a projection's live generation that end in /$2 and of which something is in quarantine.
 SELECT DISTINCT q.stream
@@ -150,10 +140,6 @@ UPDATE projections SET error = $3 WHERE name = $1 AND generation = $2 AND error 
 -- notify_head --
 -- Wake the readers of other processes.
 SELECT pg_notify($1, $2)
-
--- commit_without_waiting --
--- For this session only: a notification need not be on disk.
-SET synchronous_commit = off
 
 -- try_to_lead --
 -- Become the one session that projects, if nobody is.

@@ -1,6 +1,7 @@
 """The registry of projections: where each stands, and waiting until it stands further."""
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from eventstore.database import Database
 
 # Seconds between looks at a checkpoint that another process may move.
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.01
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +45,7 @@ class Registry:
         self._database = database
         self._moved: dict[str, asyncio.Event] = {}
         self._checkpoints: dict[str, int] = {}
+        self._looks: dict[str, asyncio.Task[int]] = {}
 
     async def standings(self) -> list[Standing]:
         """Where every projection stands, by name."""
@@ -70,20 +72,30 @@ class Registry:
 
     async def wait_for(self, name: str, position: int, timeout: float) -> None:  # noqa: ASYNC109 - it has its own error
         """Return once projection `name` has folded `position`. Raises NotFoldedError after `timeout` seconds."""
-        if self._checkpoints.get(name, 0) >= position:
-            return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        while True:
-            _, checkpoint = await self.checkpoint(name)
-            if checkpoint >= position:
-                return
-            left = deadline - loop.time()
-            if left <= 0:
+        if self._checkpoints.get(name, 0) >= position:
+            return
+        _, checkpoint = await self.checkpoint(name)
+        while checkpoint < position:
+            if loop.time() >= deadline:
                 raise NotFoldedError(projection=name, checkpoint=checkpoint, position=position)
-            event = self._moved.setdefault(name, asyncio.Event())
-            try:
-                async with asyncio.timeout(min(left, LOOK_SECONDS)):
+            checkpoint = await self._look(name)
+
+    async def _look(self, name: str) -> int:
+        """Look again in a moment, or when told; however many wait, one looks for all."""
+        if (look := self._looks.get(name)) is None:
+            look = self._looks[name] = asyncio.create_task(self._look_once(name))
+        return await asyncio.shield(look)
+
+    async def _look_once(self, name: str) -> int:
+        event = self._moved.setdefault(name, asyncio.Event())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
                     await event.wait()
-            except TimeoutError:
-                continue
+        finally:
+            # Who asks from here on wants a look that begins later.
+            del self._looks[name]
+        _, checkpoint = await self.checkpoint(name)
+        return checkpoint

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Record
     from asyncpg.pool import PoolConnectionProxy
 
+    from eventstore.database import Database
+
 TEMPLATES = load_queries(Path(__file__).with_name("tables.sql"))
 
 SQL_TYPES: Mapping[object, str] = {
@@ -41,6 +43,21 @@ class Column(NamedTuple):
     secret: bool
 
 
+class Stretch(NamedTuple, Generic[State]):
+    """What the events after `after` up to `checkpoint` did to a projection.
+
+    `changed` are states by their streams, each with the position that changed it; `quarantined` are positions, each
+    with its stream and an error.
+    """
+
+    after: int
+    checkpoint: int
+    folded: int
+    ignored: int
+    changed: Mapping[str, tuple[int, State]]
+    quarantined: Sequence[tuple[int, str, str]]
+
+
 class StateTable(Generic[State]):
     """The table of one generation of a projection, and the statements on it."""
 
@@ -59,11 +76,11 @@ class StateTable(Generic[State]):
                 f"{c.name} {c.sql_type}{'' if c.nullable else ' NOT NULL'}" for c in self.columns
             ),
             "arrays": ", ".join(
-                f"${n}::{column.sql_type}[]" for n, column in enumerate(self.columns, 3)
+                f"${n}::{column.sql_type}[]" for n, column in enumerate(self.columns, 12)
             ),
         }
         self._load = self._statement("load")
-        self._save = self._statement("save")
+        self._fold = self._statement("fold")
 
     async def create(self, connection: "Connection[Record] | PoolConnectionProxy[Record]") -> None:
         """Make the table and its indexes, once, and show it under the projection's name."""
@@ -73,28 +90,34 @@ class StateTable(Generic[State]):
             await connection.execute(self._statement("create_index", index=index, column=column))
         await connection.execute(self._statement("show"))
 
-    async def load(
-        self,
-        connection: "Connection[Record] | PoolConnectionProxy[Record]",
-        streams: Sequence[str],
-    ) -> dict[str, State]:
+    async def load(self, database: "Database", streams: Sequence[str]) -> dict[str, State]:
         """The states of `streams`; a stream without one is left out."""
         make = self.projection.state
-        return {
-            stream: make(*values) for stream, *values in await connection.fetch(self._load, streams)
-        }
+        rows = await database.fetch(self._load, streams)
+        return {stream: make(*values) for stream, *values in rows}
 
-    async def save(
-        self,
-        connection: "Connection[Record] | PoolConnectionProxy[Record]",
-        changed: Mapping[str, tuple[int, State]],
-    ) -> None:
-        """Write states, each with the position that changed it."""
-        rows = (
-            (stream, position, *msgspec.structs.astuple(state))
-            for stream, (position, state) in changed.items()
+    async def fold(self, database: "Database", stretch: "Stretch[State]") -> bool:
+        """Write what a stretch of the log did, states and checkpoint together; False if somebody else was faster."""
+        quarantined = _columns(stretch.quarantined, 3)
+        changed = _columns(
+            (
+                (stream, position, *msgspec.structs.astuple(state))
+                for stream, (position, state) in stretch.changed.items()
+            ),
+            2 + len(self.columns),
         )
-        await connection.execute(self._save, *map(list, zip(*rows, strict=True)))
+        moved = await database.fetchval(
+            self._fold,
+            self.projection.name,
+            self.generation,
+            stretch.after,
+            stretch.checkpoint,
+            stretch.folded,
+            stretch.ignored,
+            *quarantined,
+            *changed,
+        )
+        return moved is not None
 
     def _statement(self, name: str, **words: str) -> str:
         return TEMPLATES[name].format(**self._words, **words)
@@ -124,6 +147,11 @@ class StateView(Generic[State]):
             known["deleted"] = "(deleted_at IS NOT NULL) = "
         conditions = "".join(f" AND {known[name]}${n}" for n, name in enumerate(filters, 3))
         return TEMPLATES[name].format(**self._words, filters=conditions)
+
+
+def _columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:
+    """Turn rows on their side; of none, so many empty columns."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
 def columns_of(state: type[msgspec.Struct]) -> tuple[Column, ...]:

@@ -39,7 +39,7 @@ class HeadNotifier:
 
     async def _notify(self, connection: "Connection[Record]") -> None:
         # A notification is no promise: it need not wait for the disk.
-        await connection.execute(QUERIES["commit_without_waiting"])
+        await connection.execute(QUERIES["be_quick"])
         while True:
             await self._moved.wait()
             self._moved.clear()

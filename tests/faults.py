@@ -46,6 +46,11 @@ AWAY: tuple[Callable[[], Exception], ...] = (
 _NAMES = {sql: name for name, sql in QUERIES.items()}
 
 
+def _name(query: str) -> str:
+    """A query's name; those of a generation's tables are made as they are needed."""
+    return _NAMES.get(query) or ("fold" if "moved" in query else "load")
+
+
 class Faults:
     """Decides the fate of every statement, by its name, and keeps a trace of what was not fine."""
 
@@ -186,12 +191,17 @@ class FaultyDatabase(Database):
     async def fetch(self, query: str, *values: object) -> "list[Record]":
         """Read rows, or fail to."""
         read = super().fetch
-        return await self._faults.meet(_NAMES[query], lambda: read(query, *values), _nothing)
+        return await self._faults.meet(_name(query), lambda: read(query, *values), _nothing)
 
     async def fetchrow(self, query: str, *values: object) -> "Record | None":
         """Read one row, or fail to."""
         read = super().fetchrow
-        return await self._faults.meet(_NAMES[query], lambda: read(query, *values), _nothing)
+        return await self._faults.meet(_name(query), lambda: read(query, *values), _nothing)
+
+    async def fetchval(self, query: str, *values: object) -> Any:  # noqa: ANN401 - what the query gives
+        """Read one value, or fail to."""
+        read = super().fetchval
+        return await self._faults.meet(_name(query), lambda: read(query, *values), _nothing)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["PoolConnectionProxy[Record]"]:

@@ -1,0 +1,149 @@
+"""What Loopledger is compared with: small servers, each as one would write it in an afternoon.
+
+`python -m benchmarks.handlers limit|insert|eventsourcing [DSN]`. They verify no signature and do not project; that is
+in their favour.
+"""
+
+import argparse
+import asyncio
+import importlib
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import asyncpg
+import uvloop
+from aiohttp import web
+
+PATH = "/webhooks/loopz"
+BACKLOG = 1024
+
+# Connections to Postgres, and threads where there are any.
+POOL = 20
+
+TABLE = """
+CREATE TABLE events (
+    position bigserial PRIMARY KEY,
+    topic text NOT NULL,
+    merchant text NOT NULL,
+    received_at timestamptz NOT NULL,
+    body bytea NOT NULL
+)
+"""
+INSERT = "INSERT INTO events (topic, merchant, received_at, body) VALUES ($1, $2, $3, $4) RETURNING position"
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+
+
+def limit(app: web.Application, _: str) -> None:
+    """Read the body, answer 200: what aiohttp itself can do."""
+
+    async def take(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()
+
+    app.router.add_post(PATH, take)
+
+
+def insert(app: web.Application, dsn: str) -> None:
+    """One INSERT a request, through a pool."""
+
+    async def pool(app: web.Application) -> AsyncIterator[None]:
+        async with asyncpg.create_pool(dsn, min_size=POOL, max_size=POOL) as opened:
+            await opened.execute(TABLE)
+            app["pool"] = opened
+            yield
+
+    async def take(request: web.Request) -> web.Response:
+        position = await request.app["pool"].fetchval(
+            INSERT,
+            request.headers["X-LOOPZ-WEBHOOK-TOPIC"],
+            request.headers["X-LOOPZ-MERCHANT-ID"],
+            datetime.now(UTC),
+            await request.read(),
+        )
+        return web.json_response({"position": position})
+
+    app.cleanup_ctx.append(pool)
+    app.router.add_post(PATH, take)
+
+
+def eventsourcing(app: web.Application, dsn: str) -> None:
+    """The recorder of the eventsourcing library, in threads since it blocks; each delivery is its own aggregate."""
+    library: Any = importlib.import_module("eventsourcing.postgres")
+    stored_event: Any = importlib.import_module("eventsourcing.persistence").StoredEvent
+    parts = urlsplit(dsn)
+    where = parse_qs(parts.query)
+    recorder = library.PostgresApplicationRecorder(
+        library.PostgresDatastore(
+            dbname=parts.path.strip("/"),
+            host=where["host"][0],
+            port=where["port"][0],
+            user=parts.username,
+            password="",
+            pool_size=POOL,
+        )
+    )
+    recorder.create_table()
+    threads = ThreadPoolExecutor(POOL)
+
+    async def close(_: web.Application) -> None:
+        threads.shutdown()
+        recorder.datastore.close()
+
+    async def take(request: web.Request) -> web.Response:
+        event = stored_event(
+            originator_id=uuid4(),
+            originator_version=1,
+            topic=request.headers["X-LOOPZ-WEBHOOK-TOPIC"],
+            state=await request.read(),
+        )
+        loop = asyncio.get_running_loop()
+        (position,) = await loop.run_in_executor(threads, recorder.insert_events, [event])
+        return web.json_response({"position": position})
+
+    app.on_cleanup.append(close)
+    app.router.add_post(PATH, take)
+
+
+HANDLERS: dict[str, Callable[[web.Application, str], None]] = {
+    "limit": limit,
+    "insert": insert,
+    "eventsourcing": eventsourcing,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("handler", choices=HANDLERS)
+    parser.add_argument("dsn", nargs="?", default="")
+    given = parser.parse_args(arguments)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    async def say(_: web.Application) -> None:
+        sys.stdout.write(f"running at {url}\n")
+        sys.stdout.flush()
+
+    app = web.Application()
+    HANDLERS[given.handler](app, given.dsn)
+    app.on_startup.append(say)
+    web.run_app(
+        app,
+        sock=listener,
+        backlog=BACKLOG,
+        access_log=None,
+        print=None,
+        shutdown_timeout=1,
+        loop=uvloop.new_event_loop(),
+    )
+
+
+if __name__ == "__main__":
+    main()
