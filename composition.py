@@ -207,7 +207,7 @@ def read_secret(secret: Secret) -> bytes:
         problem = "is not set"
     except OSError as error:
         problem = error.strerror or type(error).__name__
-    raise SettingsError(key="a secret", problem=problem, source=secret.source)
+    raise SettingsError(key="a secret of the verification", problem=problem, source=secret.source)
 
 
 def configure_logging(settings: Settings) -> None:
@@ -223,20 +223,28 @@ def configure_logging(settings: Settings) -> None:
         if console
         else structlog.processors.JSONRenderer()
     )
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Never the local variables of a traceback: they hold bodies, and so codes and names.
+        *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # Never the local variables of a traceback: they hold bodies, and so codes and names.
-            *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
-            renderer,
-        ],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    # What libraries log takes the same form, or whoever reads the log by machine stumbles.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
     # What is no HTTP is quoted there, secrets and all, as often as anybody likes.
     logging.getLogger("aiohttp.server").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

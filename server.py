@@ -158,10 +158,16 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
 
 async def _serve(settings: Settings) -> None:
     """Be the parent, until stopped."""
-    async with running(settings) as loopledger:
-        sys.stdout.write(banner(loopledger))
-        sys.stdout.flush()
-        await asyncio.Event().wait()
+    try:
+        async with running(settings) as loopledger:
+            sys.stdout.write(banner(loopledger))
+            sys.stdout.flush()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                logger.info("stopping")
+    finally:
+        logger.info("stopped")
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:

@@ -32,6 +32,9 @@ logger = structlog.get_logger()
 FIRST_PAUSE = 0.05
 LAST_PAUSE = 5.0
 
+# Seconds that a projector at the head of a busy log lets events gather. One that has been idle folds at once.
+REST_SECONDS = 0.015
+
 
 class Projector(Generic[State]):
     """Folds the log into the live generation of one projection, for as long as it runs.
@@ -83,6 +86,9 @@ class Projector(Generic[State]):
                     pause = FIRST_PAUSE
                     if not folded:
                         await self._wait_for_more()
+                    elif folded < self._limits.fold_events:
+                        # It is at the head: what comes now is folded together, for a fraction of the price of each.
+                        await asyncio.sleep(REST_SECONDS)
             except FencedError as error:
                 heed_cancellation()
                 logger.info("a rival projector was faster", error=str(error))

@@ -50,7 +50,7 @@ class Page(msgspec.Struct, frozen=True):
 def json_answer(value: object, status: int = 200) -> web.Response:
     """Answer with JSON; decimals are written as text, so that no digit is lost."""
     return web.Response(
-        body=msgspec.json.encode(value), status=status, content_type="application/json"
+        body=msgspec.json.encode(value) + b"\n", status=status, content_type="application/json"
     )
 
 

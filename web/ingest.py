@@ -115,7 +115,7 @@ class Ingest:
                 self._note(request, name, secret, error, body)
             return problem_of(error, request)
         return web.Response(
-            body=b'{"position":%d}' % appended.position, content_type="application/json"
+            body=b'{"position":%d}\n' % appended.position, content_type="application/json"
         )
 
     def _door(self, name: str) -> Door:

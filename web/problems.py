@@ -120,7 +120,7 @@ def problem(
         "detail": detail,
     }
     answer = web.Response(
-        body=msgspec.json.encode({**_readable(facts or {}), **_readable(body)}),
+        body=msgspec.json.encode({**_readable(facts or {}), **_readable(body)}) + b"\n",
         status=status,
         content_type="application/problem+json",
     )
