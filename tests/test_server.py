@@ -109,6 +109,18 @@ class ServerProcess:
         return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
+def patiently(ask: Callable[[], Any], seconds: float = 30) -> Any:  # noqa: ANN401 - whatever is asked
+    """Ask again for as long as a server is away or says that it will be back."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except (URLError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
 def failed_start(environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     """Start a server that is expected to end by itself."""
     return subprocess.run(
@@ -196,13 +208,9 @@ def test_kill_9_of_postgres_alone_is_survived_without_a_restart(
     server = serve()
     server.deliver("l-1")
     os.kill(server.postmaster_pid(), signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    position = 0
-    while not position and time.monotonic() < deadline:
-        with contextlib.suppress(URLError):
-            position = server.deliver("l-2")
-        time.sleep(0.1)
-    page = server.get(f"/v1/locations?at_least={position}")
+    # A 503 says: come again. As providers and readers do.
+    position = patiently(lambda: server.deliver("l-2"))
+    page = patiently(lambda: server.get(f"/v1/locations?at_least={position}"))
     assert [item["id"] for item in page["items"]] == ["l-1", "l-2"]
 
 
