@@ -27,8 +27,8 @@ class Appended(msgspec.Struct, frozen=True):
     recorded_at: datetime
 
 
-class Event(msgspec.Struct, frozen=True):
-    """A delivery on record. `body` is exactly what was received."""
+class Recorded(msgspec.Struct, frozen=True):
+    """What is on record of every event, besides its bytes."""
 
     position: int
     event_id: UUID
@@ -39,6 +39,11 @@ class Event(msgspec.Struct, frozen=True):
     stream: str
     received_at: datetime
     recorded_at: datetime
+
+
+class Event(Recorded, frozen=True):
+    """A delivery on record. `body` is exactly what was received."""
+
     body: bytes
 
 
@@ -48,16 +53,7 @@ class EventWithHeaders(Event, frozen=True):
     headers: bytes
 
 
-class ListedEvent(msgspec.Struct, frozen=True):
+class ListedEvent(Recorded, frozen=True):
     """An event in a list: everything but its bytes. `size` is the body's, in bytes."""
 
-    position: int
-    event_id: UUID
-    provider: str
-    topic: str
-    merchant_id: str
-    program_id: str | None
-    stream: str
-    received_at: datetime
-    recorded_at: datetime
     size: int
