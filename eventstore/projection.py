@@ -24,6 +24,10 @@ class Source(Protocol):
     def decode(self) -> Callable[[Event], msgspec.Struct]:
         """Read an event as a fact. Raises whatever it likes when it cannot: the event is quarantined."""
 
+    @property
+    def decoding_settings(self) -> object:
+        """What of the settings `decode` goes by: other settings, other facts, and so other states."""
+
 
 class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     """What to fold, into what, and how.

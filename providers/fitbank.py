@@ -97,6 +97,10 @@ def provider(settings: Settings) -> Provider:
         topics=dict.fromkeys(KINDS, TransactionFact),
         recognise=recognise,
         decode=decode_with_settings,
+        decoding_settings={
+            "cash_methods_swapped": settings.cash_methods_swapped,
+            "business_units": settings.business_units,
+        },
     )
 
 
