@@ -61,8 +61,35 @@ class NotFoldedError(LoopledgerError):
     """{projection} has folded up to position {checkpoint}, not yet up to {position}."""
 
 
+class UnstorableError(LoopledgerError):
+    """{field} {problem}."""
+
+
+class SystematicError(LoopledgerError):
+    """{projection} stopped at position {checkpoint}: of the events that concern it, {count} in a row could not be
+    folded, the last because of: {error}. This looks like a fault of the code or of the settings, not of single events.
+    Mend it and restart; or, if they are rightly in quarantine, raise LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
+    """  # noqa: D205 - one message
+
+
+class RebuildingError(LoopledgerError):
+    """A rebuild of {projection} is under way: generation {generation} is {status}. Promote or discard it first."""
+
+
+class NotReadyError(LoopledgerError):
+    """There is no generation of {projection} that is ready to be promoted."""
+
+
+class NothingRetiredError(LoopledgerError):
+    """No other generation of {projection} was live before that could be made live again."""
+
+
 class FencedError(LoopledgerError):
     """Another projector has moved {projection} on from checkpoint {checkpoint}."""
+
+
+class IncompleteReadError(LoopledgerError):
+    """Reading from position {after} to {through}, {count} events came, and those left out do not make up the rest."""
 
 
 class IncompleteError(LoopledgerError):

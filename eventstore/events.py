@@ -57,3 +57,24 @@ class ListedEvent(Recorded, frozen=True):
     """An event in a list: everything but its bytes. `size` is the body's, in bytes."""
 
     size: int
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """What follows position `after` without a gap, up to `through`: the events asked for; others are counted."""
+
+    after: int
+    through: int
+    events: list[Event]
+
+    @property
+    def ignored(self) -> int:
+        """How many events were not asked for. Positions have no holes, so it is what is left."""
+        return self.through - self.after - len(self.events)
+
+    def split(self, count: int) -> "tuple[Tail, Tail]":
+        """Cut it behind its first `count` events."""
+        middle = self.events[count - 1].position
+        return (
+            Tail(self.after, middle, self.events[:count]),
+            Tail(middle, self.through, self.events[count:]),
+        )

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import msgspec
 
+from eventstore.columns import Column, columns_of
 from eventstore.events import Event
 from eventstore.projection import Folded, Projection, Source, State, Verdict, fold
-from eventstore.tables import Column, columns_of
 
 
 class Change(msgspec.Struct, frozen=True):

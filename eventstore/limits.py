@@ -35,6 +35,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fold_events: Positive = 1_000
     fold_bytes: Positive = 8 * MIB
 
+    # So many events in a row that cannot be folded are no accident: the projection stops instead of going on.
+    failures_in_a_row: Positive = 100
+
+    # A rebuild: its processes (0: as many as there are processors), the streams that each holds in memory at a time (about
+    # 1.5 KB each; of more it makes several passes), the positions it reads at a time.
+    rebuild_processes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    rebuild_streams: Positive = 250_000
+    rebuild_events: Positive = 50_000
+
+    # How far a live projection may fall behind, in events, before a rebuild waits for it.
+    rebuild_lag: Positive = 5_000
+
+    # Generations that were live before and are kept, for a rollback.
+    retired_kept: Positive = 1
+
     # A list answer: how many items when not told, and at most.
     page_items: Positive = 100
     page_items_max: Positive = 1_000

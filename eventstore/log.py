@@ -10,10 +10,11 @@ import structlog
 
 from eventstore.appender import Appender
 from eventstore.errors import (
+    IncompleteReadError,
     heed_cancellation,
     is_outage,
 )
-from eventstore.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent
+from eventstore.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent, Tail
 from eventstore.queries import QUERIES
 from eventstore.wakeup import HeadListener, HeadNotifier
 
@@ -73,16 +74,28 @@ class Log:
         while self.head <= position:
             await self._moved.wait()
 
-    async def read_tail(self, after: int, limit: int, topics: Collection[str]) -> list[Event]:
+    async def read_tail(self, after: int, limit: int, topics: Collection[str] | None) -> Tail:
         """Read what follows `after`: at most `limit` events, contiguous from after + 1.
 
-        `topics` ("provider topic") says whose bodies are wanted; the other events come with an empty body. Fewer
-        events, or none, come back where the log ends or at a gap: then the reader waits.
+        `topics` ("provider topic") are the events wanted, None all of them; the others are counted. Where the log ends,
+        or at a gap, it ends: then the reader waits. Raises IncompleteReadError.
         """
         rows = await self._database.fetch(
-            QUERIES["read_tail"], after, limit, list(topics), self._limits.fold_bytes
+            QUERIES["read_tail"],
+            after,
+            limit,
+            None if topics is None else list(topics),
+            self._limits.fold_bytes,
         )
-        return [Event(*row) for row in rows[: contiguous(after, [row["position"] for row in rows])]]
+        if not rows:
+            return Tail(after, after, [])
+        last = rows[-1]
+        # What is handled comes, the last comes whatever it is: two more columns than an event has.
+        events = [Event(*row[:-2]) for row in rows if row["handled"]]
+        tail = Tail(after, last["position"], events)
+        if tail.ignored != last["ignored"]:
+            raise IncompleteReadError(after=after, through=tail.through, count=len(events))
+        return tail
 
     async def list_events(self, after: int, limit: int) -> list[ListedEvent]:
         """List what follows `after`, without bodies, contiguous from after + 1."""

@@ -5,6 +5,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from eventstore.columns import LONGEST_INDEXED, check_storable
 from eventstore.errors import describe
 from eventstore.events import Event
 
@@ -29,6 +30,26 @@ class Source(Protocol):
         """What of the settings `decode` goes by: other settings, other facts, and so other states."""
 
 
+class Journal(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
+    """A projection's append-only list of what changed when.
+
+    `write(before, after, event)` gives the entry for an event that changed a state, or None if it is not worth one;
+    `before` is None for a stream's first. It is pure. `entry` is a Struct whose fields can be given by position: they
+    are columns of the journal's table, beside position, stream and recorded_at.
+    """
+
+    name: str
+    entry: type[msgspec.Struct]
+    write: Callable[[State | None, State, Event], msgspec.Struct | None]
+
+
+class Total(msgspec.Struct, frozen=True):
+    """What a projection adds up to, where two generations are compared: the column `amount`, by the columns `by`."""
+
+    amount: str
+    by: tuple[str, ...]
+
+
 class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     """What to fold, into what, and how.
 
@@ -46,14 +67,17 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     state: type[State]
     evolve: Callable[[State | None, Any], State]
     indexes: tuple[str, ...] = ()
+    journal: Journal[State] | None = None
+    total: Total | None = None
 
 
 class Folded(NamedTuple):
-    """What one event did: a verdict, the state after it, and the error that put it in quarantine, if one did."""
+    """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry."""
 
     verdict: Verdict
     state: Any
     error: str | None = None
+    entry: msgspec.Struct | None = None
 
 
 def fold(
@@ -62,11 +86,26 @@ def fold(
     """Fold one event into `state`. Never raises: what cannot be folded is quarantined, and the state stays."""
     if not handles(projection, sources, event.provider, event.topic):
         return Folded("ignored", state)
+    return fold_handled(projection, sources, state, event)
+
+
+def fold_handled(
+    projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
+) -> Folded:
+    """Fold an event that is known to concern the projection, as `fold` does."""
     try:
         after = projection.evolve(state, sources[event.provider].decode(event))
+        if after is state:
+            return Folded("stale", state)
+        journal = projection.journal
+        entry = None if journal is None else journal.write(state, after, event)
+        body = event.body
+        # Only an escape brings in what Postgres cannot store, only a long body what is too long.
+        if b"\\u" in body or len(body) > LONGEST_INDEXED:
+            check_storable(after, projection.indexes)
     except Exception as error:  # noqa: BLE001 - a poison event must not stop the rest
         return Folded("quarantined", state, describe(error))
-    return Folded("stale" if after is state else "applied", after)
+    return Folded("applied", after, None, entry)
 
 
 def handles(

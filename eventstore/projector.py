@@ -1,7 +1,7 @@
 """The live fold: follow the log, fold each event once, move states and checkpoint in one transaction."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic
 
 import asyncpg
@@ -10,15 +10,18 @@ import structlog
 from eventstore.errors import (
     FencedError,
     IncompleteError,
+    IncompleteReadError,
+    SystematicError,
     describe,
     heed_cancellation,
     is_outage,
     is_poison,
 )
-from eventstore.events import Event
-from eventstore.projection import Folded, Projection, Source, State, fold, handled_topics
+from eventstore.events import Tail
+from eventstore.fingerprint import fingerprint
+from eventstore.projection import Folded, Projection, Source, State, fold_handled, handled_topics
 from eventstore.queries import QUERIES
-from eventstore.tables import StateTable, Stretch
+from eventstore.tables import Entry, GenerationTables, Stretch
 
 if TYPE_CHECKING:
     from eventstore.database import Database
@@ -37,9 +40,10 @@ REST_SECONDS = 0.015
 
 
 class Projector(Generic[State]):
-    """Folds the log into the live generation of one projection, for as long as it runs.
+    """Folds the log into one generation of a projection, for as long as it runs.
 
-    `error` is what stops it at the moment, in one line, or None.
+    `generation` None is the live one, whichever that is when it is set up. `error` is what stops it at the moment, in
+    one line, or None. `turn` is held while it folds: whoever holds it instead finds it standing still.
     """
 
     def __init__(
@@ -51,27 +55,44 @@ class Projector(Generic[State]):
         log: "Log",
         registry: "Registry",
         limits: "Limits",
+        generation: int | None = None,
     ) -> None:
         self.projection = projection
         self.error: str | None = None
+        self.checkpoint = 0
+        self.turn = asyncio.Lock()
+        self.live = generation is None
+        self.tables = GenerationTables(projection, generation or 1)
         self._sources = sources
         self._database = database
         self._log = log
         self._registry = registry
         self._limits = limits
         self._topics = handled_topics(projection, sources)
-        self._table = StateTable(projection, 1)
-        self._checkpoint = 0
+        self._fingerprint = fingerprint(projection, sources)
+        self._failing = 0
         self._noted = False
+        self._signed = False
+
+    @property
+    def lag(self) -> int:
+        """How many events are known to wait for it."""
+        return max(0, self._log.head - self.checkpoint)
 
     async def set_up(self) -> None:
-        """Enter the projection in the registry and make its table, once. Safe when two servers do it at once."""
+        """See to the tables, and read where it stands. Safe when two servers do it at once."""
         async with self._database.transaction() as connection:
             await connection.execute(QUERIES["lock_schema"])
-            await connection.execute(
-                QUERIES["register_projection"], self.projection.name, self.projection.version
-            )
-            await self._table.create(connection)
+            if self.live:
+                name, version = self.projection.name, self.projection.version
+                await connection.execute(QUERIES["register_projection"], name, version)
+                row = await connection.fetchrow(QUERIES["live_generation"], name)
+                self.tables = GenerationTables(self.projection, row["generation"] if row else 1)
+                await self.tables.create(connection)
+            await self.tables.adapt(connection)
+            await self.tables.index(connection)
+            if self.live:
+                await self.tables.show(connection)
         await self._reload()
 
     async def run(self) -> None:
@@ -81,7 +102,8 @@ class Projector(Generic[State]):
             try:
                 await self._reload()
                 while True:
-                    folded = await self.fold_next()
+                    async with self.turn:
+                        folded = await self.fold_next()
                     await self._note(None)
                     pause = FIRST_PAUSE
                     if not folded:
@@ -92,8 +114,8 @@ class Projector(Generic[State]):
             except FencedError as error:
                 heed_cancellation()
                 logger.info("a rival projector was faster", error=str(error))
-            except IncompleteError as error:
-                # Counting wrong once means that nothing it says can be trusted: stop, loudly.
+            except (IncompleteError, IncompleteReadError, SystematicError) as error:
+                # Nothing that it says from here on could be trusted: stop, loudly.
                 logger.critical("stopped a projection", error=str(error))
                 await self._note(str(error))
                 return
@@ -107,18 +129,25 @@ class Projector(Generic[State]):
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
-    async def fold_next(self) -> int:
-        """Fold the next stretch of the log; gives back how many events it had."""
-        events = await self._log.read_tail(self._checkpoint, self._limits.fold_events, self._topics)
-        if events:
-            await self._fold(events)
-        return len(events)
+    async def fold_next(self, most: int | None = None) -> int:
+        """Fold the next stretch of the log, at most `most` events; gives back how many it had."""
+        limit = self._limits.fold_events
+        limit = limit if most is None else min(most, limit)
+        tail = await self._log.read_tail(self.checkpoint, limit, self._topics)
+        if tail.through > tail.after:
+            await self._fold(tail)
+        return tail.through - tail.after
+
+    async def fold_up_to(self, position: int) -> None:
+        """Fold up to exactly this position, unless it is beyond that already or the log ends before it."""
+        while self.checkpoint < position and await self.fold_next(position - self.checkpoint):
+            pass
 
     async def _wait_for_more(self) -> None:
-        if self._log.head > self._checkpoint:
+        if self._log.head > self.checkpoint:
             # More is known to be there, but not the next one: a gap, which only time will fill.
             await asyncio.sleep(FIRST_PAUSE)
-        await self._log.wait_beyond(self._checkpoint)
+        await self._log.wait_beyond(self.checkpoint)
 
     async def _note(self, error: str | None) -> None:
         """Keep `error`, and tell it to every process through the registry."""
@@ -126,7 +155,7 @@ class Projector(Generic[State]):
             return
         self.error = error
         try:
-            await self._registry.note_error(self.projection.name, self._table.generation, error)
+            await self._registry.note_error(self.projection.name, self.tables.generation, error)
             self._noted = True
         except Exception as failure:  # noqa: BLE001 - whatever it is
             # The log has it; to tell it is not worth stopping for.
@@ -135,29 +164,39 @@ class Projector(Generic[State]):
             self._noted = False
 
     async def _reload(self) -> None:
-        _, self._checkpoint = await self._registry.checkpoint(self.projection.name)
+        self.checkpoint, self._failing = await self._registry.where_it_stands(
+            self.projection.name, self.tables.generation
+        )
 
-    async def _fold(self, events: Sequence[Event], refused: str | None = None) -> None:
-        """Fold contiguous events; `refused` is why the database would not take the only one."""
-        if events[0].position != self._checkpoint + 1:
-            message = f"expected position {self._checkpoint + 1}, read {events[0].position}"
-            raise AssertionError(message)
-        stretch = await self._evolve(events, refused)
+    async def _sign(self) -> None:
+        """Write down, before the first fold, which code folds here."""
+        if not self._signed:
+            await self._registry.sign(
+                self.projection.name, self.tables.generation, self._fingerprint
+            )
+            self._signed = True
+
+    async def _fold(self, tail: Tail, refused: str | None = None) -> None:
+        """Fold a stretch of the log; `refused` is why the database would not take the only event of it."""
+        if tail.events:
+            await self._sign()
+        stretch = await self._evolve(tail, refused)
         try:
-            moved = await self._table.fold(self._database, stretch)
+            moved = await self.tables.fold(self._database, stretch)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name != "complete":
                 raise
             raise IncompleteError(projection=self.projection.name) from error
         except Exception as error:
-            if not is_poison(error) or refused:
+            if not is_poison(error) or refused or not tail.events:
                 raise
-            await self._fold_apart(events, describe(error))
+            await self._fold_apart(tail, describe(error))
             return
         if not moved:
-            raise FencedError(projection=self.projection.name, checkpoint=self._checkpoint)
-        self._checkpoint = stretch.checkpoint
-        self._registry.moved(self.projection.name, stretch.checkpoint)
+            raise FencedError(projection=self.projection.name, checkpoint=self.checkpoint)
+        self.checkpoint, self._failing = stretch.checkpoint, stretch.failing
+        if self.live:
+            self._registry.moved(self.projection.name, stretch.checkpoint)
         if stretch.quarantined:
             logger.warning(
                 "put events in quarantine",
@@ -166,43 +205,59 @@ class Projector(Generic[State]):
                 first_position=stretch.quarantined[0][0],
             )
 
-    async def _fold_apart(self, events: Sequence[Event], error: str) -> None:
-        """The database refuses a state that came out of `events`: find the event at fault, fold the others."""
-        if len(events) == 1:
-            await self._fold(events, refused=error)
+    async def _fold_apart(self, tail: Tail, error: str) -> None:
+        """The database refuses a state that came out of `tail`: find the event at fault, fold the others."""
+        if len(tail.events) == 1:
+            await self._fold(tail, refused=error)
             return
-        middle = len(events) // 2
-        await self._fold(events[:middle])
-        await self._fold(events[middle:])
+        for part in tail.split(len(tail.events) // 2):
+            await self._fold(part)
 
-    async def _evolve(self, events: Sequence[Event], refused: str | None) -> Stretch[State]:
-        """Fold events in memory, on the states that their streams have."""
-        streams = {e.stream for e in events if f"{e.provider} {e.topic}" in self._topics}
+    async def _evolve(self, tail: Tail, refused: str | None) -> Stretch[State]:
+        """Fold events in memory, on the states that their streams have. Raises SystematicError."""
+        streams = {event.stream for event in tail.events}
         states: dict[str, Any] = (
-            await self._table.load(self._database, list(streams)) if streams else {}
+            await self.tables.load(self._database, list(streams)) if streams else {}
         )
         changed: dict[str, tuple[int, State]] = {}
+        journal: list[Entry] = []
         quarantined: list[tuple[int, str, str]] = []
-        ignored = 0
-        for event in events:
+        failing = self._failing
+        for count, event in enumerate(tail.events):
             before = states.get(event.stream)
             folded = (
                 Folded("quarantined", before, refused)
                 if refused
-                else fold(self.projection, self._sources, before, event)
+                else fold_handled(self.projection, self._sources, before, event)
             )
-            if folded.verdict == "ignored":
-                ignored += 1
-            elif folded.error is not None:
+            if folded.error is not None:
                 quarantined.append((event.position, event.stream, folded.error))
-            elif folded.state != before:
+                failing += 1
+                if failing >= self._limits.failures_in_a_row:
+                    # What was folded before these is folded for good; the next try begins with them.
+                    good = count + 1 - failing
+                    if good > 0:
+                        return await self._evolve(tail.split(good)[0], None)
+                    raise SystematicError(
+                        projection=self.projection.name,
+                        checkpoint=self.checkpoint,
+                        count=failing,
+                        error=folded.error,
+                    )
+                continue
+            failing = 0
+            if folded.state != before:
                 states[event.stream] = folded.state
                 changed[event.stream] = (event.position, folded.state)
+            if folded.entry is not None:
+                journal.append(Entry(event.stream, event.position, event.recorded_at, folded.entry))
         return Stretch(
-            after=self._checkpoint,
-            checkpoint=events[-1].position,
-            folded=len(events) - ignored - len(quarantined),
-            ignored=ignored,
+            after=tail.after,
+            checkpoint=tail.through,
+            folded=len(tail.events) - len(quarantined),
+            ignored=tail.ignored,
+            failing=failing,
             changed=changed,
             quarantined=quarantined,
+            journal=journal,
         )

@@ -40,17 +40,29 @@ SELECT position FROM log_head
 SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS newest FROM log_head AS h
 
 -- read_tail --
--- Events after $1, at most up to $1 + $2, for a fold: bodies only of the topics in $3 ("provider topic"), and no more
--- events than have $4 bytes of body before them.
+-- What follows $1 without a gap, at most up to $1 + $2: the events of the topics in $3 ("provider topic"; null: all) and
+-- the last one, whatever it is; how many before them are of other topics; no more than have $4 bytes of body before them.
 SELECT
     position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
-    CASE WHEN provider || ' ' || topic = ANY($3::text[]) THEN body ELSE '' END AS body
+    CASE WHEN handled THEN body ELSE '' END AS body, handled, ignored
 FROM (
-    SELECT *, sum(octet_length(body)) OVER (ORDER BY position) - octet_length(body) AS before
-    FROM events
-    WHERE position > $1 AND position <= $1 + $2
+    SELECT
+        *, max(position) OVER () AS last,
+        count(*) FILTER (WHERE NOT handled) OVER (ORDER BY position) AS ignored
+    FROM (
+        SELECT
+            *, row_number() OVER in_order AS nth,
+            sum(size) FILTER (WHERE handled) OVER in_order - size AS before
+        FROM (
+            SELECT *, $3::text[] IS NULL OR provider || ' ' || topic = ANY($3) AS handled, octet_length(body) AS size
+            FROM events
+            WHERE position > $1 AND position <= $1 + $2
+        ) AS found
+        WINDOW in_order AS (ORDER BY position)
+    ) AS numbered
+    WHERE position = $1 + nth AND (before IS NULL OR before < $4)
 ) AS tail
-WHERE before < $4
+WHERE handled OR position = last
 ORDER BY position
 
 -- list_events --
@@ -98,25 +110,36 @@ SELECT current_setting('fsync')
 
 -- register_projection --
 -- Enter the first generation of a projection, once.
-INSERT INTO projections (name, generation, status, version) VALUES ($1, 1, 'live', $2)
+INSERT INTO projections (name, generation, status, version)
+SELECT $1, 1, 'live', $2
+WHERE NOT EXISTS (SELECT FROM projections WHERE name = $1)
 ON CONFLICT DO NOTHING
 
 -- live_generation --
 -- Where the live generation of a projection stands.
 SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'live'
 
--- list_projections --
--- The registry's live generations beside the head, in one snapshot.
+-- where_it_stands --
+-- Where a generation stands, and how many events in a row it could not fold before that.
+SELECT checkpoint, failing FROM projections WHERE name = $1 AND generation = $2
+
+-- note_fingerprint --
+-- Write down which code folds a generation, before it does.
+UPDATE projections SET fingerprints = array_append(fingerprints, $3)
+WHERE name = $1 AND generation = $2 AND NOT $3 = ANY(fingerprints)
+
+-- list_generations --
+-- The generations of the projection $1, or of all if that is null, beside the head, in one snapshot.
 SELECT
-    p.name, p.generation, p.status, p.version, p.checkpoint, h.position AS head,
-    EXISTS (
+    p.*, h.position AS head, h.position - p.checkpoint AS lag,
+    p.status = 'live' AND EXISTS (
         SELECT FROM events AS e
         WHERE e.position = p.checkpoint + 1 AND e.recorded_at < clock_timestamp() - interval '30 s'
     ) AS stuck,
-    h.position - p.checkpoint AS lag, p.folded, p.ignored, p.quarantined, p.error, p.updated_at
+    extract(epoch FROM coalesce(p.ready_at, clock_timestamp()) - p.created_at)::float8 AS seconds
 FROM projections AS p, log_head AS h
-WHERE p.status = 'live'
-ORDER BY p.name
+WHERE $1::text IS NULL OR p.name = $1
+ORDER BY p.name, p.generation
 
 -- quarantined_streams --
 -- Streams of a projection's live generation that end in /$2 and of which something is in quarantine.
@@ -133,9 +156,138 @@ FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
 WHERE q.projection = $1 AND q.stream = $2
 
+-- list_quarantine --
+-- What of a projection's live generation is in quarantine, after $2.
+SELECT q.position, q.stream, e.topic, q.error, q.quarantined_at
+FROM quarantine AS q
+JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
+JOIN events AS e ON e.stream = q.stream AND e.position = q.position
+WHERE q.projection = $1 AND q.position > $2
+ORDER BY q.position
+LIMIT $3
+
 -- note_error --
 -- Tell everybody what holds a projection up, or that nothing does any more.
 UPDATE projections SET error = $3 WHERE name = $1 AND generation = $2 AND error IS DISTINCT FROM $3
+
+-- ask_rebuild --
+-- Ask for a new generation; a rebuild that failed makes room for it.
+INSERT INTO projections (name, generation, status, version, wanted)
+SELECT name, max(generation) + 1, 'building', 0, $2
+FROM projections
+WHERE name = $1
+GROUP BY name
+ON CONFLICT DO NOTHING
+RETURNING generation
+
+-- forget_failed --
+-- Forget a rebuild that failed; its tables are gone already.
+DELETE FROM projections WHERE name = $1 AND status = 'failed'
+
+-- ask_promotion --
+-- Ask for the generation that is ready to be made live.
+UPDATE projections SET wanted = 'promote' WHERE name = $1 AND status = 'ready' RETURNING generation
+
+-- ask_discard --
+-- Ask for the rebuild under way to be forgotten.
+UPDATE projections SET wanted = 'discard'
+WHERE name = $1 AND status IN ('building', 'catching-up', 'ready', 'failed')
+RETURNING generation
+
+-- ask_rollback --
+-- Ask for the generation that was live last to be made live again.
+UPDATE projections SET status = 'catching-up', wanted = 'promote', ready_at = NULL, diff = NULL, error = NULL
+WHERE name = $1 AND generation = (
+    SELECT generation FROM projections
+    WHERE name = $1 AND status = 'retired'
+    ORDER BY retired_at DESC
+    LIMIT 1
+)
+RETURNING generation
+
+-- signatures --
+-- Whose code folded a generation, and whether it was live once.
+SELECT fingerprints, retired_at FROM projections WHERE name = $1 AND generation = $2
+
+-- begin_build --
+-- Enter what is going to be built, by which code.
+UPDATE projections
+SET version = $3, fingerprints = ARRAY[$4], target = $5, built = 0, created_at = clock_timestamp(),
+    updated_at = clock_timestamp()
+WHERE name = $1 AND generation = $2
+
+-- note_built --
+-- How far a build is.
+UPDATE projections SET built = $3, updated_at = clock_timestamp() WHERE name = $1 AND generation = $2
+
+-- end_build --
+-- It is built; the database itself holds the sum to the target.
+UPDATE projections
+SET status = 'catching-up', checkpoint = target, built = target, folded = $3, ignored = $4, quarantined = $5,
+    updated_at = clock_timestamp()
+WHERE name = $1 AND generation = $2
+
+-- count_ignored --
+-- How many events up to $1 are of other topics than these.
+SELECT count(*) FROM events WHERE position <= $1 AND NOT provider || ' ' || topic = ANY($2::text[])
+
+-- sort_in_memory --
+-- For this session: make indexes in so much memory.
+SELECT set_config('maintenance_work_mem', $1, false)
+
+-- forget_quarantine --
+-- What a generation could not fold, before it is begun again.
+DELETE FROM quarantine WHERE projection = $1 AND generation = $2
+
+-- renumber --
+-- Begin a generation again, under the next number.
+UPDATE projections
+SET generation = generation + 1, status = 'building', checkpoint = 0, folded = 0, ignored = 0, quarantined = 0,
+    failing = 0, error = NULL, target = NULL, built = 0, ready_at = NULL, diff = NULL
+WHERE name = $1 AND generation = $2
+
+-- note_ready --
+-- A generation is level with the live one, and compared.
+UPDATE projections SET status = 'ready', ready_at = clock_timestamp(), diff = $3 WHERE name = $1 AND generation = $2
+
+-- switch --
+-- Retire the live generation $2, if $3 is not behind it.
+UPDATE projections AS live
+SET status = 'retired', retired_at = clock_timestamp(), wanted = NULL
+FROM projections AS new
+WHERE live.name = $1 AND live.generation = $2 AND live.status = 'live'
+    AND new.name = $1 AND new.generation = $3 AND new.status = 'ready' AND new.checkpoint >= live.checkpoint
+RETURNING live.generation
+
+-- switch_on --
+-- Make a generation live.
+UPDATE projections SET status = 'live', wanted = NULL, diff = NULL, updated_at = clock_timestamp()
+WHERE name = $1 AND generation = $2
+
+-- too_many_retired --
+-- The generations that were live before the $2 that were so last.
+SELECT generation FROM projections
+WHERE name = $1 AND status = 'retired'
+ORDER BY retired_at DESC
+OFFSET $2
+
+-- forget_generation --
+-- Forget a generation, unless it is live.
+DELETE FROM projections WHERE name = $1 AND generation = $2 AND status <> 'live'
+
+-- retire_again --
+-- Leave a generation that was live once as it was.
+UPDATE projections SET status = 'retired', wanted = NULL, error = $3
+WHERE name = $1 AND generation = $2 AND retired_at IS NOT NULL
+RETURNING generation
+
+-- fail_build --
+-- Say why a generation could not be built.
+UPDATE projections SET status = 'failed', wanted = NULL, error = $3 WHERE name = $1 AND generation = $2
+
+-- wait_for_disk --
+-- For this transaction: its commit waits for the disk.
+SET LOCAL synchronous_commit = on
 
 -- notify_head --
 -- Wake the readers of other processes.

@@ -1,68 +1,184 @@
 """The registry of projections: where each stands, and waiting until it stands further."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
+import asyncpg
 import msgspec
 
-from eventstore.errors import NotFoldedError
+from eventstore.errors import (
+    NotFoldedError,
+    NothingRetiredError,
+    NotReadyError,
+    RebuildingError,
+)
 from eventstore.queries import QUERIES
 
 if TYPE_CHECKING:
+    from asyncpg import Record
+
     from eventstore.database import Database
 
 # Seconds between looks at a checkpoint that another process may move.
 LOOK_SECONDS = 0.01
 
+# What a generation is while it is being rebuilt, and until it is promoted or discarded.
+REBUILDING = frozenset({"building", "catching-up", "ready", "failed"})
+
+
+Status = Literal["building", "catching-up", "ready", "live", "retired", "failed"]
+
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the live generation of a projection stands. folded + ignored + quarantined = checkpoint.
+    """Where a generation of a projection stands. folded + ignored + quarantined = checkpoint.
 
-    `error` is what holds it up, in one line, or None; `stuck`: an event has waited for it for more than 30 s.
+    `error` is what holds it up, in one line, or None; `stuck`: an event has waited for it for more than 30 s; `stale`:
+    other code folded it than this process would.
     """
 
     name: str
     generation: int
-    status: str
+    status: Status
     version: int
     checkpoint: int
     head: int
     lag: int
     stuck: bool
+    stale: bool
     folded: int
     ignored: int
     quarantined: int
     error: str | None
+    created_at: datetime
     updated_at: datetime
+    retired_at: datetime | None
+
+
+class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a generation is that is to be made live. `diff` is JSON, for people: see diff.Diff."""
+
+    name: str
+    generation: int
+    status: Status
+    wanted: Literal["promote", "discard"] | None
+    target: int | None
+    percent: float
+    events_per_second: int
+    seconds_left: int | None
+    checkpoint: int
+    lag: int
+    folded: int
+    ignored: int
+    quarantined: int
+    error: str | None
+    started_at: datetime
+    ready_at: datetime | None
+    diff: msgspec.Raw | None
+
+
+class Generations(msgspec.Struct, frozen=True):
+    """What the registry holds of one projection: every generation, and the rebuild under way."""
+
+    standings: list[Standing]
+    rebuild: Rebuild | None
+
+    @property
+    def live(self) -> Standing:
+        """The one that is answered."""
+        return next(one for one in self.standings if one.status == "live")
 
 
 class Registry:
-    """The registry of one database."""
+    """The registry of one database. `fingerprints` are of the code of this process, by projection."""
 
-    def __init__(self, database: "Database") -> None:
+    def __init__(
+        self, database: "Database", fingerprints: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._database = database
+        self._fingerprints = fingerprints
         self._moved: dict[str, asyncio.Event] = {}
         self._checkpoints: dict[str, int] = {}
         self._looks: dict[str, asyncio.Task[int]] = {}
 
-    async def standings(self) -> list[Standing]:
-        """Where every projection stands, by name."""
-        rows = await self._database.fetch(QUERIES["list_projections"])
-        return [Standing(**row) for row in rows]
+    async def generations(self, name: str | None = None) -> dict[str, Generations]:
+        """Every generation of every projection, or of one, by the projection's name."""
+        found: dict[str, Generations] = {}
+        for row in await self._database.fetch(QUERIES["list_generations"], name):
+            entry = found.get(row["name"], Generations([], None))
+            entry.standings.append(self._standing(row))
+            if row["status"] in REBUILDING:
+                entry = Generations(entry.standings, _rebuild(row))
+            found[row["name"]] = entry
+        return found
 
-    async def checkpoint(self, name: str) -> tuple[int, int]:
-        """The live generation of a projection and its checkpoint."""
+    def _standing(self, row: "Record") -> Standing:
+        current = self._fingerprints.get(row["name"])
+        return Standing(
+            stale=current is not None and any(one != current for one in row["fingerprints"]),
+            **{name: row[name] for name in Standing.__struct_fields__ if name != "stale"},
+        )
+
+    async def where_it_stands(self, name: str, generation: int) -> tuple[int, int]:
+        """The checkpoint of a generation, and how many events in a row before it failed. Raises LookupError."""
+        row = await self._database.fetchrow(QUERIES["where_it_stands"], name, generation)
+        if row is None:
+            message = f"generation {generation} of {name} is not registered"
+            raise LookupError(message)
+        return row["checkpoint"], row["failing"]
+
+    async def checkpoint(self, name: str) -> int:
+        """The checkpoint of the live generation of a projection. Raises LookupError."""
         row = await self._database.fetchrow(QUERIES["live_generation"], name)
         if row is None:
             message = f"projection {name} is not registered"
             raise LookupError(message)
-        return row["generation"], row["checkpoint"]
+        checkpoint: int = row["checkpoint"]
+        return checkpoint
+
+    async def sign(self, name: str, generation: int, fingerprint: str) -> None:
+        """Write down which code folds a generation."""
+        await self._database.execute(QUERIES["note_fingerprint"], name, generation, fingerprint)
 
     async def note_error(self, name: str, generation: int, error: str | None) -> None:
         """Tell every process what holds a projection up, or that nothing does any more."""
         await self._database.execute(QUERIES["note_error"], name, generation, error)
+
+    async def ask_rebuild(self, name: str, *, promote: bool = False) -> None:
+        """Ask for a new generation, to be promoted as soon as it is ready if `promote`. Raises RebuildingError."""
+        wanted = "promote" if promote else None
+        async with self._database.transaction() as connection:
+            await connection.execute(QUERIES["forget_failed"], name)
+            if await connection.fetchval(QUERIES["ask_rebuild"], name, wanted) is None:
+                raise await self._rebuilding(name)
+
+    async def ask_promotion(self, name: str) -> None:
+        """Ask for the generation that is ready to be made live. Raises NotReadyError."""
+        if await self._database.fetchval(QUERIES["ask_promotion"], name) is None:
+            raise NotReadyError(projection=name)
+
+    async def ask_discard(self, name: str) -> bool:
+        """Ask for the rebuild under way to be forgotten; False if there is none."""
+        return await self._database.fetchval(QUERIES["ask_discard"], name) is not None
+
+    async def ask_rollback(self, name: str) -> None:
+        """Ask for the generation that was live last to be live again. Raises RebuildingError, NothingRetiredError."""
+        try:
+            if await self._database.fetchval(QUERIES["ask_rollback"], name) is None:
+                raise NothingRetiredError(projection=name)
+        except asyncpg.UniqueViolationError:
+            raise await self._rebuilding(name) from None
+
+    async def _rebuilding(self, name: str) -> RebuildingError:
+        rebuild = (await self.generations(name))[name].rebuild
+        return RebuildingError(
+            projection=name,
+            generation=rebuild.generation if rebuild else 0,
+            status=rebuild.status if rebuild else "being changed",
+        )
 
     def moved(self, name: str, checkpoint: int) -> None:
         """Take note that a projector of this process moved a checkpoint: who waits for it is woken."""
@@ -76,7 +192,7 @@ class Registry:
         deadline = loop.time() + timeout
         if self._checkpoints.get(name, 0) >= position:
             return
-        _, checkpoint = await self.checkpoint(name)
+        checkpoint = await self.checkpoint(name)
         while checkpoint < position:
             if loop.time() >= deadline:
                 raise NotFoldedError(projection=name, checkpoint=checkpoint, position=position)
@@ -97,5 +213,21 @@ class Registry:
         finally:
             # Who asks from here on wants a look that begins later.
             del self._looks[name]
-        _, checkpoint = await self.checkpoint(name)
+        checkpoint = await self.checkpoint(name)
         return checkpoint
+
+
+def _rebuild(row: "Record") -> Rebuild:
+    target = row["target"]
+    built = target is None or row["status"] != "building"
+    rate = 0 if target is None else row["built"] / max(row["seconds"], 0.001)
+    left = None if built or not rate else round((target - row["built"]) / rate)
+    taken = set(Rebuild.__struct_fields__) & set(row.keys()) - {"diff"}
+    return Rebuild(
+        percent=100.0 if built or not target else round(100 * row["built"] / target, 1),
+        events_per_second=round(rate),
+        seconds_left=left,
+        started_at=row["created_at"],
+        diff=None if row["diff"] is None else msgspec.Raw(row["diff"]),
+        **{name: row[name] for name in taken},
+    )

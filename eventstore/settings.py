@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     insecure: bool = False
+    rebuild: Literal["ask", "auto"] = "ask"
     limits: Limits = Limits()
     providers: dict[str, msgspec.Struct] = {}
 

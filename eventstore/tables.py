@@ -1,16 +1,20 @@
-"""A state Struct becomes the columns of a table: one table a generation, one row a stream."""
+"""The tables of one generation of a projection: its states, one row a stream, and its journal."""
 
-import re
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
 
 import msgspec
 
+from eventstore.columns import (
+    Column,
+    arrays_of,
+    columns_of,
+    identifier,
+    names_of,
+    sideways,
+)
 from eventstore.projection import Projection, State
 from eventstore.queries import load_queries
 
@@ -20,75 +24,160 @@ if TYPE_CHECKING:
 
     from eventstore.database import Database
 
+    Session: TypeAlias = Connection[Record] | PoolConnectionProxy[Record]
+
 TEMPLATES = load_queries(Path(__file__).with_name("tables.sql"))
 
-SQL_TYPES: Mapping[object, str] = {
-    str: "text",
-    int: "bigint",
-    bool: "boolean",
-    Decimal: "numeric",
-    datetime: "timestamptz",
-}
+STATE_COLUMNS = (Column("stream", "text"), Column("position", "bigint"))
+JOURNAL_COLUMNS = (
+    Column("stream", "text"),
+    Column("position", "bigint"),
+    Column("recorded_at", "timestamp with time zone"),
+)
 
-# Marks a field of a state that must be masked wherever it is shown: Annotated[str, SECRET].
-SECRET = msgspec.Meta(extra={"secret": True})
+# Parameters of the statement `fold` before the arrays of states.
+_FOLD_PARAMETERS = 10
 
 
-class Column(NamedTuple):
-    """One field of a state as a column."""
+class Entry(NamedTuple):
+    """One entry of a journal, and which event made it."""
 
-    name: str
-    sql_type: str
-    nullable: bool
-    secret: bool
+    stream: str
+    position: int
+    recorded_at: datetime
+    entry: msgspec.Struct
+
+    def row(self) -> tuple[object, ...]:
+        """The entry as a row of its table."""
+        return (
+            self.stream,
+            self.position,
+            self.recorded_at,
+            *msgspec.structs.astuple(self.entry),
+        )
 
 
 class Stretch(NamedTuple, Generic[State]):
     """What the events after `after` up to `checkpoint` did to a projection.
 
-    `changed` are states by their streams, each with the position that changed it; `quarantined` are positions, each
-    with its stream and an error.
+    `failing` is how many events in a row, up to the checkpoint, could not be folded. `changed` are states by their
+    streams, each with the position that changed it; `quarantined` are positions, each with its stream and an error.
     """
 
     after: int
     checkpoint: int
     folded: int
     ignored: int
+    failing: int
     changed: Mapping[str, tuple[int, State]]
     quarantined: Sequence[tuple[int, str, str]]
+    journal: Sequence[Entry]
 
 
-class StateTable(Generic[State]):
-    """The table of one generation of a projection, and the statements on it."""
+class Table(NamedTuple):
+    """A table of a generation, the view that shows it while it is live, and its columns."""
+
+    name: str
+    view: str
+    columns: tuple[Column, ...]
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What its statements are made of."""
+        return {
+            "table": identifier(self.name),
+            "view": identifier(self.view),
+            "columns": ",\n    ".join(column.definition for column in self.columns),
+        }
+
+
+class GenerationTables(Generic[State]):
+    """The tables of one generation, and the statements on them."""
 
     def __init__(self, projection: Projection[State], generation: int) -> None:
         self.projection = projection
-        self.columns = columns_of(projection.state)
         self.generation = generation
-        self.table = f"{projection.name}_{generation}"
-        names = [column.name for column in self.columns]
-        self._words = {
-            "table": _identifier(self.table),
-            "view": _identifier(projection.name),
-            "names": ", ".join(names),
-            "excluded": ", ".join(f"excluded.{name}" for name in names),
-            "columns": ",\n    ".join(
-                f"{c.name} {c.sql_type}{'' if c.nullable else ' NOT NULL'}" for c in self.columns
-            ),
-            "arrays": ", ".join(
-                f"${n}::{column.sql_type}[]" for n, column in enumerate(self.columns, 12)
-            ),
-        }
-        self._load = self._statement("load")
-        self._fold = self._statement("fold")
+        self.columns = columns_of(projection.state)
+        self.states = Table(
+            f"{projection.name}_{generation}", projection.name, (*STATE_COLUMNS, *self.columns)
+        )
+        self.journal: Table | None = None
+        if (journal := projection.journal) is not None:
+            columns = (*JOURNAL_COLUMNS, *columns_of(journal.entry))
+            self.journal = Table(f"{journal.name}_{generation}", journal.name, columns)
+        self._load = TEMPLATES["load"].format(**self.states.words, names=names_of(self.columns))
+        self._fold = self._fold_statement()
 
-    async def create(self, connection: "Connection[Record] | PoolConnectionProxy[Record]") -> None:
-        """Make the table and its indexes, once, and show it under the projection's name."""
-        await connection.execute(self._statement("create"))
+    @property
+    def tables(self) -> list[Table]:
+        """All of them."""
+        return [self.states] if self.journal is None else [self.states, self.journal]
+
+    async def create(self, connection: "Session") -> None:
+        """Make the tables, without indexes, if they are not there."""
+        for table in self.tables:
+            await connection.execute(TEMPLATES["create"].format(**table.words))
+
+    async def index(self, connection: "Session") -> None:
+        """Make the indexes that are not there."""
+        for statement in self.index_statements():
+            await connection.execute(statement)
+
+    def index_statements(self) -> list[str]:
+        """SQL for each index: those that keep a stream to one state come first."""
+        words = self.states.words
+        statements = [TEMPLATES["create_key"].format(**words)]
+        if self.journal is not None:
+            statements.append(TEMPLATES["create_journal_key"].format(**self.journal.words))
+            statements.append(TEMPLATES["create_journal_times"].format(**self.journal.words))
         for column in self.projection.indexes:
-            index = _identifier(f"{self.table}_{column}")
-            await connection.execute(self._statement("create_index", index=index, column=column))
-        await connection.execute(self._statement("show"))
+            index = identifier(f"{self.states.name}_{column}")
+            statements.append(
+                TEMPLATES["create_index"].format(**words, index=index, column=identifier(column))
+            )
+        return statements
+
+    async def adapt(self, connection: "Session") -> None:
+        """Give tables that other code made the columns that this code writes; what they hold stays.
+
+        A column that is new is null until a rebuild; one that is gone, or has another type now, is kept beside.
+        """
+        for table in self.tables:
+            there = await _columns_there(connection, table.name)
+            wanted = {column.name: column.sql_type for column in table.columns}
+            for name, column in there.items():
+                if wanted.get(name) == column.sql_type:
+                    continue
+                if not column.nullable:
+                    await _alter(connection, table, "loosen", column=name)
+                if name in wanted:
+                    kept = f"{name}_was_{column.sql_type.split(' ')[0]}"
+                    if kept in there:
+                        await _alter(connection, table, "forget", column=kept)
+                    await _alter(connection, table, "rename", column=name, kept=kept)
+            for name, sql_type in wanted.items():
+                if name not in there or there[name].sql_type != sql_type:
+                    await _alter(connection, table, "add", column=name, sql_type=sql_type)
+
+    async def show(self, connection: "Session") -> None:
+        """Have the views with the plain names show this generation.
+
+        Whoever built on a view keeps what it had, as long as no column of it goes away or changes its type.
+        """
+        for table in self.tables:
+            there = await _columns_there(connection, table.view)
+            wanted = {column.name: column.sql_type for column in table.columns}
+            if any(wanted.get(name) != column.sql_type for name, column in there.items()):
+                await connection.execute(TEMPLATES["hide"].format(**table.words))
+                there = {}
+            order = [*there, *(name for name in wanted if name not in there)]
+            names = ", ".join(f'"{name}"' for name in order)
+            await connection.execute(TEMPLATES["show"].format(**table.words, names=names))
+
+    async def drop(self, connection: "Session") -> None:
+        """Drop the tables."""
+        for table in self.tables:
+            await connection.execute(TEMPLATES["drop"].format(**table.words))
 
     async def load(self, database: "Database", streams: Sequence[str]) -> dict[str, State]:
         """The states of `streams`; a stream without one is left out."""
@@ -98,14 +187,10 @@ class StateTable(Generic[State]):
 
     async def fold(self, database: "Database", stretch: "Stretch[State]") -> bool:
         """Write what a stretch of the log did, states and checkpoint together; False if somebody else was faster."""
-        quarantined = _columns(stretch.quarantined, 3)
-        changed = _columns(
-            (
-                (stream, position, *msgspec.structs.astuple(state))
-                for stream, (position, state) in stretch.changed.items()
-            ),
-            2 + len(self.columns),
-        )
+        values = sideways(state_rows(stretch.changed), len(self.states.columns))
+        if self.journal is not None:
+            rows = (entry.row() for entry in stretch.journal)
+            values += sideways(rows, len(self.journal.columns))
         moved = await database.fetchval(
             self._fold,
             self.projection.name,
@@ -114,23 +199,60 @@ class StateTable(Generic[State]):
             stretch.checkpoint,
             stretch.folded,
             stretch.ignored,
-            *quarantined,
-            *changed,
+            stretch.failing,
+            *sideways(stretch.quarantined, 3),
+            *values,
         )
         return moved is not None
 
-    def _statement(self, name: str, **words: str) -> str:
-        return TEMPLATES[name].format(**self._words, **words)
+    async def copy_states(
+        self,
+        connection: "Session",
+        rows: Iterable[Sequence[object]],
+        timeout: float,  # noqa: ASYNC109 - asyncpg's own
+    ) -> None:
+        """Put states, as `state_rows` gives them, into a table that holds none of their streams."""
+        await _copy(connection, self.states, rows, timeout)
+
+    async def copy_journal(
+        self,
+        connection: "Session",
+        entries: Iterable[Entry],
+        timeout: float,  # noqa: ASYNC109 - asyncpg's own
+    ) -> None:
+        """Put entries into a journal that holds none of them."""
+        if self.journal is not None:
+            await _copy(connection, self.journal, [entry.row() for entry in entries], timeout)
+
+    def _fold_statement(self) -> str:
+        first = _FOLD_PARAMETERS + 1
+        states = self.states.columns
+        journaled = ""
+        if self.journal is not None:
+            columns = self.journal.columns
+            journaled = TEMPLATES["fold_journal"].format(
+                **self.journal.words,
+                names=names_of(columns),
+                arrays=arrays_of(columns, first + len(states)),
+            )
+        return TEMPLATES["fold"].format(
+            **self.states.words,
+            names=names_of(states),
+            arrays=arrays_of(states, first),
+            changes=names_of(states[1:]),
+            excluded=", ".join(f'excluded."{column.name}"' for column in states[1:]),
+            journaled=journaled,
+        )
 
 
-class StateView(Generic[State]):
+class StateView:
     """The live generation of a projection, by its plain name: what the API reads."""
 
-    def __init__(self, projection: Projection[State]) -> None:
+    def __init__(self, projection: Projection[Any]) -> None:
         self.columns = columns_of(projection.state)
         self._words = {
-            "table": _identifier(projection.name),
-            "names": ", ".join(column.name for column in self.columns),
+            "table": identifier(projection.name),
+            "names": names_of(self.columns),
         }
 
     def page(self, filters: Iterable[str]) -> str:
@@ -142,50 +264,40 @@ class StateView(Generic[State]):
         return self._statement("find", filters)
 
     def _statement(self, name: str, filters: Iterable[str]) -> str:
-        known = {column.name: f"{column.name} = " for column in self.columns}
+        known = {column.name: f'"{column.name}" = ' for column in self.columns}
         if "deleted_at" in known:
             known["deleted"] = "(deleted_at IS NOT NULL) = "
         conditions = "".join(f" AND {known[name]}${n}" for n, name in enumerate(filters, 3))
         return TEMPLATES[name].format(**self._words, filters=conditions)
 
 
-def _columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:
-    """Turn rows on their side; of none, so many empty columns."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
-
-
-def columns_of(state: type[msgspec.Struct]) -> tuple[Column, ...]:
-    """Read the columns off a state's fields. Raises TypeError for a type that has no column type."""
-    hints = typing.get_type_hints(state, include_extras=True)
-    return tuple(
-        _column(state, field.name, hints[field.name]) for field in msgspec.structs.fields(state)
+def state_rows(changed: Mapping[str, tuple[int, State]]) -> Iterable[tuple[object, ...]]:
+    """States as rows of their table."""
+    return (
+        (stream, position, *msgspec.structs.astuple(state))
+        for stream, (position, state) in changed.items()
     )
 
 
-def _column(state: type[msgspec.Struct], name: str, hint: Any) -> Column:  # noqa: ANN401 - a type expression
-    secret = False
-    nullable = False
-    while True:
-        origin, args = get_origin(hint), get_args(hint)
-        if origin is Annotated:
-            secret = secret or SECRET in args[1:]
-            hint = args[0]
-        elif origin in {typing.Union, types.UnionType} and types.NoneType in args:
-            nullable = True
-            (hint,) = (arg for arg in args if arg is not types.NoneType)
-        elif origin is Literal:
-            hint = type(args[0])
-        else:
-            break
-    if hint not in SQL_TYPES:
-        message = f"{state.__name__}.{name}: no column type for {hint!r}"
-        raise TypeError(message)
-    return Column(_identifier(name), SQL_TYPES[hint], nullable, secret)
+async def _columns_there(connection: "Session", relation: str) -> dict[str, Column]:
+    """The columns of a table or a view as it is, by name, in order; none if there is no such thing."""
+    rows = await connection.fetch(TEMPLATES["columns_there"], relation)
+    return {row["name"]: Column(*row) for row in rows}
 
 
-def _identifier(name: str) -> str:
-    """Let a name into SQL text only if it is a plain identifier."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", name):
-        message = f"{name!r} is not a plain SQL identifier"
-        raise ValueError(message)
-    return name
+async def _alter(connection: "Session", table: Table, how: str, **words: str) -> None:
+    await connection.execute(TEMPLATES[how].format(**table.words, **words))
+
+
+async def _copy(
+    connection: "Session",
+    table: Table,
+    rows: Iterable[Sequence[object]],
+    timeout: float,  # noqa: ASYNC109 - as above
+) -> None:
+    await connection.copy_records_to_table(
+        table.name,
+        records=rows,
+        columns=[column.name for column in table.columns],
+        timeout=timeout,
+    )

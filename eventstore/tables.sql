@@ -1,18 +1,59 @@
 -- create --
--- The table of one generation: one row a stream, the fields of the state as columns.
+-- A table of one generation. It has room on its pages for rows that change in place.
 CREATE TABLE IF NOT EXISTS {table} (
-    stream text PRIMARY KEY,
-    position bigint NOT NULL,
     {columns}
-)
+) WITH (fillfactor = 85)
+
+-- create_key --
+-- One row a stream.
+CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream)
 
 -- create_index --
 -- One filter of the API; the stream beside it is the order of its lists.
-CREATE INDEX IF NOT EXISTS {index} ON {table} ({column}, stream)
+CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
+
+-- create_journal_key --
+-- What happened to one thing, in order; an event makes one entry at most.
+CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream, position)
+
+-- create_journal_times --
+-- What happened in a time: entries lie in about that order already.
+CREATE INDEX IF NOT EXISTS {table}_recorded_at ON {table} USING brin (recorded_at)
+
+-- columns_there --
+-- The columns of a table or a view, if there is one of this name.
+SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS sql_type, NOT a.attnotnull AS nullable
+FROM pg_attribute AS a
+WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+
+-- loosen --
+-- A column that no longer is written, or not as it was.
+ALTER TABLE {table} ALTER COLUMN "{column}" DROP NOT NULL
+
+-- rename --
+-- A column that has another type now keeps what it held under another name.
+ALTER TABLE {table} RENAME COLUMN "{column}" TO "{kept}"
+
+-- forget --
+-- What a column held two types ago.
+ALTER TABLE {table} DROP COLUMN "{column}"
+
+-- add --
+-- A column that is new: null until a rebuild.
+ALTER TABLE {table} ADD COLUMN "{column}" {sql_type}
+
+-- hide --
+-- A view of another shape.
+DROP VIEW IF EXISTS {view}
 
 -- show --
--- The view with the projection's plain name shows the live generation.
-CREATE OR REPLACE VIEW {view} AS SELECT * FROM {table}
+-- The view with the plain name shows the live generation.
+CREATE OR REPLACE VIEW {view} AS SELECT {names} FROM {table}
+
+-- drop --
+-- A generation that nobody needs any more.
+DROP TABLE IF EXISTS {table}
 
 -- load --
 -- The states of these streams.
@@ -20,24 +61,30 @@ SELECT stream, {names} FROM {table} WHERE stream = ANY($1::text[])
 
 -- fold --
 -- What one stretch of the log did to a generation, in one statement and so in one transaction: if the checkpoint is
--- still $3, move it to $4, count, write the states that changed (`position` is the event that changed each last), and
--- keep visible what could not be folded.
+-- still $3, move it to $4, count, write the states that changed (`position` is the event that changed each last), the
+-- journal, and what could not be folded.
 WITH moved AS (
     UPDATE projections
-    SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, quarantined = quarantined + cardinality($7::bigint[]),
-        updated_at = clock_timestamp()
+    SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7,
+        quarantined = quarantined + cardinality($8::bigint[]), updated_at = clock_timestamp()
     WHERE name = $1 AND generation = $2 AND checkpoint = $3
     RETURNING checkpoint
 ), kept AS (
     INSERT INTO quarantine (projection, generation, position, stream, error)
     SELECT $1, $2, new.position, new.stream, new.error
-    FROM moved, unnest($7::bigint[], $8::text[], $9::text[]) AS new (position, stream, error)
+    FROM moved, unnest($8::bigint[], $9::text[], $10::text[]) AS new (position, stream, error)
 ), saved AS (
-    INSERT INTO {table} (stream, position, {names})
-    SELECT new.* FROM moved, unnest($10::text[], $11::bigint[], {arrays}) AS new
-    ON CONFLICT (stream) DO UPDATE SET (position, {names}) = ROW (excluded.position, {excluded})
-)
+    INSERT INTO {table} ({names})
+    SELECT new.* FROM moved, unnest({arrays}) AS new
+    ON CONFLICT (stream) DO UPDATE SET ({changes}) = ROW ({excluded})
+){journaled}
 SELECT checkpoint FROM moved
+
+-- fold_journal --
+, journaled AS (
+    INSERT INTO {table} ({names})
+    SELECT new.* FROM moved, unnest({arrays}) AS new
+)
 
 -- page --
 -- One page of a list, in the order of the streams.
