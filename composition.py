@@ -15,11 +15,13 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from eventstore.builders import Builders
 from eventstore.database import Database
 from eventstore.errors import PostgresError, SettingsError, describe, heed_cancellation, is_outage
+from eventstore.fingerprint import fingerprint
 from eventstore.leadership import lead
 from eventstore.log import Log
-from eventstore.projector import Projector
+from eventstore.rebuild import Conductor, Engine
 from eventstore.registry import Registry
 from eventstore.rejections import Rejections
 from eventstore.settings import Settings, load_settings
@@ -46,6 +48,9 @@ KEEPALIVE_SECONDS = 75.0
 
 # Seconds between tries to begin while Postgres is away.
 AWAY_SECONDS = 0.2
+
+# What a builder process runs.
+BUILDING = str(Path(__file__).with_name("building.py").resolve())
 
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
@@ -76,7 +81,8 @@ async def open_parts(
         log = Log(database, limits)
         try:
             await log.start(append=append, follow=follow)
-            yield Parts(database=database, log=log, registry=Registry(database))
+            registry = Registry(database, fingerprints_of(settings))
+            yield Parts(database=database, log=log, registry=registry)
         finally:
             await log.stop()
     finally:
@@ -128,18 +134,13 @@ async def answering(
 
 
 @asynccontextmanager
-async def projecting(settings: Settings, parts: Parts) -> AsyncIterator["asyncio.Task[None]"]:
+async def projecting(
+    settings: Settings, parts: Parts, dsn: str
+) -> AsyncIterator["asyncio.Task[None]"]:
     """Fold the log, whenever this process is the one to do it; gives the task, which only an error ends."""
-    projectors = projectors_of(settings, parts)
-    for projector in projectors:
-        await projector.set_up()
-
-    async def project() -> None:
-        async with asyncio.TaskGroup() as group:
-            for projector in projectors:
-                group.create_task(projector.run(), name=f"projector-{projector.projection.name}")
-
-    leading = asyncio.create_task(lead(parts.database.connect, project), name="leadership")
+    conductor = conductor_of(settings, parts, dsn)
+    await conductor.set_up()
+    leading = asyncio.create_task(lead(parts.database.connect, conductor.run), name="leadership")
     try:
         yield leading
     finally:
@@ -147,20 +148,29 @@ async def projecting(settings: Settings, parts: Parts) -> AsyncIterator["asyncio
         await asyncio.gather(leading, return_exceptions=True)
 
 
-def projectors_of(settings: Settings, parts: Parts) -> list[Projector[Any]]:
-    """Make the projectors of every projection."""
-    providers = load_providers(settings.providers)
-    return [
-        Projector(
-            projection,
-            sources=providers,
-            database=parts.database,
-            log=parts.log,
-            registry=parts.registry,
-            limits=settings.limits,
-        )
-        for projection in load_projections().values()
-    ]
+def conductor_of(settings: Settings, parts: Parts, dsn: str) -> Conductor:
+    """Make what conducts the projections."""
+    greeting = {"dsn": dsn, "limits": settings.limits, "providers": settings.providers}
+    engine = Engine(
+        sources=load_providers(settings.providers),
+        database=parts.database,
+        log=parts.log,
+        registry=parts.registry,
+        limits=settings.limits,
+        builders=Builders(
+            [sys.executable, BUILDING],
+            msgspec.json.encode(greeting),
+            settings.limits.rebuild_processes,
+        ),
+        auto=settings.rebuild == "auto",
+    )
+    return Conductor(list(load_projections().values()), engine)
+
+
+def fingerprints_of(settings: Settings) -> dict[str, str]:
+    """The fingerprint of each projection, as this code folds it with these settings."""
+    sources = load_providers(settings.providers)
+    return {name: fingerprint(one, sources) for name, one in load_projections().items()}
 
 
 async def prepare(settings: Settings, dsn: str) -> int:
@@ -168,8 +178,7 @@ async def prepare(settings: Settings, dsn: str) -> int:
     for name in load_providers(settings.providers):
         verifier_of(settings, name)
     async with open_parts(settings, dsn, append=False, follow=False) as parts:
-        for projector in projectors_of(settings, parts):
-            await projector.set_up()
+        await conductor_of(settings, parts, dsn).set_up()
         return parts.log.head
 
 

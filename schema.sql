@@ -108,7 +108,7 @@ ALTER TABLE log_head ENABLE ALWAYS TRIGGER refuse_going_back;
 CREATE TABLE projections (
     name text NOT NULL,
     generation integer NOT NULL CHECK (generation > 0),
-    status text NOT NULL CHECK (status IN ('live')),
+    status text NOT NULL CHECK (status IN ('building', 'catching-up', 'ready', 'live', 'retired', 'failed')),
     version integer NOT NULL,
     checkpoint bigint NOT NULL DEFAULT 0,
     folded bigint NOT NULL DEFAULT 0 CHECK (folded >= 0),
@@ -118,11 +118,28 @@ CREATE TABLE projections (
     error text,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- The code that folded it: one, unless the code changed under it.
+    fingerprints text[] NOT NULL DEFAULT '{}',
+    -- How many events in a row went to quarantine, up to the checkpoint.
+    failing bigint NOT NULL DEFAULT 0 CHECK (failing >= 0),
+    -- What the process that rebuilds is asked to do.
+    wanted text CHECK (wanted IN ('promote', 'discard')),
+    -- The position up to which it is built, before it follows the log, and how much of that is done.
+    target bigint,
+    built bigint NOT NULL DEFAULT 0,
+    ready_at timestamptz,
+    -- When it was live last; null if it never was.
+    retired_at timestamptz,
+    -- How it differs from the live generation, as JSON.
+    diff bytea,
     PRIMARY KEY (name, generation),
     CONSTRAINT complete CHECK (folded + ignored + quarantined = checkpoint)
 );
 
 CREATE UNIQUE INDEX projections_one_live ON projections (name) WHERE status = 'live';
+
+CREATE UNIQUE INDEX projections_one_rebuild ON projections (name)
+WHERE status IN ('building', 'catching-up', 'ready', 'failed');
 
 -- Events that a projection could not fold, visible until a rebuild folds them.
 CREATE TABLE quarantine (

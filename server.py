@@ -110,7 +110,7 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         listener = stack.enter_context(_bound_socket(settings))
         dsn, storage = await _postgres(settings, stack)
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
-        await stack.enter_async_context(projecting(settings, parts))
+        await stack.enter_async_context(projecting(settings, parts, dsn))
         await stack.enter_async_context(answering(settings, parts, listener))
         yield Running(url=_url(listener), storage=storage, head=parts.log.head)
 
@@ -148,7 +148,7 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
             # Who waits for a 200 comes first: a fold can be made up for.
             os.nice(PROJECTING_NICENESS)
             leading = await once_there(
-                lambda: stack.enter_async_context(projecting(settings, parts)), end
+                lambda: stack.enter_async_context(projecting(settings, parts, dsn)), end
             )
             await asyncio.wait([end, leading], return_when=asyncio.FIRST_COMPLETED)
             if leading.done():

@@ -46,7 +46,7 @@ class Projector(Generic[State]):
     one line, or None. `turn` is held while it folds: whoever holds it instead finds it standing still.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name, all of them
         self,
         projection: Projection[State],
         *,

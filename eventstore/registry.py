@@ -213,8 +213,7 @@ class Registry:
         finally:
             # Who asks from here on wants a look that begins later.
             del self._looks[name]
-        checkpoint = await self.checkpoint(name)
-        return checkpoint
+        return await self.checkpoint(name)
 
 
 def _rebuild(row: "Record") -> Rebuild:

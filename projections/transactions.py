@@ -2,7 +2,10 @@
 
 from decimal import Decimal
 
-from eventstore.projection import Projection
+import msgspec
+
+from eventstore.events import Event
+from eventstore.projection import Journal, Projection, Total
 from projections.merging import Tracked, merge
 from providers.facts import Phase, TransactionFact
 
@@ -26,9 +29,26 @@ class Transaction(Tracked, frozen=True):
     reference: str | None = None
 
 
+class StatusChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    """What an event did to a transaction's status, in the provider's words, and the phase it is in since."""
+
+    from_: str | None
+    to: str | None
+    phase: Phase
+
+
 def evolve(state: Transaction | None, fact: TransactionFact) -> Transaction:
     """The newest change of status wins."""
     return merge(state, fact, Transaction)
+
+
+def write(before: Transaction | None, after: Transaction, _: Event) -> StatusChange | None:
+    """An entry for every event that changes a status, or the phase; the first of a transaction always does."""
+    if before is None:
+        return StatusChange(None, after.status, after.phase)
+    if before.status == after.status and before.phase == after.phase:
+        return None
+    return StatusChange(before.status, after.status, after.phase)
 
 
 PROJECTION = Projection(
@@ -38,4 +58,6 @@ PROJECTION = Projection(
     state=Transaction,
     evolve=evolve,
     indexes=("id", "merchant_id", "kind", "phase", "gift_card_id", "location_id", "reference"),
+    journal=Journal(name="status_changes", entry=StatusChange, write=write),
+    total=Total("amount", by=("phase", "currency")),
 )

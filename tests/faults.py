@@ -48,7 +48,7 @@ _NAMES = {sql: name for name, sql in QUERIES.items()}
 
 def _name(query: str) -> str:
     """A query's name; those of a generation's tables are made as they are needed."""
-    return _NAMES.get(query) or ("fold" if "moved" in query else "load")
+    return _NAMES.get(query) or ("fold" if "WITH moved" in query else "load")
 
 
 class Faults:

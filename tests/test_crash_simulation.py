@@ -286,7 +286,7 @@ async def check_projections(connection: "Connection[Record]", log: Sequence[Even
         verdicts = []
         for event in log:
             before = states.get(event.stream)
-            verdict, state, _ = fold(projection, PROVIDERS, before, event)
+            verdict, state, *_ = fold(projection, PROVIDERS, before, event)
             # Postgres keeps no NUL and no surrogate.
             assert verdict != "quarantined" or event.position in refused
             if event.position in refused:

@@ -182,7 +182,7 @@ async def test_a_registry_that_does_not_add_up_stops_the_projection(
     with pytest.raises(IncompleteError, match="gift_cards is incomplete"):
         await one.fold_next()
     await asyncio.wait_for(one.run(), 5)
-    (standing,) = await Registry(database).standings()
+    standing = (await Registry(database).generations())["gift_cards"].live
     assert standing.error is not None
     assert standing.error.startswith("gift_cards is incomplete")
 

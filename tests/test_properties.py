@@ -217,7 +217,7 @@ def folded(
     found = Folded({}, set(), set())
     for event in log:
         before = states.get(event.stream)
-        verdict, state, _ = fold(projection, PROVIDERS, before, event)
+        verdict, state, *_ = fold(projection, PROVIDERS, before, event)
         if verdict == "ignored":
             found.ignored.add(event.position)
         elif verdict == "quarantined" or event.position in (refused or ()):
@@ -275,7 +275,7 @@ class Live:
             positions += [one.position for one in appended]
         for name in PROJECTIONS:
             await self.registry.wait_for(name, positions[-1], timeout=10)
-        log = await self.log.read_tail(positions[0] - 1, len(events), _every_topic())
+        log = (await self.log.read_tail(positions[0] - 1, len(events), None)).events
         assert [event.position for event in log] == positions
         assert [event.event_id for event in log] == [event.event_id for event in events]
         return log
@@ -303,7 +303,8 @@ class Live:
 
     async def standings(self) -> dict[str, Standing]:
         """Where every projection stands: complete, and at the head."""
-        standings = {standing.name: standing for standing in await self.registry.standings()}
+        found = await self.registry.generations()
+        standings = {name: each.live for name, each in found.items()}
         for one in standings.values():
             assert one.folded + one.ignored + one.quarantined == one.checkpoint == one.head
         return standings

@@ -13,7 +13,6 @@ import asyncpg
 from eventstore.database import Database
 from eventstore.limits import Limits
 from eventstore.log import Log
-from eventstore.projection import handled_topics
 from eventstore.queries import load_queries
 from eventstore.settings import load_settings
 from projections import load_projections
@@ -117,23 +116,20 @@ async def _fold(dsn: str, head: int, violations: Violations) -> dict[str, FreshF
     providers = load_providers(load_settings({}, settings_types()).providers)
     projections = load_projections()
     folds = {name: FreshFold(each, providers) for name, each in projections.items()}
-    topics = frozenset[str]().union(
-        *(handled_topics(each, providers) for each in projections.values())
-    )
     database = Database(dsn, pool_connections=1)
     await database.open()
     try:
         log = Log(database, Limits())
         position = 0
         while position < head:
-            events = await log.read_tail(position, PAGE, topics)
-            if not events:
+            tail = await log.read_tail(position, PAGE, None)
+            if tail.through == position:
                 violations.add("hole", f"no reader gets beyond position {position}", 0)
                 break
-            for event in events:
+            for event in tail.events:
                 for fresh in folds.values():
                     fresh.add(event)
-            position = events[-1].position
+            position = tail.through
     finally:
         await database.close()
     return folds

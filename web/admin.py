@@ -1,15 +1,8 @@
-"""How Loopledger itself is: its projections, its health."""
+"""How Loopledger itself is."""
 
 from aiohttp import web
 
-from web import parameters
-from web.context import CONTEXT, Page, json_answer
-
-
-async def list_projections(request: web.Request) -> web.Response:
-    """`GET /v1/projections`: where each stands."""
-    parameters.known_only(request, set())
-    return json_answer(Page(await request.app[CONTEXT].registry.standings(), None))
+from web.context import CONTEXT, json_answer
 
 
 async def healthz(_: web.Request) -> web.Response:
@@ -23,11 +16,11 @@ async def readyz(request: web.Request) -> web.Response:
     if not await context.database.answers():
         problems = {"postgres": "does not answer"}
     else:
-        standings = await context.registry.standings()
+        found = await context.registry.generations()
         problems = {
-            standing.name: standing.error or "does not go on: does anything project?"
-            for standing in standings
-            if standing.error or standing.stuck
+            name: each.live.error or "does not go on: does anything project?"
+            for name, each in found.items()
+            if each.live.error or each.live.stuck
         }
     if problems:
         return json_answer({"status": "not ready", "problems": problems}, 503)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from eventstore.settings import is_loopback
-from web import admin, events, rejections
+from web import admin, events, projections, rejections
 from web.context import CONTEXT, Context
 from web.problems import NotLocalError, problems
 from web.resources import Resource
@@ -35,7 +35,7 @@ def make_app(context: Context) -> web.Application:
             web.get("/v1/events", events.list_events),
             web.get("/v1/events/{position}", events.show_event),
             web.get("/v1/events/{position}/body", events.show_body),
-            web.get("/v1/projections", admin.list_projections),
+            *projections.routes(),
             web.get("/healthz", admin.healthz),
             web.get("/readyz", admin.readyz),
         ]

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from eventstore.columns import mask
 from eventstore.history import Change, Step, history
 from eventstore.projection import Projection
 from eventstore.queries import QUERIES
@@ -169,10 +170,3 @@ class Resource:
             what=f"id {request.match_info['id']!r}",
             holders=[{"provider": name, "merchant_id": merchant} for name, merchant in holders],
         )
-
-
-def mask(value: str | None) -> str | None:
-    """Show no more of a secret than people need to tell two apart: its last four, if that leaves enough hidden."""
-    if value is None:
-        return None
-    return "****" + (value[-4:] if len(value) >= 8 else "")  # noqa: PLR2004 - twice four

@@ -1,0 +1,126 @@
+"""A Struct becomes the columns of a table."""
+
+import re
+import types
+import typing
+from collections.abc import Container, Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from eventstore.errors import UnstorableError
+
+# As Postgres itself spells them (format_type), so that a table that is there can be compared.
+SQL_TYPES: Mapping[object, str] = {
+    str: "text",
+    int: "bigint",
+    bool: "boolean",
+    Decimal: "numeric",
+    datetime: "timestamp with time zone",
+}
+
+# An entry of a B-tree index has 2,704 bytes at most, and beside the text stands the stream.
+LONGEST_INDEXED = 1_900
+
+# Marks a field of a state that must be masked wherever it is shown: Annotated[str, SECRET].
+SECRET = msgspec.Meta(extra={"secret": True})
+
+
+class Column(NamedTuple):
+    """One field of a Struct as a column."""
+
+    name: str
+    sql_type: str
+    nullable: bool = False
+    secret: bool = False
+
+    @property
+    def definition(self) -> str:
+        """The column as CREATE TABLE wants it."""
+        return f'"{self.name}" {self.sql_type}{"" if self.nullable else " NOT NULL"}'
+
+
+def columns_of(struct: type[msgspec.Struct]) -> tuple[Column, ...]:
+    """Read the columns off a Struct's fields. Raises TypeError for a type that has no column type."""
+    hints = typing.get_type_hints(struct, include_extras=True)
+    return tuple(
+        _column(struct, field.encode_name, hints[field.name])
+        for field in msgspec.structs.fields(struct)
+    )
+
+
+def _column(struct: type[msgspec.Struct], name: str, hint: Any) -> Column:  # noqa: ANN401 - a type expression
+    secret = False
+    nullable = False
+    while True:
+        origin, args = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            secret = secret or SECRET in args[1:]
+            hint = args[0]
+        elif origin in {typing.Union, types.UnionType} and types.NoneType in args:
+            nullable = True
+            (hint,) = (arg for arg in args if arg is not types.NoneType)
+        elif origin is Literal:
+            hint = type(args[0])
+        else:
+            break
+    if hint not in SQL_TYPES:
+        message = f"{struct.__name__}.{name}: no column type for {hint!r}"
+        raise TypeError(message)
+    return Column(identifier(name), SQL_TYPES[hint], nullable, secret)
+
+
+def identifier(name: str) -> str:
+    """Let a name into SQL text only if it is a plain identifier."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", name):
+        message = f"{name!r} is not a plain SQL identifier"
+        raise ValueError(message)
+    return name
+
+
+def names_of(columns: Iterable[Column]) -> str:
+    """The columns' names as a list in SQL."""
+    return ", ".join(f'"{column.name}"' for column in columns)
+
+
+def arrays_of(columns: Iterable[Column], first: int) -> str:
+    """The columns' values as parameters of SQL, each an array: $first, ..."""
+    return ", ".join(f"${n}::{column.sql_type}[]" for n, column in enumerate(columns, first))
+
+
+def sideways(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:
+    """Turn rows on their side; of none, so many empty columns."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+
+
+def check_storable(struct: msgspec.Struct, indexed: Container[str] = ()) -> None:
+    """Raise UnstorableError if Postgres would not take a value of `struct`; fields in `indexed` have to be short.
+
+    It is checked beforehand, since what a table takes must not depend on the way in which it is filled.
+    """
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        if isinstance(value, str):
+            _check_text(name, value, LONGEST_INDEXED if name in indexed else None)
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UnstorableError(field=name, problem="is a number of more than 64 bits")
+
+
+def _check_text(name: str, value: str, longest: int | None) -> None:
+    if "\0" in value:
+        raise UnstorableError(field=name, problem="holds a NUL character")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise UnstorableError(field=name, problem="holds a lone surrogate") from None
+    if longest is not None and size > longest:
+        raise UnstorableError(field=name, problem=f"is longer than {longest:,} bytes")
+
+
+def mask(value: str | None) -> str | None:
+    """Show no more of a secret than people need to tell two apart: its last four, if that leaves enough hidden."""
+    if value is None:
+        return None
+    return "****" + (value[-4:] if len(value) >= 8 else "")  # noqa: PLR2004 - twice four

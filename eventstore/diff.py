@@ -1,0 +1,249 @@
+"""What a rebuild would change: two generations of a projection compared, at one position of both."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
+
+import msgspec
+
+from eventstore.columns import Column, columns_of, mask
+from eventstore.events import Event
+from eventstore.history import Change
+from eventstore.projection import Projection, Source, State, fold
+from eventstore.queries import load_queries
+from eventstore.tables import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+TEMPLATES = load_queries(Path(__file__).with_name("diff.sql"))
+
+# Changed rows that are shown.
+SAMPLE = 10
+
+# Comparing many states takes its time: no limit but an hour.
+COMPARE_SECONDS = 3_600.0
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """How many states there are before and after, and what became of them."""
+
+    before: int
+    after: int
+    added: int
+    gone: int
+    changed: int
+
+
+class TotalChange(msgspec.Struct, frozen=True):
+    """What the things that are not deleted are worth, in groups.
+
+    An item has the columns `by`, and `before`, `after` and `change`.
+    """
+
+    amount: str
+    by: tuple[str, ...]
+    items: list[dict[str, Any]]
+
+
+class JournalChange(msgspec.Struct, frozen=True):
+    """How many entries the journals have, and how many only one of them has."""
+
+    name: str
+    before: int
+    after: int
+    added: int
+    gone: int
+
+
+class ChangedRow(msgspec.Struct, frozen=True):
+    """One state that changes; `parted_at` is the first event at which the two folds part."""
+
+    stream: str
+    parted_at: int | None
+    changes: dict[str, Change]
+
+
+class Diff(msgspec.Struct, frozen=True):
+    """How a new generation at `position` differs from the live one at `live_position`.
+
+    The two are equal, unless the live one stands still. `columns`: of the changed rows, how many differ in each.
+    """
+
+    position: int
+    live_position: int
+    rows: Rows
+    columns: dict[str, int]
+    totals: TotalChange | None
+    journal: JournalChange | None
+    sample: list[ChangedRow]
+
+
+class Comparison(Generic[State]):
+    """Compares the live generation `old` with `new`, on a connection whose snapshot does not move."""
+
+    def __init__(
+        self,
+        projection: Projection[State],
+        sources: Mapping[str, Source],
+        old: int,
+        new: int,
+        connection: "Connection[Record]",
+    ) -> None:
+        self._projection = projection
+        self._sources = sources
+        self._connection = connection
+        self._old = GenerationTables(projection, old)
+        self._new = GenerationTables(projection, new)
+        # The stream is what states are compared by.
+        self._columns = (STATE_COLUMNS[1], *columns_of(projection.state))
+        self._words = {
+            "old": self._old.states.name,
+            "new": self._new.states.name,
+            "differs": _differs(self._columns),
+        }
+
+    async def diff(
+        self,
+        position: int,
+        live_position: int,
+        history: Callable[[str], AsyncIterator[Event]],
+    ) -> Diff:
+        """Compare them; `history` gives the events of a stream."""
+        counts = ", ".join(
+            f'count(*) FILTER (WHERE o.stream = n.stream AND o."{c.name}" IS DISTINCT FROM n."{c.name}")'
+            for c in self._columns
+        )
+        row = await self._row("compare", **self._words, counts=counts)
+        before, after, added, gone, changed, *columns = row
+        return Diff(
+            position=position,
+            live_position=live_position,
+            rows=Rows(before, after, added, gone, changed),
+            columns={
+                column.name: count
+                for column, count in zip(self._columns, columns, strict=True)
+                if count
+            },
+            totals=await self._totals(),
+            journal=await self._journal(),
+            sample=await self._sample(position, history),
+        )
+
+    async def _totals(self) -> TotalChange | None:
+        total = self._projection.total
+        if total is None:
+            return None
+        deleted = "deleted_at" in {column.name for column in self._columns}
+        rows = await self._fetch(
+            "totals",
+            **self._words,
+            amount=total.amount,
+            by=", ".join(f'"{name}"' for name in total.by),
+            where="WHERE deleted_at IS NULL" if deleted else "",
+        )
+        items = [
+            {
+                **{name: row[name] for name in total.by},
+                "before": row["before"],
+                "after": row["after"],
+                "change": row["after"] - row["before"],
+            }
+            for row in rows
+        ]
+        return TotalChange(total.amount, total.by, items)
+
+    async def _journal(self) -> JournalChange | None:
+        words = self._journal_words()
+        if words is None:
+            return None
+        row = await self._row("compare_journals", **words)
+        return JournalChange(words["name"], *row)
+
+    def _journal_words(self) -> dict[str, str] | None:
+        old, new = self._old.journal, self._new.journal
+        if old is None or new is None:
+            return None
+        fields = tuple(column for column in new.columns if column not in JOURNAL_COLUMNS)
+        return {"name": new.view, "old": old.name, "new": new.name, "differs": _differs(fields)}
+
+    async def _sample(
+        self, position: int, history: Callable[[str], AsyncIterator[Event]]
+    ) -> list[ChangedRow]:
+        names = [column.name for column in self._columns]
+        columns = ", ".join(f'{side}."{name}"' for side in ("o", "n") for name in names)
+        rows = await self._fetch("sample", **self._words, columns=columns, limit=str(SAMPLE))
+        sample: list[ChangedRow] = []
+        for stream, *values in rows:
+            old, new = values[: len(names)], values[len(names) :]
+            changed = {
+                column: Change(before, after)
+                for column, before, after in zip(self._columns, old, new, strict=True)
+                if before != after
+            }
+            sample.append(
+                ChangedRow(
+                    stream,
+                    await self._parted_at(stream, position, changed, history),
+                    {
+                        column.name: _shown(column, change)
+                        for column, change in changed.items()
+                        if column is not STATE_COLUMNS[1] or len(changed) == 1
+                    },
+                )
+            )
+        return sample
+
+    async def _parted_at(
+        self,
+        stream: str,
+        position: int,
+        changed: Mapping[Column, Change],
+        history: Callable[[str], AsyncIterator[Event]],
+    ) -> int | None:
+        """The first event at which the two folds part.
+
+        The journals know it of what they hold. Of the rest, the old fold cannot be asked any more: then it is the event
+        from which on the new fold never again has a value that the old one ended with.
+        """
+        if (words := self._journal_words()) is not None:
+            row = await self._row("journals_part", stream, **words)
+            if row[0] is not None:
+                found: int = row[0]
+                return found
+        parted: dict[Column, int] = {}
+        state: State | None = None
+        async for event in history(stream):
+            if event.position > position:
+                break
+            state = fold(self._projection, self._sources, state, event).state
+            for column, change in changed.items():
+                value = (
+                    event.position
+                    if column.name == "position"
+                    else getattr(state, column.name, None)
+                )
+                if value == change.before:
+                    parted.pop(column, None)
+                else:
+                    parted.setdefault(column, event.position)
+        values = [p for column, p in parted.items() if column.name != "position"] or parted.values()
+        return min(values, default=None)
+
+    async def _row(self, template: str, *values: object, **words: str) -> Sequence[Any]:
+        (row,) = await self._fetch(template, *values, **words)
+        return tuple(row.values())
+
+    async def _fetch(self, template: str, *values: object, **words: str) -> "list[Record]":
+        query = TEMPLATES[template].format(**words)
+        return await self._connection.fetch(query, *values, timeout=COMPARE_SECONDS)
+
+
+def _differs(columns: Sequence[Column]) -> str:
+    """SQL that says whether o and n differ in any of these columns."""
+    pairs = (f'o."{column.name}" IS DISTINCT FROM n."{column.name}"' for column in columns)
+    return f"({' OR '.join(pairs)})"
+
+
+def _shown(column: Column, change: Change) -> Change:
+    return Change(mask(change.before), mask(change.after)) if column.secret else change

@@ -1,0 +1,150 @@
+"""The projections over HTTP: where they stand, what is in quarantine, and rebuilds."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from eventstore.queries import QUERIES
+from eventstore.registry import Generations
+from web import parameters
+from web.context import CONTEXT, Context, Page, json_answer
+from web.problems import NotFoundError
+
+# How long an answer waits for the process that does what was asked for, and how often it looks.
+DONE_SECONDS = 10.0
+LOOK_SECONDS = 0.1
+
+
+async def list_projections(request: web.Request) -> web.Response:
+    """`GET /v1/projections`: where each stands."""
+    parameters.known_only(request, set())
+    found = await request.app[CONTEXT].registry.generations()
+    return json_answer(Page([_about(each) for each in found.values()], None))
+
+
+async def show_projection(request: web.Request) -> web.Response:
+    """`GET /v1/projections/{name}`: one of them, with its generations."""
+    parameters.known_only(request, set())
+    return json_answer(_whole(await _generations(request)))
+
+
+async def start_rebuild(request: web.Request) -> web.Response:
+    """`POST /v1/projections/{name}/rebuild`: begin one."""
+    parameters.known_only(request, {"promote"})
+    promote = "promote" in request.query and parameters.flag(request, "promote")
+    await request.app[CONTEXT].registry.ask_rebuild(_name(request), promote=promote)
+    return json_answer((await _generations(request)).rebuild, 202)
+
+
+async def show_rebuild(request: web.Request) -> web.Response:
+    """`GET /v1/projections/{name}/rebuild`: how far it is, and what it would change."""
+    parameters.known_only(request, set())
+    rebuild = (await _generations(request)).rebuild
+    if rebuild is None:
+        raise NotFoundError(what=f"rebuild of {_name(request)} under way")
+    return json_answer(rebuild)
+
+
+async def promote(request: web.Request) -> web.Response:
+    """`POST /v1/projections/{name}/promote`: answer from the new generation."""
+    await request.app[CONTEXT].registry.ask_promotion(_name(request))
+    return await _when(request, lambda now: now.rebuild is None)
+
+
+async def discard(request: web.Request) -> web.Response:
+    """`POST /v1/projections/{name}/discard`: stop the rebuild under way and forget it."""
+    if not await request.app[CONTEXT].registry.ask_discard(_name(request)):
+        raise NotFoundError(what=f"rebuild of {_name(request)} under way")
+    return await _when(request, lambda now: now.rebuild is None)
+
+
+async def roll_back(request: web.Request) -> web.Response:
+    """`POST /v1/projections/{name}/rollback`: answer from the generation that was live before."""
+    await request.app[CONTEXT].registry.ask_rollback(_name(request))
+    return await _when(request, lambda now: now.rebuild is None)
+
+
+async def list_quarantine(request: web.Request) -> web.Response:
+    """`GET /v1/projections/{name}/quarantine`: what the live generation could not fold."""
+    parameters.known_only(request, {"limit", "cursor"})
+    limit = parameters.page_length(request)
+    after = parameters.whole_number(request, "cursor", 0)
+    rows = await request.app[CONTEXT].database.fetch(
+        QUERIES["list_quarantine"], _name(request), after, limit + 1
+    )
+    more = len(rows) > limit
+    items = [dict(row) for row in rows[:limit]]
+    return json_answer(Page(items, items[-1]["position"] if more else None))
+
+
+async def show_quarantined(request: web.Request) -> web.Response:
+    """`GET /v1/projections/{name}/quarantine/{position}`: one of these."""
+    parameters.known_only(request, set())
+    position = parameters.as_whole_number(request.match_info["position"], "position", least=1)
+    rows = await request.app[CONTEXT].database.fetch(
+        QUERIES["list_quarantine"], _name(request), position - 1, 1
+    )
+    if not rows or rows[0]["position"] != position:
+        raise NotFoundError(what=f"event {position} in the quarantine of {_name(request)}")
+    return json_answer(dict(rows[0]))
+
+
+def routes() -> list[web.RouteDef]:
+    """The routes of the projections."""
+    one = "/v1/projections/{name}"
+    return [
+        web.get("/v1/projections", list_projections),
+        web.get(one, show_projection),
+        web.post(f"{one}/rebuild", start_rebuild),
+        web.get(f"{one}/rebuild", show_rebuild),
+        web.post(f"{one}/promote", promote),
+        web.post(f"{one}/discard", discard),
+        web.post(f"{one}/rollback", roll_back),
+        web.get(f"{one}/quarantine", list_quarantine),
+        web.get(f"{one}/quarantine/{{position}}", show_quarantined),
+    ]
+
+
+async def _when(request: web.Request, done: Callable[[Generations], bool]) -> web.Response:
+    """Answer 200 once it is done; 202 if that takes too long: it is done all the same."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + DONE_SECONDS
+    while not done(now := await _generations(request)):
+        if loop.time() > deadline:
+            return json_answer(_whole(now), 202)
+        await asyncio.sleep(LOOK_SECONDS)
+    return json_answer(_whole(now))
+
+
+def _name(request: web.Request) -> str:
+    context: Context = request.app[CONTEXT]
+    name = request.match_info["name"]
+    if name not in context.projections:
+        known = ", ".join(sorted(context.projections))
+        raise NotFoundError(what=f"projection {name!r}; known are {known}")
+    return name
+
+
+async def _generations(request: web.Request) -> Generations:
+    name = _name(request)
+    return (await request.app[CONTEXT].registry.generations(name))[name]
+
+
+def _about(generations: Generations) -> dict[str, Any]:
+    """The live generation, and what to do if other code folded it."""
+    live = generations.live
+    advice = None
+    if live.stale:
+        advice = f"other code folded it than runs now; run: loopledger rebuild {live.name}"
+        if generations.rebuild is not None:
+            advice = (
+                f"a rebuild is {generations.rebuild.status}; run: loopledger rebuild {live.name}"
+            )
+    return {**msgspec.structs.asdict(live), "advice": advice}
+
+
+def _whole(generations: Generations) -> dict[str, Any]:
+    return {**_about(generations), "generations": generations.standings}
