@@ -68,6 +68,9 @@ def _roots(
     """Where the walk starts, each with its role: whatever of a projection decides what its fold gives."""
     yield "evolve", projection.evolve
     yield "state", projection.state
+    if projection.journal is not None:
+        yield "journal write", projection.journal.write
+        yield "journal entry", projection.journal.entry
     for fact in sorted(projection.handles, key=lambda fact: (fact.__qualname__, fact.__module__)):
         yield f"fact {fact.__qualname__}", fact
     for name, source in sorted(sources.items()):
