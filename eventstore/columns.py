@@ -3,7 +3,7 @@
 import re
 import types
 import typing
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -85,14 +85,9 @@ def names_of(columns: Iterable[Column]) -> str:
     return ", ".join(f'"{column.name}"' for column in columns)
 
 
-def arrays_of(columns: Iterable[Column], first: int) -> str:
-    """The columns' values as parameters of SQL, each an array: $first, ..."""
-    return ", ".join(f"${n}::{column.sql_type}[]" for n, column in enumerate(columns, first))
-
-
-def sideways(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:
-    """Turn rows on their side; of none, so many empty columns."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+def values_of(columns: Iterable[Column]) -> str:
+    """SQL for a row of these columns out of `new`, a JSON array of their values."""
+    return ", ".join(f"(new ->> {n})::{column.sql_type}" for n, column in enumerate(columns))
 
 
 def check_storable(struct: msgspec.Struct, indexed: Container[str] = ()) -> None:

@@ -61,21 +61,21 @@ SELECT stream, {names} FROM {table} WHERE stream = ANY($1::text[])
 
 -- fold --
 -- What one stretch of the log did to a generation, in one statement and so in one transaction: if the checkpoint is
--- still $3, move it to $4, count, write the states that changed (`position` is the event that changed each last), the
--- journal, and what could not be folded.
+-- still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9; `position` is
+-- the event that changed each last) and the journal ($10). Rows come as JSON, each an array.
 WITH moved AS (
     UPDATE projections
     SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7,
-        quarantined = quarantined + cardinality($8::bigint[]), updated_at = clock_timestamp()
+        quarantined = quarantined + jsonb_array_length($8::text::jsonb), updated_at = clock_timestamp()
     WHERE name = $1 AND generation = $2 AND checkpoint = $3
     RETURNING checkpoint
 ), kept AS (
     INSERT INTO quarantine (projection, generation, position, stream, error)
-    SELECT $1, $2, new.position, new.stream, new.error
-    FROM moved, unnest($8::bigint[], $9::text[], $10::text[]) AS new (position, stream, error)
+    SELECT $1, $2, (new ->> 0)::bigint, new ->> 1, new ->> 2
+    FROM moved, jsonb_array_elements($8::text::jsonb) AS new
 ), saved AS (
     INSERT INTO {table} ({names})
-    SELECT new.* FROM moved, unnest({arrays}) AS new
+    SELECT {values} FROM moved, jsonb_array_elements($9::text::jsonb) AS new
     ON CONFLICT (stream) DO UPDATE SET ({changes}) = ROW ({excluded})
 ){journaled}
 SELECT checkpoint FROM moved
@@ -83,7 +83,7 @@ SELECT checkpoint FROM moved
 -- fold_journal --
 , journaled AS (
     INSERT INTO {table} ({names})
-    SELECT new.* FROM moved, unnest({arrays}) AS new
+    SELECT {values} FROM moved, jsonb_array_elements($10::text::jsonb) AS new
 )
 
 -- page --
