@@ -1,6 +1,7 @@
 """What a rebuild would change: two generations of a projection compared, at one position of both."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -145,9 +146,9 @@ class Comparison(Generic[State]):
         items = [
             {
                 **{name: row[name] for name in total.by},
-                "before": row["before"],
-                "after": row["after"],
-                "change": row["after"] - row["before"],
+                "before": _digits(row["before"]),
+                "after": _digits(row["after"]),
+                "change": _digits(row["after"] - row["before"]),
             }
             for row in rows
         ]
@@ -243,6 +244,11 @@ def _differs(columns: Sequence[Column]) -> str:
     """SQL that says whether o and n differ in any of these columns."""
     pairs = (f'o."{column.name}" IS DISTINCT FROM n."{column.name}"' for column in columns)
     return f"({' OR '.join(pairs)})"
+
+
+def _digits(amount: Decimal) -> str:
+    """An amount as people write it, never with an exponent."""
+    return f"{amount:f}"
 
 
 def _shown(column: Column, change: Change) -> Change:

@@ -53,7 +53,7 @@ async def send_cards(client: Client, cards: int, rounds: int) -> None:
             *(
                 client.loopz(
                     "gift-card.updated",
-                    {"id": f"c-{n}", "balance": {"amount": balance * n, "currencyCode": "EUR"}},
+                    {"id": f"c-{n}", "balance": {"amount": balance * n * 1000, "currencyCode": "EUR"}},
                 )
                 for n in range(cards)
             )
@@ -96,7 +96,7 @@ async def test_a_rebuild_of_right_states_finds_no_difference(start: StartLoopled
         }
         assert found["diff"]["columns"] == {}
         assert found["diff"]["journal"]["added"] == found["diff"]["journal"]["gone"] == 0
-        total = str(sum(2 * n for n in range(20)))
+        total = str(sum(2000 * n for n in range(20)))
         assert found["diff"]["totals"]["items"] == [
             {"currency": "EUR", "before": total, "after": total, "change": "0"}
         ]
