@@ -5,13 +5,22 @@ import asyncio
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import composition
 import server
 from eventstore.errors import LoopledgerError
 from simulation import command as simulate
-from web import client
+from web.client import projections, quarantine, rebuild, rejections, sign
+
+
+class Command(NamedTuple):
+    """A command: what it is for, its arguments, and how it is run; `run` gives back the exit code."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,39 +33,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     version = importlib.metadata.version("loopledger")
     parser.add_argument("--version", action="version", version=f"loopledger {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    server.add_arguments(
-        commands.add_parser("serve", help="run the server, with its own Postgres if need be")
-    )
-    simulate.add_arguments(
-        commands.add_parser("simulate", help="send a believable stream of deliveries to a server")
-    )
-    client.add_sign_arguments(
-        commands.add_parser("sign", help="print an example delivery that your settings let in")
-    )
-    client.add_rejections_arguments(
-        commands.add_parser("rejections", help="what was refused, why, and another try")
-    )
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.help))
     given = parser.parse_args(arguments)
     try:
-        return run(given)
+        return COMMANDS[given.command].run(given)
     except LoopledgerError as error:
         sys.stderr.write(f"loopledger: {error}\n")
         return 1
 
 
-def run(given: argparse.Namespace) -> int:
-    """Run the command that was given."""
-    if given.command == "serve":
-        return server.run(given)
-    if given.command == "simulate":
-        return simulate.run(given)
-    if given.command == "sign":
-        return client.run_sign(
-            given, composition.settings_from(os.environ), composition.read_secret
-        )
+def run_sign(given: argparse.Namespace) -> int:
+    """Sign by the settings of this machine."""
+    return sign.run(given, composition.settings_from(os.environ), composition.read_secret)
+
+
+def run_rejections(given: argparse.Namespace) -> int:
+    """Ask about rejections; to vouch for one is done in the database itself."""
     if given.action == "retry" and given.trust:
-        asyncio.run(client.vouch(given.id, server.dsn_of(composition.settings_from(os.environ))))
-    return client.run_rejections(given)
+        dsn = server.dsn_of(composition.settings_from(os.environ))
+        asyncio.run(rejections.vouch(given.id, dsn))
+    return rejections.run(given)
+
+
+COMMANDS = {
+    "serve": Command(
+        "run the server, with its own Postgres if need be", server.add_arguments, server.run
+    ),
+    "simulate": Command(
+        "send a believable stream of deliveries to a server", simulate.add_arguments, simulate.run
+    ),
+    "sign": Command(
+        "print an example delivery that your settings let in", sign.add_arguments, run_sign
+    ),
+    "rejections": Command(
+        "what was refused, why, and another try", rejections.add_arguments, run_rejections
+    ),
+    "projections": Command(
+        "where each projection stands, and what to do", projections.add_arguments, projections.run
+    ),
+    "rebuild": Command(
+        "fold a projection anew, see what would change, promote it",
+        rebuild.add_arguments,
+        rebuild.run,
+    ),
+    "quarantine": Command(
+        "the events that could not be folded, and why", quarantine.add_arguments, quarantine.run
+    ),
+}
 
 
 if __name__ == "__main__":

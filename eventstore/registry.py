@@ -217,13 +217,14 @@ class Registry:
 
 
 def _rebuild(row: "Record") -> Rebuild:
-    target = row["target"]
-    built = target is None or row["status"] != "building"
+    # What was live before is not built again; what nobody has taken up yet has no target.
+    target, building = row["target"], row["status"] == "building"
     rate = 0 if target is None else row["built"] / max(row["seconds"], 0.001)
-    left = None if built or not rate else round((target - row["built"]) / rate)
+    left = round((target - row["built"]) / rate) if building and rate else None
+    share = row["built"] / target if target else 0.0
     taken = set(Rebuild.__struct_fields__) & set(row.keys()) - {"diff"}
     return Rebuild(
-        percent=100.0 if built or not target else round(100 * row["built"] / target, 1),
+        percent=round(100 * share, 1) if building else 100.0,
         events_per_second=round(rate),
         seconds_left=left,
         started_at=row["created_at"],

@@ -1,0 +1,133 @@
+"""How a rebuilt generation differs from the live one, for people who decide whether it shall be promoted."""
+
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from web.client.answers import Diff, Example, Rebuild, Standing, Totals
+from web.client.asking import table, visible
+
+# Columns that hold cents: whole numbers, which nobody shall take for dollars (docs/api.md).
+MINOR_UNITS = frozenset({"balance"})
+
+ADDED, GONE, CHANGED = "green", "red", "yellow"
+
+
+def comparison(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
+    """All of a diff: counts, columns, totals, and examples."""
+    heading = (
+        f"{rebuild.name}: generation {rebuild.generation} (new) against generation "
+        f"{live.generation} (live), {_where(diff)}"
+    )
+    sections: list[RenderableType] = [_section(heading, _counts(live, rebuild, diff))]
+    if diff.empty:
+        sections.append(Text("No difference.", ADDED))
+    if diff.columns:
+        sections.append(_section("Columns that differ", _columns(diff.columns)))
+    if diff.totals and diff.totals.items:
+        unit = ", in minor units (cents)" if diff.totals.amount in MINOR_UNITS else ""
+        sections.append(_section(f"Totals of {diff.totals.amount}{unit}", _totals(diff.totals)))
+    if diff.sample:
+        differing = diff.rows.added + diff.rows.gone + diff.rows.changed
+        some = f" ({len(diff.sample)} of {differing:,})" if len(diff.sample) < differing else ""
+        title = f"Rows that differ{some}"
+        sections.append(_section(title, Group(*map(_example, diff.sample))))
+    return Group(*(part for section in sections for part in ("", section)), "")
+
+
+def _where(diff: Diff) -> str:
+    if diff.live_position in {None, diff.position}:
+        return f"both at position {diff.position:,}"
+    return f"at position {diff.position:,}; the live one stands still at {diff.live_position:,}"
+
+
+def _section(title: str, content: RenderableType) -> RenderableType:
+    return Group(Text(title, "bold"), Padding(content, (0, 0, 0, 2), expand=False))
+
+
+def _counts(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
+    made = table(texts=("",), numbers=("before", "after", "added", "gone", "changed"))
+    rows, journal = diff.rows, diff.journal
+    made.add_row(
+        "rows",
+        f"{rows.before:,}",
+        f"{rows.after:,}",
+        _count(rows.added, ADDED),
+        _count(rows.gone, GONE),
+        _count(rows.changed, CHANGED),
+    )
+    if journal:
+        made.add_row(
+            journal.name,
+            f"{journal.before:,}",
+            f"{journal.after:,}",
+            _count(journal.added, ADDED),
+            _count(journal.gone, GONE),
+        )
+    before, after = live.quarantined, rebuild.quarantined
+    worse = GONE if after > before else ADDED if after < before else ""
+    made.add_row("quarantined events", f"{before:,}", Text(f"{after:,}", worse))
+    return made
+
+
+def _columns(columns: dict[str, int]) -> RenderableType:
+    made = table(texts=("column",), numbers=("rows",))
+    for name, count in sorted(columns.items(), key=lambda item: (-item[1], item[0])):
+        made.add_row(name, _count(count, CHANGED))
+    return made
+
+
+def _totals(totals: Totals) -> RenderableType:
+    made = table(texts=tuple(totals.by), numbers=("before", "after", "change"))
+    minor = totals.amount in MINOR_UNITS
+    for item in totals.items:
+        change = money(item.get("change"), minor=minor, signed=True)
+        made.add_row(
+            *(_value(item.get(name)) for name in totals.by),
+            money(item.get("before"), minor=minor),
+            money(item.get("after"), minor=minor),
+            Text(change, CHANGED if change.startswith(("+", "-")) else "dim"),
+        )
+    return made
+
+
+def _example(example: Example) -> RenderableType:
+    line = Text(overflow="fold")
+    line.append(visible(example.stream), "bold")
+    separator = ": "
+    for column, change in example.changes.items():
+        line.append(f"{separator}{column} ")
+        line.append(_value(change.before), GONE)
+        line.append(" -> ")
+        line.append(_value(change.after), ADDED)
+        separator = ", "
+    if example.parted_at is not None:
+        line.append(f" (from event {example.parted_at} on)", "dim")
+    return line
+
+
+def money(value: Any, *, minor: bool, signed: bool = False) -> str:  # noqa: ANN401 - JSON: text, a number, or null
+    """Write an amount: 1,234.50, or whole minor units; with its sign, if it is a change. Null is nothing."""
+    try:
+        amount = Decimal(str(value)) if value is not None else Decimal(0)
+    except InvalidOperation:
+        return _value(value)
+    exponent = amount.normalize().as_tuple().exponent
+    places = 0 if minor else 2
+    if isinstance(exponent, int):
+        places = max(places, -exponent)
+    return f"{amount:{'+' if signed and amount else ''},.{places}f}"
+
+
+def _count(number: int, style: str) -> Text:
+    return Text(f"{number:,}", style if number else "dim")
+
+
+def _value(value: Any) -> str:  # noqa: ANN401 - whatever a column holds
+    if isinstance(value, str) and value:
+        return visible(value)
+    return msgspec.json.encode(value).decode()
