@@ -5,7 +5,7 @@ One process does one range at a time, in bounded memory, and knows of no other.
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
@@ -43,10 +43,11 @@ LOWEST, HIGHEST = -(2**31), 2**31 - 1
 # field with its length.
 _HEADER_BYTES = 19
 
-# Fields up to the first of variable length, lengths left out: position, received_at, recorded_at, topic, event_id,
-# bytes of the stream's name.
-_HEAD = struct.Struct("!h4xq4xq4xq4xh4x16si")
-_LENGTH = struct.Struct("!i")
+# What comes before the fields of variable size, the number of fields and the size of each left out: position,
+# received_at, recorded_at, topic, event_id, sizes of stream, owner and body. Each of these three has its size before it
+# once more.
+_HEAD = struct.Struct("!6xq4xq4xq4xh4x16s4xi4xi4xi")
+_SIZE_BYTES = 4
 
 # Postgres counts microseconds from here.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -106,55 +107,61 @@ class EventReader:
         self._rest = b""
         self._begun = False
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def feed(self, data: bytes) -> list[Event]:
         """The events that are complete with `data`."""
         buffer = self._rest + data if self._rest else data
         at, end = 0, len(buffer)
         if not self._begun:
             if end < _HEADER_BYTES:
                 self._rest = buffer
-                return
+                return []
             self._begun, at = True, _HEADER_BYTES
+        events: list[Event] = []
         recorded, recorded_at = None, _EPOCH
-        while at + _HEAD.size <= end:
-            _, position, received, moment, topic, raw_id, length = _HEAD.unpack_from(buffer, at)
-            stream_at = at + _HEAD.size
-            owner_at = stream_at + length + _LENGTH.size
-            if owner_at > end:
-                break
-            body_at = owner_at + _LENGTH.unpack_from(buffer, owner_at - 4)[0] + _LENGTH.size
-            if body_at > end:
-                break
-            at_next = body_at + _LENGTH.unpack_from(buffer, body_at - 4)[0]
-            if at_next > end:
+        unpack, head_bytes, topics, owners = (
+            _HEAD.unpack_from,
+            _HEAD.size,
+            self._topics,
+            self._owners,
+        )
+        while at + head_bytes <= end:
+            position, received, moment, topic, raw_id, streams, owns, bodies = unpack(buffer, at)
+            stream_at = at + head_bytes + _SIZE_BYTES
+            owner_at = stream_at + streams + _SIZE_BYTES
+            body_at = owner_at + owns + _SIZE_BYTES
+            beyond = body_at + bodies
+            if beyond > end:
                 break
             if moment != recorded:
                 # The same for all that were appended at once.
-                recorded, recorded_at = moment, _EPOCH + timedelta(microseconds=moment)
-            merchant_id, program_id = self._owner(buffer[owner_at : body_at - 4])
-            provider, name = self._topics[topic]
-            yield Event(
-                position,
-                UUID(raw_id),
-                provider,
-                name,
-                merchant_id,
-                program_id,
-                buffer[stream_at : stream_at + length].decode(),
-                _EPOCH + timedelta(microseconds=received),
-                recorded_at,
-                buffer[body_at:at_next],
+                recorded, recorded_at = moment, _EPOCH + timedelta(0, 0, moment)
+            raw_owner = buffer[owner_at : owner_at + owns]
+            merchant_id, program_id = owners.get(raw_owner) or self._owner(raw_owner)
+            provider, name = topics[topic]
+            events.append(
+                Event(
+                    position,
+                    UUID(raw_id),
+                    provider,
+                    name,
+                    merchant_id,
+                    program_id,
+                    buffer[stream_at : stream_at + streams].decode(),
+                    _EPOCH + timedelta(0, 0, received),
+                    recorded_at,
+                    buffer[body_at:beyond],
+                )
             )
-            at = at_next
+            at = beyond
         self._rest = buffer[at:]
+        return events
 
     def _owner(self, raw: bytes) -> tuple[str, str | None]:
-        owner = self._owners.get(raw)
-        if owner is None:
-            if len(self._owners) >= _OWNERS_REMEMBERED:
-                self._owners.clear()
-            merchant_id, given, program_id = raw.decode().partition(_SEPARATOR)
-            owner = self._owners[raw] = (merchant_id, program_id if given else None)
+        """Read merchant and programme, and remember them: few are many streams'."""
+        if len(self._owners) >= _OWNERS_REMEMBERED:
+            self._owners.clear()
+        merchant_id, given, program_id = raw.decode().partition(_SEPARATOR)
+        owner = self._owners[raw] = (merchant_id, program_id if given else None)
         return owner
 
 
@@ -297,7 +304,7 @@ class Folder(Generic[State]):
         self._journal: list[Entry] = []
         self._quarantine: list[tuple[int, str, str]] = []
 
-    def fold(self, events: Iterator[Event]) -> None:
+    def fold(self, events: Iterable[Event]) -> None:
         """Fold events that concern the projection. Raises SystematicError."""
         projection, sources, states = self._projection, self._sources, self.states
         journal = self._journal

@@ -1,10 +1,12 @@
 -- read_range --
 -- The events of these topics after one position up to another, whose streams hash to a range, in order. Fields of fixed
--- size come first: build.EventReader reads this.
+-- size come first, with the sizes of the others: build.EventReader reads this.
 SELECT
     position, received_at, recorded_at, array_position(topics, provider || ' ' || topic)::int2 - 1::int2, event_id,
-    stream, merchant_id || coalesce(U&'\001E' || program_id, ''), body
-FROM events, (SELECT ARRAY[{topics}]::text[] AS topics) AS wanted
+    octet_length(stream), octet_length(owner), octet_length(body), stream, owner, body
+FROM (SELECT ARRAY[{topics}]::text[] AS topics) AS wanted, (
+    SELECT *, merchant_id || coalesce(U&'\001E' || program_id, '') AS owner FROM events
+) AS owned
 WHERE position > {after} AND position <= {until}
     AND provider || ' ' || topic = ANY(topics)
     AND hashtext(stream) BETWEEN {low} AND {high}
