@@ -1,0 +1,104 @@
+"""Journals: what changed when, written by the same fold as the states."""
+
+from typing import TYPE_CHECKING
+
+from tests.support import Client, values
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+
+async def send_card(client: Client, topic: str = "gift-card.updated", **fields: object) -> int:
+    answer = await client.loopz(topic, {"id": "c-1", **fields})
+    position: int = answer.json["position"]
+    return position
+
+
+async def send_status(client: Client, status: str | None, identifier: str = "t-1") -> int:
+    answer = await client.fitbank(
+        {
+            "Method": "UpdatePurchaseClosedLoopStatusMongo",
+            "BusinessUnitId": 66,
+            "TransactionIdentifier": identifier,
+            **({} if status is None else {"Status": status}),
+        }
+    )
+    position: int = answer.json["position"]
+    return position
+
+
+async def entries(
+    client: Client, connection: "Connection[Record]", path: str, query: str
+) -> list[tuple[object, ...]]:
+    head = await connection.fetchval("SELECT position FROM log_head")
+    assert (await client.get(f"{path}?at_least={head}")).status == 200
+    return values(await connection.fetch(query))
+
+
+BALANCES = "SELECT position, before, after, delta, currency, topic FROM balance_changes ORDER BY 1"
+STATUSES = 'SELECT position, "from", "to", phase FROM status_changes ORDER BY 1'
+
+
+async def test_every_change_of_a_balance_is_an_entry_and_nothing_else_is(
+    client: Client, connection: "Connection[Record]"
+) -> None:
+    await send_card(client, "gift-card.created", balance={"amount": 5000, "currencyCode": "EUR"})
+    await send_card(client, balance={"amount": 5000, "currencyCode": "EUR"})
+    await send_card(client, status="ACTIVE")
+    await send_card(client, balance={"amount": 1250, "currencyCode": "EUR"})
+    await send_card(client, "gift-card.deleted")
+    assert await entries(client, connection, "/v1/gift-cards", BALANCES) == [
+        (1, None, 5000, 5000, "EUR", "gift-card.created"),
+        (4, 5000, 1250, -3750, "EUR", "gift-card.updated"),
+    ]
+
+
+async def test_the_entries_of_a_card_add_up_to_its_balance(
+    client: Client, connection: "Connection[Record]"
+) -> None:
+    for amount in (5000, 4000, 0, 700):
+        await send_card(client, balance={"amount": amount, "currencyCode": "EUR"})
+    query = "SELECT sum(delta), min(recorded_at) = max(recorded_at) FROM balance_changes"
+    assert await entries(client, connection, "/v1/gift-cards", query) == [(700, False)]
+
+
+async def test_a_stale_event_makes_no_entry(
+    client: Client, connection: "Connection[Record]"
+) -> None:
+    await send_card(client, balance={"amount": 10}, updated_on="2026-01-02T00:00:00Z")
+    await send_card(client, balance={"amount": 20}, updated_on="2026-01-01T00:00:00Z")
+    assert await entries(client, connection, "/v1/gift-cards", BALANCES) == [
+        (1, None, 10, 10, None, "gift-card.updated")
+    ]
+
+
+async def test_another_currency_is_a_change_even_of_the_same_number(
+    client: Client, connection: "Connection[Record]"
+) -> None:
+    await send_card(client, balance={"amount": 10, "currencyCode": "EUR"})
+    await send_card(client, balance={"amount": 10, "currencyCode": "USD"})
+    assert await entries(client, connection, "/v1/gift-cards", BALANCES) == [
+        (1, None, 10, 10, "EUR", "gift-card.updated"),
+        (2, 10, 10, 0, "USD", "gift-card.updated"),
+    ]
+
+
+async def test_every_change_of_a_status_is_an_entry_with_its_phase(
+    client: Client, connection: "Connection[Record]"
+) -> None:
+    for status in ("Created", "Created", "Authorized", "Settled"):
+        await send_status(client, status)
+    assert await entries(client, connection, "/v1/transactions", STATUSES) == [
+        (1, None, "Created", "created"),
+        (3, "Created", "Authorized", "authorized"),
+        (4, "Authorized", "Settled", "settled"),
+    ]
+
+
+async def test_a_transaction_that_begins_without_a_status_has_an_entry(
+    client: Client, connection: "Connection[Record]"
+) -> None:
+    await send_status(client, None)
+    assert await entries(client, connection, "/v1/transactions", STATUSES) == [
+        (1, None, None, "unknown")
+    ]
