@@ -21,10 +21,11 @@ from eventstore.errors import PostgresError, SettingsError, describe, heed_cance
 from eventstore.fingerprint import fingerprint
 from eventstore.leadership import lead
 from eventstore.log import Log
-from eventstore.rebuild import Conductor, Engine
+from eventstore.rebuild import Conductor
 from eventstore.registry import Registry
 from eventstore.rejections import Rejections
 from eventstore.settings import Settings, load_settings
+from eventstore.shadow import Engine
 from projections import load_projections
 from providers import load_providers, settings_types
 from verification.keyring import Secret

@@ -5,82 +5,28 @@ projects, does it. Whatever kills it, the next one finds in the registry where t
 """
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
-import asyncpg
 import msgspec
 import structlog
 
-from eventstore.builders import BuilderDiedError, Builders, BuildFailedError, Job
+from eventstore.builders import BuildFailedError
 from eventstore.diff import TEMPLATES as DIFF_TEMPLATES
 from eventstore.diff import Comparison, Diff
-from eventstore.errors import (
-    IncompleteError,
-    LoopledgerError,
-    SystematicError,
-    describe,
-    heed_cancellation,
-    is_outage,
-)
-from eventstore.fingerprint import fingerprint
-from eventstore.projection import Projection, Source, handled_topics
+from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_outage
+from eventstore.projection import Projection
 from eventstore.projector import Projector
 from eventstore.queries import QUERIES
 from eventstore.registry import Generations, Rebuild
+from eventstore.shadow import MEANWHILE, STATEMENTS, Engine, Shadow, alongside
 from eventstore.tables import GenerationTables
-
-if TYPE_CHECKING:
-    from eventstore.database import Database
-    from eventstore.limits import Limits
-    from eventstore.log import Log
-    from eventstore.registry import Registry
 
 logger = structlog.get_logger()
 
-# Seconds between looks at what the registry asks for, and between words of how far a rebuild is.
+# Seconds between looks at what the registry asks for.
 LOOK_SECONDS = 0.5
-
-# So many looks between words in the log.
-LOOKS_A_WORD = 10
-
-# How often a build is begun again when a builder died, and how soon.
-ATTEMPTS = 3
-PAUSE_SECONDS = 1.0
-
-# An index on many states takes its time: no limit but a day.
-LONG_SECONDS = 86_400.0
-
-# Memory for sorting, while an index is made.
-INDEX_MEMORY = "256MB"
-
-
-class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """What generations are made with."""
-
-    sources: Mapping[str, Source]
-    database: "Database"
-    log: "Log"
-    registry: "Registry"
-    limits: "Limits"
-    builders: Builders
-    auto: bool = False
-
-    def projector(
-        self, projection: Projection[Any], generation: int | None = None
-    ) -> Projector[Any]:
-        """Make the projector of one generation; None is the live one."""
-        return Projector(
-            projection,
-            sources=self.sources,
-            database=self.database,
-            log=self.log,
-            registry=self.registry,
-            limits=self.limits,
-            generation=generation,
-        )
 
 
 class Conductor:
@@ -134,9 +80,7 @@ class Keeper:
         self._live = engine.projector(projection)
         self._switched = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
-        self._building = 0
         self._wanted: str | None = None
-        self._fingerprint = fingerprint(projection, engine.sources)
 
     async def set_up(self) -> None:
         """See to the tables of the live generation."""
@@ -181,7 +125,6 @@ class Keeper:
             await self.stop()
             await self._discard(rebuild)
         elif rebuild.status != "failed" and (self._working is None or self._working.done()):
-            self._building = rebuild.generation
             self._working = asyncio.create_task(self._work(rebuild), name=f"rebuild-{self.name}")
 
     async def _find_live(self, generation: int) -> None:
@@ -201,10 +144,11 @@ class Keeper:
 
     async def _work(self, rebuild: Rebuild) -> None:
         """Take a rebuild from where it is to where it is live."""
+        shadow = Shadow(self._projection, self._engine, rebuild.generation)
         try:
-            if rebuild.status == "building" or await self._is_outdated(rebuild):
-                await self._build(rebuild)
-            projector = self._engine.projector(self._projection, self._building)
+            if rebuild.status == "building" or await self._is_outdated(shadow):
+                await shadow.build(again=rebuild.target is not None)
+            projector = self._engine.projector(self._projection, shadow.generation)
             await projector.set_up()
             async with alongside(projector.run()):
                 await self._catch_up(projector)
@@ -216,142 +160,18 @@ class Keeper:
                 logger.warning("a rebuild waits for Postgres", error=describe(error))
                 return
             logger.error("a rebuild failed", projection=self.name, exc_info=error)
-            await self._fail(self._building, error)
+            await self._fail(shadow.generation, error)
 
-    async def _is_outdated(self, rebuild: Rebuild) -> bool:
+    async def _is_outdated(self, shadow: Shadow) -> bool:
         """Say whether a rebuild was begun by other code than this; what was live once is taken as it is."""
         row = await self._engine.database.fetchrow(
-            QUERIES["signatures"], self.name, rebuild.generation
+            STATEMENTS["signatures"], self.name, shadow.generation
         )
         return (
             row is not None
             and row["retired_at"] is None
-            and any(one != self._fingerprint for one in row["fingerprints"])
+            and any(one != shadow.fingerprint for one in row["fingerprints"])
         )
-
-    async def _build(self, rebuild: Rebuild) -> None:
-        """Build a generation with its indexes. Raises BuildFailedError."""
-        again = rebuild.target is not None
-        for attempt in range(ATTEMPTS):
-            if again:
-                # Under a new number: what is left of a builder that nobody could end must not write there.
-                await self._begin_again(self._building)
-                self._building += 1
-            job = await self._prepare(self._building)
-            try:
-                await self._build_once(job)
-            except (BuilderDiedError, asyncpg.PostgresError, OSError) as error:
-                heed_cancellation()
-                if is_outage(error) or attempt == ATTEMPTS - 1:
-                    raise
-                logger.warning("building again", projection=self.name, error=describe(error))
-                again = True
-                await asyncio.sleep(PAUSE_SECONDS)
-            else:
-                return
-
-    async def _prepare(self, generation: int) -> Job:
-        tables = GenerationTables(self._projection, generation)
-        async with self._engine.database.transaction() as connection:
-            target: int = await connection.fetchval(QUERIES["read_head"])
-            await tables.create(connection)
-            await connection.execute(
-                QUERIES["begin_build"],
-                self.name,
-                generation,
-                self._projection.version,
-                self._fingerprint,
-                target,
-            )
-        return Job(projection=self.name, generation=generation, target=target)
-
-    async def _begin_again(self, generation: int) -> None:
-        async with self._engine.database.transaction() as connection:
-            await GenerationTables(self._projection, generation).drop(connection)
-            await connection.execute(QUERIES["forget_quarantine"], self.name, generation)
-            await connection.execute(QUERIES["renumber"], self.name, generation)
-
-    async def _build_once(self, job: Job) -> None:
-        done = 0
-
-        def progress(built: int) -> None:
-            nonlocal done
-            done = built
-
-        async with alongside(self._report(job, lambda: done)):
-            counting = asyncio.create_task(self._count_ignored(job.target))
-            try:
-                built = await self._engine.builders.build(job, progress)
-                ignored = await counting
-            finally:
-                counting.cancel()
-                await asyncio.gather(counting, return_exceptions=True)
-            if not built.folded and built.quarantined >= self._engine.limits.failures_in_a_row:
-                raise SystematicError(
-                    projection=self.name,
-                    checkpoint=0,
-                    count=built.quarantined,
-                    error="see the quarantine",
-                )
-            await self._index(job)
-        counts = built.folded, ignored, built.quarantined
-        try:
-            await self._engine.database.execute(
-                QUERIES["end_build"], self.name, job.generation, *counts
-            )
-        except asyncpg.CheckViolationError as error:
-            raise IncompleteError(projection=self.name) from error
-
-    async def _report(self, job: Job, done: Callable[[], int]) -> None:
-        """Say how far it is: in the registry often, in the log now and then."""
-        for count in itertools.count(1):
-            await asyncio.sleep(LOOK_SECONDS)
-            with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
-                await self._engine.database.execute(
-                    QUERIES["note_built"], self.name, job.generation, done()
-                )
-            if count % LOOKS_A_WORD == 0:
-                percent = round(100 * done() / max(job.target, 1), 1)
-                logger.info(
-                    "rebuilding",
-                    projection=self.name,
-                    generation=job.generation,
-                    percent=percent,
-                )
-
-    async def _count_ignored(self, target: int) -> int:
-        """Count what the builders leave out, on its own: that both make up the whole is the proof that none is lost."""
-        topics = sorted(handled_topics(self._projection, self._engine.sources))
-        connection = await self._engine.database.connect()
-        try:
-            ignored: int = await connection.fetchval(
-                QUERIES["count_ignored"], target, topics, timeout=LONG_SECONDS
-            )
-            return ignored
-        finally:
-            connection.terminate()
-
-    async def _index(self, job: Job) -> None:
-        """Make the indexes, two at a time."""
-        tables = GenerationTables(self._projection, job.generation)
-        left = tables.index_statements()
-
-        async def work() -> None:
-            connection = await self._engine.database.connect()
-            try:
-                await connection.execute(QUERIES["sort_in_memory"], INDEX_MEMORY)
-                while left:
-                    await connection.execute(left.pop(0), timeout=LONG_SECONDS)
-            finally:
-                connection.terminate()
-
-        await asyncio.gather(work(), work())
-        connection = await self._engine.database.connect()
-        try:
-            for table in tables.tables:
-                await connection.execute(f"ANALYZE {table.words['table']}", timeout=LONG_SECONDS)
-        finally:
-            connection.terminate()
 
     async def _catch_up(self, projector: Projector[Any]) -> None:
         """Wait until a generation is about where the live one is."""
@@ -363,13 +183,13 @@ class Keeper:
     async def _wait_for_promotion(self, projector: Projector[Any]) -> None:
         """Compare, say that it is ready, and wait for the word."""
         row = await self._engine.database.fetchrow(
-            QUERIES["signatures"], self.name, projector.tables.generation
+            STATEMENTS["signatures"], self.name, projector.tables.generation
         )
         diff: Diff | None = None
         if row is not None and row["retired_at"] is None:
             diff = await self._compare(projector)
         await self._engine.database.execute(
-            QUERIES["note_ready"],
+            STATEMENTS["note_ready"],
             self.name,
             projector.tables.generation,
             None if diff is None else msgspec.json.encode(diff),
@@ -387,8 +207,12 @@ class Keeper:
             await projector.fold_up_to(self._live.checkpoint)
             try:
                 await self._live.fold_up_to(projector.checkpoint)
-            except LoopledgerError as error:
-                logger.warning("the live generation stands still", error=str(error))
+            except Exception as error:
+                heed_cancellation()
+                if is_outage(error):
+                    raise
+                # The new generation may be the cure: it must not depend on the old one's health.
+                logger.warning("the live generation stands still", error=describe(error))
             yield
 
     async def _compare(self, projector: Projector[Any]) -> Diff:
@@ -396,8 +220,8 @@ class Keeper:
         connection = await self._engine.database.connect()
         try:
             snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
-            await snapshot.start()
             async with self._level(projector):
+                await snapshot.start()
                 # The snapshot is taken with this; what is folded from here on does not show in it.
                 row = await connection.fetchrow(DIFF_TEMPLATES["snapshot"], self.name, generation)
             if row is None:
@@ -416,16 +240,14 @@ class Keeper:
         tables = projector.tables
         async with self._level(projector):
             async with self._engine.database.transaction() as connection:
-                await connection.execute(QUERIES["wait_for_disk"])
+                await connection.execute(STATEMENTS["wait_for_disk"])
                 await connection.execute(QUERIES["lock_schema"])
                 moved = await connection.fetchval(
-                    QUERIES["switch"], self.name, self._live.tables.generation, tables.generation
+                    STATEMENTS["switch"], self.name, self._live.tables.generation, tables.generation
                 )
                 if moved is None:
-                    raise BuildFailedError(
-                        problem="another process changed the generations meanwhile"
-                    )
-                await connection.execute(QUERIES["switch_on"], self.name, tables.generation)
+                    raise BuildFailedError(problem=MEANWHILE)
+                await connection.execute(STATEMENTS["switch_on"], self.name, tables.generation)
                 await tables.show(connection)
             self._live.live, projector.live = False, True
             self._live = projector
@@ -434,22 +256,28 @@ class Keeper:
         await self._prune()
 
     async def _prune(self) -> None:
-        """Drop the generations that were live too long ago."""
-        rows = await self._engine.database.fetch(
-            QUERIES["too_many_retired"], self.name, self._engine.limits.retired_kept
-        )
-        for row in rows:
-            await self._forget(row["generation"])
+        """Drop the generations that were live too long ago; those that somebody reads just now, another time."""
+        try:
+            rows = await self._engine.database.fetch(
+                STATEMENTS["too_many_retired"], self.name, self._engine.limits.retired_kept
+            )
+            for row in rows:
+                await self._forget(row["generation"])
+        except Exception as error:  # noqa: BLE001 - it is only room on the disk
+            heed_cancellation()
+            logger.warning("could not drop a generation", error=describe(error))
 
     async def _forget(self, generation: int) -> None:
+        """Forget a generation, whatever it is, unless it is live."""
         async with self._engine.database.transaction() as connection:
-            await GenerationTables(self._projection, generation).drop(connection)
-            await connection.execute(QUERIES["forget_generation"], self.name, generation)
-        logger.info("dropped a generation", projection=self.name, generation=generation)
+            if await connection.fetchval(STATEMENTS["forget_generation"], self.name, generation):
+                await GenerationTables(self._projection, generation).drop(connection)
+                logger.info("dropped a generation", projection=self.name, generation=generation)
 
     async def _discard(self, rebuild: Rebuild) -> None:
+        """Forget a rebuild; what was live once stays as it was."""
         retired = await self._engine.database.fetchval(
-            QUERIES["retire_again"], self.name, rebuild.generation, None
+            STATEMENTS["retire_again"], self.name, rebuild.generation, None
         )
         if retired is None:
             await self._forget(rebuild.generation)
@@ -457,21 +285,9 @@ class Keeper:
     async def _fail(self, generation: int, error: Exception) -> None:
         """Keep the reason; what was live once stays as it was, of the rest only the entry stays."""
         text = describe(error)
-        if await self._engine.database.fetchval(
-            QUERIES["retire_again"], self.name, generation, text
-        ):
+        database = self._engine.database
+        if await database.fetchval(STATEMENTS["retire_again"], self.name, generation, text):
             return
-        async with self._engine.database.transaction() as connection:
-            await GenerationTables(self._projection, generation).drop(connection)
-            await connection.execute(QUERIES["fail_build"], self.name, generation, text)
-
-
-@asynccontextmanager
-async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do `work` meanwhile."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with database.transaction() as connection:
+            if await connection.fetchval(STATEMENTS["fail_build"], self.name, generation, text):
+                await GenerationTables(self._projection, generation).drop(connection)

@@ -1,0 +1,231 @@
+"""Build a generation beside the live one: from the first event, by several processes, indexes last.
+
+A build that is broken off is begun again under the next number: what is left of a builder that nobody could end must
+not write into the tables of the next attempt.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import msgspec
+import structlog
+
+from eventstore.builders import BuilderDiedError, Builders, BuildFailedError, Job
+from eventstore.errors import (
+    IncompleteError,
+    SystematicError,
+    describe,
+    heed_cancellation,
+    is_outage,
+)
+from eventstore.fingerprint import fingerprint
+from eventstore.projection import Projection, Source, handled_topics
+from eventstore.projector import Projector
+from eventstore.queries import QUERIES, load_queries
+from eventstore.tables import GenerationTables
+
+if TYPE_CHECKING:
+    from eventstore.database import Database
+    from eventstore.limits import Limits
+    from eventstore.log import Log
+    from eventstore.registry import Registry
+
+logger = structlog.get_logger()
+
+STATEMENTS = load_queries(Path(__file__).with_name("rebuild.sql"))
+
+# Seconds between words of how far a build is, and so many of them between two in the log.
+REPORT_SECONDS = 0.5
+REPORTS_A_WORD = 10
+
+# How often a build is begun again when a builder died, and how soon.
+ATTEMPTS = 3
+PAUSE_SECONDS = 1.0
+
+# An index on many states takes its time: no limit but a day.
+LONG_SECONDS = 86_400.0
+
+# Memory for sorting, while an index is made.
+INDEX_MEMORY = "256MB"
+
+MEANWHILE = "another process changed the generations meanwhile"
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """What generations are made with."""
+
+    sources: Mapping[str, Source]
+    database: "Database"
+    log: "Log"
+    registry: "Registry"
+    limits: "Limits"
+    builders: Builders
+    auto: bool = False
+
+    def projector(
+        self, projection: Projection[Any], generation: int | None = None
+    ) -> Projector[Any]:
+        """Make the projector of one generation; None is the live one."""
+        return Projector(
+            projection,
+            sources=self.sources,
+            database=self.database,
+            log=self.log,
+            registry=self.registry,
+            limits=self.limits,
+            generation=generation,
+        )
+
+
+class Shadow:
+    """A new generation of a projection, while it is built. Its number changes when it is begun again."""
+
+    def __init__(self, projection: Projection[Any], engine: Engine, generation: int) -> None:
+        self.generation = generation
+        self.name = projection.name
+        self.fingerprint = fingerprint(projection, engine.sources)
+        self._projection = projection
+        self._engine = engine
+
+    async def build(self, *, again: bool) -> None:
+        """Build it with its indexes; `again` if somebody has begun before. Raises BuildFailedError."""
+        for attempt in range(ATTEMPTS):
+            if again:
+                # Under a new number: what is left of a builder that nobody could end must not write there.
+                await self._begin_again()
+            job = await self._prepare()
+            try:
+                await self._build_once(job)
+            except (BuilderDiedError, asyncpg.PostgresError, OSError) as error:
+                heed_cancellation()
+                if is_outage(error) or attempt == ATTEMPTS - 1:
+                    raise
+                logger.warning("building again", projection=self.name, error=describe(error))
+                again = True
+                await asyncio.sleep(PAUSE_SECONDS)
+            else:
+                return
+
+    async def _prepare(self) -> Job:
+        tables = GenerationTables(self._projection, self.generation)
+        async with self._engine.database.transaction() as connection:
+            target: int = await connection.fetchval(QUERIES["read_head"])
+            await tables.create(connection)
+            begun = await connection.fetchval(
+                STATEMENTS["begin_build"],
+                self.name,
+                self.generation,
+                self._projection.version,
+                self.fingerprint,
+                target,
+            )
+            if begun is None:
+                raise BuildFailedError(problem=MEANWHILE)
+        return Job(projection=self.name, generation=self.generation, target=target)
+
+    async def _begin_again(self) -> None:
+        name, generation = self.name, self.generation
+        async with self._engine.database.transaction() as connection:
+            await connection.execute(STATEMENTS["forget_quarantine"], name, generation)
+            if not await connection.fetchval(STATEMENTS["renumber"], name, generation):
+                raise BuildFailedError(problem=MEANWHILE)
+            await GenerationTables(self._projection, generation).drop(connection)
+        self.generation += 1
+
+    async def _build_once(self, job: Job) -> None:
+        done = 0
+
+        def progress(built: int) -> None:
+            nonlocal done
+            done = built
+
+        async with alongside(self._report(job, lambda: done)):
+            counting = asyncio.create_task(self._count_ignored(job.target))
+            try:
+                built = await self._engine.builders.build(job, progress)
+                ignored = await counting
+            finally:
+                counting.cancel()
+                await asyncio.gather(counting, return_exceptions=True)
+            if not built.folded and built.quarantined >= self._engine.limits.failures_in_a_row:
+                raise SystematicError(
+                    projection=self.name,
+                    checkpoint=0,
+                    count=built.quarantined,
+                    error="see the quarantine",
+                )
+            await self._index(job)
+        counts = built.folded, ignored, built.quarantined
+        try:
+            await self._engine.database.execute(
+                STATEMENTS["end_build"], self.name, job.generation, *counts
+            )
+        except asyncpg.CheckViolationError as error:
+            raise IncompleteError(projection=self.name) from error
+
+    async def _report(self, job: Job, done: Callable[[], int]) -> None:
+        """Say how far it is: in the registry often, in the log now and then."""
+        for count in itertools.count(1):
+            await asyncio.sleep(REPORT_SECONDS)
+            with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+                await self._engine.database.execute(
+                    STATEMENTS["note_built"], self.name, job.generation, done()
+                )
+            if count % REPORTS_A_WORD == 0:
+                percent = round(100 * done() / max(job.target, 1), 1)
+                logger.info(
+                    "rebuilding",
+                    projection=self.name,
+                    generation=job.generation,
+                    percent=percent,
+                )
+
+    async def _count_ignored(self, target: int) -> int:
+        """Count what the builders leave out, on its own: that both make up the whole is the proof that none is lost."""
+        topics = sorted(handled_topics(self._projection, self._engine.sources))
+        connection = await self._engine.database.connect()
+        try:
+            ignored: int = await connection.fetchval(
+                STATEMENTS["count_ignored"], target, topics, timeout=LONG_SECONDS
+            )
+            return ignored
+        finally:
+            connection.terminate()
+
+    async def _index(self, job: Job) -> None:
+        """Make the indexes, two at a time."""
+        tables = GenerationTables(self._projection, job.generation)
+        left = tables.index_statements()
+
+        async def work() -> None:
+            connection = await self._engine.database.connect()
+            try:
+                await connection.execute(STATEMENTS["sort_in_memory"], INDEX_MEMORY)
+                while left:
+                    await connection.execute(left.pop(0), timeout=LONG_SECONDS)
+            finally:
+                connection.terminate()
+
+        await asyncio.gather(work(), work())
+        connection = await self._engine.database.connect()
+        try:
+            for table in tables.tables:
+                await connection.execute(f"ANALYZE {table.words['table']}", timeout=LONG_SECONDS)
+        finally:
+            connection.terminate()
+
+
+@asynccontextmanager
+async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do `work` meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
