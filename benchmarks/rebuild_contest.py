@@ -1,0 +1,225 @@
+"""One log, and every way to make a projection of it, round after round."""
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import msgspec
+import psutil
+
+from benchmarks import servers
+from benchmarks.processes import ROOT, fail
+from benchmarks.rebuild_api import Api, copy_without_journal, serving
+from benchmarks.rebuild_loading import load
+from benchmarks.rebuild_measuring import Usage, measure, postgres_of
+from benchmarks.rebuild_progress import progress
+from benchmarks.rebuild_report import (
+    ALL,
+    LIBRARY,
+    LIMIT,
+    LOOPLEDGER,
+    SQL,
+    WITHOUT_JOURNAL,
+    Live,
+    Report,
+    Run,
+    Sameness,
+    ratios,
+    results,
+)
+from benchmarks.rebuild_rivals import ByHand, Library, Print, connected, project, read_all
+from benchmarks.rebuild_traffic import Plan
+from benchmarks.report import show_progress, this_machine
+from eventstore.embedded import embedded_dsn
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+PROJECTIONS = ("gift_cards", "transactions")
+# What the library projects.
+CARDS = "gift_cards"
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """A Loopledger that runs and has caught up, its Postgres, and the ways to speak to both.
+
+    `tables` are those of the live generations, by projection.
+    """
+
+    api: Api
+    program: psutil.Process
+    postgres: psutil.Process
+    connection: "Connection[Record]"
+    tables: dict[str, str]
+
+
+class Contest:
+    """A log of one size in a directory of its own."""
+
+    def __init__(self, plan: Plan, rounds: int, library_events: int, directory: Path) -> None:
+        self._plan = plan
+        self._rounds = rounds
+        self._library_events = min(library_events, plan.events)
+        self._directory = directory
+        self._dsn = embedded_dsn(directory / "data" / "socket")
+        self._machine = this_machine(directory)
+        self._left_out: dict[str, str] = {}
+        self._runs: list[Run] = []
+        self._sameness: list[Sameness] = []
+        self._live: Live | None = None
+        self._log_bytes = 0
+
+    async def run(self) -> Report:
+        """Load, fold, measure; gives back what was found. Raises BenchmarkError if a rebuild is wrong."""
+        if not self._library_events:
+            self._left_out[LIBRARY] = "it was given no events"
+        elif reason := servers.missing_library():
+            self._left_out[LIBRARY] = reason
+        load_seconds = await load(self._directory / "data", self._plan)
+        copy = self._directory / "without-journal"
+        copy_without_journal(copy, PROJECTIONS)
+        for round_ in range(1, self._rounds + 1):
+            async with self._serving(ROOT) as server:
+                await self._read_all(server, round_)
+                for projection in PROJECTIONS:
+                    await self._query(server, projection, round_)
+                for projection in PROJECTIONS:
+                    await self._rebuild(server, LOOPLEDGER, projection, round_)
+                if LIBRARY not in self._left_out:
+                    await self._use_library(server, round_)
+            async with self._serving(copy) as server:
+                for projection in PROJECTIONS:
+                    await self._rebuild(server, WITHOUT_JOURNAL, projection, round_)
+        return self._report(load_seconds)
+
+    @asynccontextmanager
+    async def _serving(self, code: Path) -> AsyncIterator[Server]:
+        """A server that has caught up; how long the very first took is kept."""
+        began = time.perf_counter()
+        async with (
+            serving(code, self._directory) as (url, program),
+            aiohttp.ClientSession() as session,
+            connected(self._dsn) as connection,
+        ):
+            api = Api(url, session)
+            with progress("folding live", self._plan.events) as show:
+                standings = await api.catch_up(show)
+            if self._live is None:
+                seconds = time.perf_counter() - began
+                rate = self._plan.events / seconds
+                self._live = Live(seconds=seconds, events_per_second=rate)
+                show_progress(f"live folding caught up at {rate:,.0f} events/s")
+            yield Server(
+                api=api,
+                program=program,
+                postgres=postgres_of(self._directory / "data"),
+                connection=connection,
+                tables={each.name: f"{each.name}_{each.generation}" for each in standings},
+            )
+
+    async def _read_all(self, server: Server, round_: int) -> None:
+        async with self._turn(server, LIMIT, ALL, round_):
+            reading = read_all(server.connection, self._plan.events)
+            self._log_bytes, usage = await measure(reading, server.postgres, None)
+        self._note(LIMIT, ALL, round_, usage)
+
+    async def _query(self, server: Server, projection: str, round_: int) -> None:
+        by_hand = ByHand(server.connection, projection, server.tables[projection])
+        await by_hand.set_up()
+        async with self._turn(server, SQL, projection, round_):
+            _, usage = await measure(by_hand.make(self._plan.events), server.postgres, None)
+        self._note(SQL, projection, round_, usage)
+        if round_ == 1:
+            self._compare(SQL, projection, *await by_hand.prints())
+        await by_hand.drop()
+
+    async def _rebuild(self, server: Server, way: str, projection: str, round_: int) -> None:
+        async with self._turn(server, way, projection, round_) as show:
+            work = server.api.rebuild(projection, show)
+            rebuilt, usage = await measure(work, server.postgres, server.program)
+        usage = msgspec.structs.replace(usage, seconds=rebuilt.build)
+        self._note(way, projection, round_, usage, diff_seconds=rebuilt.diff)
+        await server.api.discard(projection)
+
+    async def _use_library(self, server: Server, round_: int) -> None:
+        library = Library(self._dsn, self._library_events)
+        show_progress(f"giving the eventsourcing library {self._library_events:,} events")
+        async with library.filled() as process, self._turn(server, LIBRARY, CARDS, round_):
+            program = psutil.Process(process.pid)
+            seconds, usage = await measure(project(process), server.postgres, program)
+        usage = msgspec.structs.replace(usage, seconds=seconds)
+        self._note(LIBRARY, CARDS, round_, usage)
+        if round_ == 1:
+            self._compare(LIBRARY, CARDS, *await library.prints(server.connection))
+
+    @asynccontextmanager
+    async def _turn(
+        self, server: Server, way: str, projection: str, round_: int
+    ) -> AsyncIterator[Callable[[float], None]]:
+        """Nobody pays for what the one before left to be written."""
+        await server.connection.execute("CHECKPOINT", timeout=None)
+        percent = 100 if way in {LOOPLEDGER, WITHOUT_JOURNAL} else None
+        title = f"round {round_} of {self._rounds}, {way}, {projection}"
+        with progress(title, percent) as show:
+            yield show
+
+    def _note(
+        self,
+        way: str,
+        projection: str,
+        round_: int,
+        usage: Usage,
+        diff_seconds: float | None = None,
+    ) -> None:
+        events = self._library_events if way == LIBRARY else self._plan.events
+        run = Run(
+            way=way,
+            projection=projection,
+            round=round_,
+            events=events,
+            events_per_second=events / usage.seconds,
+            diff_seconds=diff_seconds,
+            **msgspec.structs.asdict(usage),
+        )
+        self._runs.append(run)
+        show_progress(
+            f"round {round_} of {self._rounds}, {way}, {projection}: "
+            f"{run.events_per_second:,.0f} events/s"
+        )
+
+    def _compare(self, way: str, projection: str, made: Print, wanted: Print) -> None:
+        self._sameness.append(
+            Sameness(
+                way=way,
+                projection=projection,
+                rows=made.rows,
+                wanted_rows=wanted.rows,
+                same=made == wanted,
+            )
+        )
+
+    def _report(self, load_seconds: float) -> Report:
+        if self._live is None:
+            fail("there was no round")
+        return Report(
+            machine=self._machine,
+            load_after=os.getloadavg(),
+            events=self._plan.events,
+            cards=self._plan.cards,
+            transactions=self._plan.transactions,
+            library_events=self._library_events,
+            rounds=self._rounds,
+            fsync=True,
+            load_seconds=load_seconds,
+            log_bytes=self._log_bytes,
+            live=self._live,
+            left_out=self._left_out,
+            sameness=self._sameness,
+            runs=self._runs,
+            results=list(results(self._runs)),
+            ratios=list(ratios(self._runs)),
+        )

@@ -1,0 +1,124 @@
+"""What something takes: time, processor time and memory, of Loopledger and of its Postgres apart."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import psutil
+
+from benchmarks import processes
+from benchmarks.processes import fail
+
+T = TypeVar("T")
+
+# Seconds between looks at the memory; more if looking would take more than this share of a CPU.
+LOOK_SECONDS = 0.1
+LOOK_SHARE = 0.05
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run took. Memory is at its peak, in bytes; that which processes share counts once.
+
+    `cpu_seconds` are of all who took part, Postgres included; `other_cpus` is what other programs took meanwhile.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    program_bytes: int | None
+    postgres_bytes: int
+    other_cpus: float
+
+
+def postgres_of(data: Path) -> psutil.Process:
+    """The Postgres that runs in a data directory of Loopledger. Raises BenchmarkError if none does."""
+    try:
+        lines = (data / "postgres" / "postmaster.pid").read_text().splitlines()
+        return psutil.Process(int(lines[0]))
+    except (OSError, ValueError, IndexError, psutil.Error) as error:
+        fail(f"no Postgres runs in {data}: {error}")
+
+
+async def measure(
+    work: Coroutine[Any, Any, T], postgres: psutil.Process, program: psutil.Process | None
+) -> tuple[T, Usage]:
+    """Do `work`, which `program` and `postgres` take part in; without a program, this one does.
+
+    Postgres may be a child of the program: it is counted apart all the same.
+    """
+    watch = _Watch(postgres, program)
+    cpu, busy, own = watch.cpu_seconds(), processes.busy_seconds(), processes.own_seconds()
+    began = time.perf_counter()
+    with watch:
+        done = await work
+    seconds = time.perf_counter() - began
+    cpu = watch.cpu_seconds() - cpu
+    own = processes.own_seconds() - own
+    others = processes.busy_seconds() - busy - own - cpu
+    return done, Usage(
+        seconds=seconds,
+        cpu_seconds=cpu if program is not None else cpu + own,
+        program_bytes=None if program is None else watch.program_bytes,
+        postgres_bytes=watch.postgres_bytes,
+        other_cpus=max(0.0, others / seconds),
+    )
+
+
+class _Watch:
+    """Looks at the memory of processes, in a thread, and keeps the peaks."""
+
+    def __init__(self, postgres: psutil.Process, program: psutil.Process | None) -> None:
+        self.program_bytes = 0
+        self.postgres_bytes = 0
+        self._postgres = postgres
+        self._program = program
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def cpu_seconds(self) -> float:
+        """What the processes have taken until now."""
+        return processes.cpu_seconds({*self._families()[0], *self._families()[1]})
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stop.wait(pause):
+            began = time.thread_time()
+            with contextlib.suppress(psutil.Error):
+                program, postgres = self._families()
+                self.program_bytes = max(self.program_bytes, memory_of(program))
+                self.postgres_bytes = max(self.postgres_bytes, memory_of(postgres))
+            pause = max(LOOK_SECONDS, (time.thread_time() - began) / LOOK_SHARE)
+
+    def _families(self) -> tuple[set[psutil.Process], set[psutil.Process]]:
+        postgres = set(processes.family(self._postgres))
+        program = set() if self._program is None else {*processes.family(self._program)}
+        return program - postgres, postgres
+
+
+def memory_of(family: Iterable[psutil.Process]) -> int:
+    """The memory of processes; what several share is counted once, where the system says how much that is."""
+    total = 0
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            total += _proportional(process)
+    return total
+
+
+def _proportional(process: psutil.Process) -> int:
+    try:
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+    except OSError:
+        return int(process.memory_info().rss)
+    return (
+        sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
+    )

@@ -1,0 +1,248 @@
+"""The report of benchmarks.rebuild."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from benchmarks.report import Machine, middle, number, write_lines, write_table
+
+LIMIT, SQL, LOOPLEDGER = "limit", "sql", "loopledger"
+WITHOUT_JOURNAL, LIBRARY = "no journal", "eventsourcing"
+
+# Whose rate is compared with whose.
+PAIRS = (
+    (LOOPLEDGER, SQL),
+    (LOOPLEDGER, LIMIT),
+    (LOOPLEDGER, LIBRARY),
+    (WITHOUT_JOURNAL, SQL),
+    (WITHOUT_JOURNAL, LIMIT),
+)
+# The limit is the same for every projection.
+ALL = "all"
+
+MIB = 1024 * 1024
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One go. `events` are those of the whole log, whether or not they concern the projection.
+
+    Memory is at its peak, that of Postgres apart; `other_cpus` is what programs that have no part in it took meanwhile;
+    `diff_seconds` is what comparing with the live generation took besides.
+    """
+
+    way: str
+    projection: str
+    round: int
+    events: int
+    seconds: float
+    events_per_second: float
+    cpu_seconds: float
+    program_bytes: int | None
+    postgres_bytes: int
+    other_cpus: float
+    diff_seconds: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The medians of the rounds."""
+
+    way: str
+    projection: str
+    events: int
+    seconds: float | None
+    events_per_second: float | None
+    cpu_seconds: float | None
+    program_bytes: float | None
+    postgres_bytes: float | None
+    diff_seconds: float | None
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """How one way's rate compares with another's, the median of the rounds."""
+
+    way: str
+    beside: str
+    projection: str
+    ratio: float | None
+
+
+class Sameness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether somebody's rows are those that they should be, all columns."""
+
+    way: str
+    projection: str
+    rows: int
+    wanted_rows: int
+    same: bool
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """How soon the live fold of all projections had caught up with the log, counted from the server's start."""
+
+    seconds: float
+    events_per_second: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One log. `log_bytes`: what reading all of it brings."""
+
+    machine: Machine
+    load_after: tuple[float, float, float]
+    events: int
+    cards: int
+    transactions: int
+    library_events: int
+    rounds: int
+    fsync: bool
+    load_seconds: float
+    log_bytes: int
+    live: Live
+    left_out: dict[str, str]
+    sameness: list[Sameness]
+    runs: list[Run]
+    results: list[Result]
+    ratios: list[Ratio]
+
+
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """Logs of several sizes, one after the other."""
+
+    sizes: list[Report]
+
+
+def results(runs: Sequence[Run]) -> Iterator[Result]:
+    """The medians of the rounds, by way and projection."""
+    for way, projection in dict.fromkeys((run.way, run.projection) for run in runs):
+        rounds = [run for run in runs if (run.way, run.projection) == (way, projection)]
+        yield Result(
+            way=way,
+            projection=projection,
+            events=rounds[0].events,
+            seconds=middle(run.seconds for run in rounds),
+            events_per_second=middle(run.events_per_second for run in rounds),
+            cpu_seconds=middle(run.cpu_seconds for run in rounds),
+            program_bytes=middle(run.program_bytes for run in rounds),
+            postgres_bytes=middle(run.postgres_bytes for run in rounds),
+            diff_seconds=middle(run.diff_seconds for run in rounds),
+        )
+
+
+def ratios(runs: Sequence[Run]) -> Iterator[Ratio]:
+    """The ratios, by projection: medians of those within a round."""
+    rates = {(run.way, run.projection, run.round): run.events_per_second for run in runs}
+    rates |= {
+        (run.way, projection, run.round): run.events_per_second
+        for run in runs
+        if run.projection == ALL
+        for projection in {other.projection for other in runs}
+    }
+    for way, beside in PAIRS:
+        for projection in dict.fromkeys(run.projection for run in runs if run.way == way):
+            found = [
+                rate / rates[beside, projection, round_]
+                for (name, of, round_), rate in rates.items()
+                if (name, of) == (way, projection) and (beside, projection, round_) in rates
+            ]
+            if found:
+                yield Ratio(way=way, beside=beside, projection=projection, ratio=middle(found))
+
+
+def write(report: Report) -> None:
+    """Write the report for people."""
+    write_table(
+        f"Rebuilds of a log of {report.events:,} events ({report.cards:,} cards, "
+        f"{report.transactions:,} transactions), median of {report.rounds}",
+        ("way", "projection", "events/s", "seconds", "CPU s", "MiB", "pg MiB"),
+        [
+            (
+                result.way,
+                result.projection,
+                number(result.events_per_second, ",.0f"),
+                number(result.seconds, ",.2f"),
+                number(result.cpu_seconds, ",.1f"),
+                number(_mib(result.program_bytes), ",.0f"),
+                number(_mib(result.postgres_bytes), ",.0f"),
+            )
+            for result in report.results
+        ],
+        left=2,
+    )
+    _write_ratios(report.ratios)
+    write_lines(*_notes(report))
+
+
+def _write_ratios(found: Sequence[Ratio]) -> None:
+    by_pair = {(f"{r.way} / {r.beside}", r.projection): r.ratio for r in found}
+    projections = list(dict.fromkeys(ratio.projection for ratio in found))
+    write_table(
+        "Ratios of events/s, median of the rounds",
+        ("", *projections),
+        [
+            (pair, *(number(by_pair.get((pair, projection)), ".2f") for projection in projections))
+            for pair in dict.fromkeys(pair for pair, _ in by_pair)
+        ],
+    )
+
+
+def _notes(report: Report) -> Iterator[str]:
+    machine, live = report.machine, report.live
+    others = [run.other_cpus for run in report.runs]
+    yield (
+        f"{machine.system}, {machine.cpus} CPUs, Python {machine.python}, data on {machine.file_system}; "
+        f"load {machine.load[0]:.1f} before, {report.load_after[0]:.1f} after; other programs took "
+        f"{number(middle(others), '.1f')} CPUs meanwhile, at most {max(others, default=0):.1f}"
+    )
+    yield "events/s: events of the whole log a second, whichever of them the projection is about"
+    yield "MiB: all processes of the program at their peak; pg MiB: its Postgres, fsync on"
+    if LIBRARY not in report.left_out:
+        yield f"eventsourcing was given the first {report.library_events:,} events"
+    yield (
+        f"live folding of all projections caught up at {live.events_per_second:,.0f} events/s: "
+        f"{report.events:,} in {live.seconds:,.1f} s from the server's start"
+    )
+    yield (
+        f"loaded in {report.load_seconds:,.1f} s; to read it brings {report.log_bytes / MIB:,.0f} MiB"
+    )
+    diffs = ", ".join(
+        f"{result.projection} {number(result.diff_seconds, '.2f')} s"
+        for result in report.results
+        if result.way == LOOPLEDGER
+    )
+    yield f"every rebuild was what the live fold had made: its diff was empty ({diffs} to see that)"
+    yield from (f"{name} is left out: {reason}" for name, reason in report.left_out.items())
+    for each in report.sameness:
+        if each.same:
+            yield f"{each.way} {each.projection}: its {each.rows:,} rows are the same, in all columns"
+        else:
+            yield (
+                f"{each.way} {each.projection}: NOT THE SAME ({each.rows:,} rows, wanted {each.wanted_rows:,}): "
+                "its numbers are no fair comparison"
+            )
+
+
+def write_growth(growth: Growth) -> None:
+    """Write how the cost grows with the log, after the reports of each size."""
+    for report in growth.sizes:
+        write(report)
+    rows = dict.fromkeys((r.way, r.projection) for report in growth.sizes for r in report.results)
+    by_size = [
+        {(r.way, r.projection): r.events_per_second for r in report.results}
+        for report in growth.sizes
+    ]
+    write_table(
+        "Events/s, by the size of the log",
+        ("way", "projection", *(f"{report.events:,}" for report in growth.sizes)),
+        [
+            (way, projection, *_rates(found.get((way, projection)) for found in by_size))
+            for way, projection in rows
+        ],
+        left=2,
+    )
+
+
+def _rates(values: Iterable[float | None]) -> Iterator[str]:
+    return (number(value, ",.0f") for value in values)
+
+
+def _mib(size: float | None) -> float | None:
+    return None if size is None else size / MIB

@@ -1,0 +1,178 @@
+"""What a rebuild is compared with: reading the events and no more, a query by hand, the eventsourcing library."""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from benchmarks.processes import ROOT, fail
+from eventstore.queries import load_queries
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
+    from asyncpg import Connection, Record
+
+QUERIES = load_queries(Path(__file__).with_name("rebuild.sql"))
+
+SCHEMA = "by_hand"
+LIBRARY = "library"
+
+# `indexdef` of pg_indexes: whether it is unique, and what follows the table's name.
+_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX \S+ ON \S+ (USING .*)", re.DOTALL)
+
+# It says ready, or done, within this.
+LIBRARY_SECONDS = 7_200.0
+
+
+class Print(NamedTuple):
+    """How many rows a table has, and what they hash to."""
+
+    rows: int
+    hash: Decimal
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator["Connection[Record]"]:
+    """A connection without a limit on time."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def read_all(connection: "Connection[Record]", events: int) -> int:
+    """Read the events to the end, into nothing; gives back how many bytes they were."""
+    size = 0
+
+    async def drop(data: bytes) -> None:
+        nonlocal size
+        size += len(data)
+
+    await connection.copy_from_query(
+        QUERIES["limit"], events, output=drop, format="binary", timeout=None
+    )
+    return size
+
+
+class ByHand:
+    """A projection made by one INSERT ... SELECT, into a table with the live one's columns and indexes."""
+
+    def __init__(self, connection: "Connection[Record]", projection: str, live: str) -> None:
+        self._connection = connection
+        self._live = live
+        self._select = QUERIES[projection]
+        self._table = f"{SCHEMA}.{projection}"
+        self._indexes: list[tuple[str, str]] = []
+
+    async def set_up(self) -> None:
+        """Make room, and find out which indexes are wanted."""
+        await self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        await self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+        rows = await self._connection.fetch(QUERIES["indexes"], self._live)
+        self._indexes = [index_like(row["indexdef"]) for row in rows]
+
+    async def make(self, events: int) -> None:
+        """Make the table, fill it, then make its indexes."""
+        execute = self._connection.execute
+        await execute(QUERIES["make"].format(table=self._table, live=self._live))
+        await execute(self._select.format(table=self._table), events, timeout=None)
+        for unique, how in self._indexes:
+            await execute(f"CREATE {unique}INDEX ON {self._table} {how}", timeout=None)
+
+    async def prints(self) -> tuple[Print, Print]:
+        """What it made, and what is live."""
+        return await print_of(self._connection, self._table), await print_of(
+            self._connection, self._live
+        )
+
+    async def drop(self) -> None:
+        """Leave nothing."""
+        await self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+
+
+def index_like(definition: str) -> tuple[str, str]:
+    """Of an index: "UNIQUE " or nothing, and what follows the name of its table. Raises BenchmarkError."""
+    match = _INDEX.fullmatch(definition)
+    if match is None:
+        fail(f"no such index is known: {definition}")
+    return match[1] or "", match[2]
+
+
+async def print_of(connection: "Connection[Record]", table: str) -> Print:
+    """How many rows a table has, and what they hash to."""
+    row = await connection.fetchrow(QUERIES["print"].format(table=table), timeout=None)
+    if row is None:
+        fail(f"{table} does not answer")
+    return Print(row["rows"], row["hash"])
+
+
+class Library:
+    """The eventsourcing library, with a database of its own beside Loopledger's."""
+
+    def __init__(self, dsn: str, events: int) -> None:
+        self._dsn = dsn
+        self._target = urlsplit(dsn)._replace(path=f"/{LIBRARY}").geturl()
+        self._events = events
+
+    @asynccontextmanager
+    async def filled(self) -> AsyncIterator["Process"]:
+        """Have the events in its tables; gives its process, ready to go."""
+        async with connected(self._dsn) as connection:
+            await connection.execute(f"DROP DATABASE IF EXISTS {LIBRARY} WITH (FORCE)")
+            await connection.execute(f"CREATE DATABASE {LIBRARY}")
+            # As those sessions of Loopledger that write what can be folded again.
+            await connection.execute(f"ALTER DATABASE {LIBRARY} SET synchronous_commit = off")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "benchmarks.rebuild_library"),
+            *(self._dsn, self._target, str(self._events)),
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            await _hear(process, "ready")
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def prints(self, connection: "Connection[Record]") -> tuple[Print, Print]:
+        """What it made, and what the query makes of as many events."""
+        async with connected(self._target) as there:
+            made = await print_of(there, "gift_cards")
+        by_hand = ByHand(connection, "gift_cards", "gift_cards")
+        await by_hand.set_up()
+        await by_hand.make(self._events)
+        wanted, _ = await by_hand.prints()
+        await by_hand.drop()
+        return made, wanted
+
+
+async def project(process: "Process") -> float:
+    """Have the library project; gives back how many seconds it says that took."""
+    if process.stdin is not None:
+        process.stdin.write(b"go\n")
+    return float(await _hear(process, "done"))
+
+
+async def _hear(process: "Process", word: str) -> str:
+    if process.stdout is None or process.stderr is None:
+        fail("nobody hears the library")
+    async with asyncio.timeout(LIBRARY_SECONDS):
+        line = (await process.stdout.readline()).decode()
+        if not line.startswith(word):
+            errors = (await process.stderr.read()).decode()
+            fail(f"the eventsourcing library said {line!r}: {errors[-2000:]}")
+    return line.removeprefix(word).strip()
