@@ -2,9 +2,11 @@
 
 from typing import Annotated
 
+from msgspec import UNSET
+
 from eventstore.projection import Projection
 from eventstore.tables import SECRET
-from projections.merging import Tracked, merge
+from projections.merging import Tracked, tracked
 from providers.facts import GiftCardFact
 
 
@@ -22,9 +24,25 @@ class GiftCard(Tracked, frozen=True):
     gan: Annotated[str | None, SECRET] = None
 
 
+# What is known before the first fact.
+_NOTHING = GiftCard("", "", None, "")
+
+
 def evolve(state: GiftCard | None, fact: GiftCardFact) -> GiftCard:
     """A balance is an absolute snapshot: the newest one wins."""
-    return merge(state, fact, GiftCard)
+    old = state or _NOTHING
+    fields = tracked(old, fact)
+    if fields is None:
+        return old
+    return GiftCard(
+        *fields,
+        old.type if fact.type is UNSET else fact.type,
+        old.status if fact.status is UNSET else fact.status,
+        old.balance if fact.balance is UNSET else fact.balance,
+        old.currency if fact.currency is UNSET else fact.currency,
+        old.code if fact.code is UNSET else fact.code,
+        old.gan if fact.gan is UNSET else fact.gan,
+    )
 
 
 PROJECTION = Projection(

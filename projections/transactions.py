@@ -2,8 +2,10 @@
 
 from decimal import Decimal
 
+from msgspec import UNSET
+
 from eventstore.projection import Projection
-from projections.merging import Tracked, merge
+from projections.merging import Tracked, tracked
 from providers.facts import Phase, TransactionFact
 
 
@@ -26,9 +28,29 @@ class Transaction(Tracked, frozen=True):
     reference: str | None = None
 
 
+# What is known before the first fact.
+_NOTHING = Transaction("", "", None, "")
+
+
 def evolve(state: Transaction | None, fact: TransactionFact) -> Transaction:
     """The newest change of status wins."""
-    return merge(state, fact, Transaction)
+    old = state or _NOTHING
+    fields = tracked(old, fact)
+    if fields is None:
+        return old
+    return Transaction(
+        *fields,
+        old.kind if fact.kind is UNSET else fact.kind,
+        old.method if fact.method is UNSET else fact.method,
+        old.status if fact.status is UNSET else fact.status,
+        old.phase if fact.phase is UNSET else fact.phase,
+        old.amount if fact.amount is UNSET else fact.amount,
+        old.tip if fact.tip is UNSET else fact.tip,
+        old.currency if fact.currency is UNSET else fact.currency,
+        old.gift_card_id if fact.gift_card_id is UNSET else fact.gift_card_id,
+        old.location_id if fact.location_id is UNSET else fact.location_id,
+        old.reference if fact.reference is UNSET else fact.reference,
+    )
 
 
 PROJECTION = Projection(
