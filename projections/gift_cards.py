@@ -1,13 +1,15 @@
 """Gift cards as they are now: what each is worth, and whether it still exists."""
 
+from decimal import Decimal
 from typing import Annotated
 
 import msgspec
+from msgspec import UNSET
 
 from eventstore.columns import SECRET
 from eventstore.events import Event
 from eventstore.projection import Journal, Projection, Total
-from projections.merging import Tracked, merge
+from projections.merging import Tracked, tracked
 from providers.facts import GiftCardFact
 
 
@@ -25,19 +27,38 @@ class GiftCard(Tracked, frozen=True):
     gan: Annotated[str | None, SECRET] = None
 
 
+# What is known before the first fact.
+_NOTHING = GiftCard("", "", None, "")
+
+
 class BalanceChange(msgspec.Struct, frozen=True):
-    """What an event did to a card's balance, in minor units of `currency`. No balance counts as nothing in `delta`."""
+    """What an event did to a card's balance, in minor units of `currency`.
+
+    No balance counts as nothing in `delta`, which the difference of two int64 may not fit.
+    """
 
     before: int | None
     after: int | None
-    delta: int
+    delta: Decimal
     currency: str | None
     topic: str
 
 
 def evolve(state: GiftCard | None, fact: GiftCardFact) -> GiftCard:
     """A balance is an absolute snapshot: the newest one wins."""
-    return merge(state, fact, GiftCard)
+    old = state or _NOTHING
+    fields = tracked(old, fact)
+    if fields is None:
+        return old
+    return GiftCard(
+        *fields,
+        old.type if fact.type is UNSET else fact.type,
+        old.status if fact.status is UNSET else fact.status,
+        old.balance if fact.balance is UNSET else fact.balance,
+        old.currency if fact.currency is UNSET else fact.currency,
+        old.code if fact.code is UNSET else fact.code,
+        old.gan if fact.gan is UNSET else fact.gan,
+    )
 
 
 def write(before: GiftCard | None, after: GiftCard, event: Event) -> BalanceChange | None:
@@ -45,7 +66,7 @@ def write(before: GiftCard | None, after: GiftCard, event: Event) -> BalanceChan
     balance, currency = (None, None) if before is None else (before.balance, before.currency)
     if after.balance == balance and (after.currency == currency or balance is None):
         return None
-    delta = (after.balance or 0) - (balance or 0)
+    delta = Decimal((after.balance or 0) - (balance or 0))
     return BalanceChange(balance, after.balance, delta, after.currency, event.topic)
 
 

@@ -1,7 +1,9 @@
 """Locations as they are now. Loopz sends no deletion of one; INACTIVE is a status like any other."""
 
+from msgspec import UNSET
+
 from eventstore.projection import Projection
-from projections.merging import Tracked, merge
+from projections.merging import Tracked, tracked
 from providers.facts import LocationFact
 
 
@@ -14,9 +16,23 @@ class Location(Tracked, frozen=True):
     external_id: str | None = None
 
 
+# What is known before the first fact.
+_NOTHING = Location("", "", None, "")
+
+
 def evolve(state: Location | None, fact: LocationFact) -> Location:
     """The newest snapshot wins."""
-    return merge(state, fact, Location)
+    old = state or _NOTHING
+    fields = tracked(old, fact)
+    if fields is None:
+        return old
+    return Location(
+        *fields,
+        old.name if fact.name is UNSET else fact.name,
+        old.status if fact.status is UNSET else fact.status,
+        old.type if fact.type is UNSET else fact.type,
+        old.external_id if fact.external_id is UNSET else fact.external_id,
+    )
 
 
 PROJECTION = Projection(

@@ -3,10 +3,13 @@
 - Last writer wins by the provider's own time; ties, and facts without a time, go by position.
 - An absent field keeps its value; an explicit null clears it.
 - A deletion leaves a tombstone, and only a fact with a provider's time after the tombstone's brings the thing back.
+
+A projection's `evolve` merges the fields of its own one by one: a loop over their names takes thrice the time, and a
+rebuild does little else.
 """
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeAlias
 
 import msgspec
 from msgspec import UNSET
@@ -29,48 +32,40 @@ class Tracked(msgspec.Struct, frozen=True):
     deleted_at: datetime | None = None
 
 
-S = TypeVar("S", bound=Tracked)
+TrackedFields: TypeAlias = tuple[
+    str, str, str | None, str, datetime | None, datetime | None, datetime | None
+]
 
 
-def merge(state: S | None, fact: Fact, type_: type[S]) -> S:
-    """Give the state after `fact`, or `state` itself, the very object, if the fact is stale.
+def tracked(state: Tracked, fact: Fact) -> TrackedFields | None:
+    """The fields of `Tracked` after a fact, in their order; None if the fact is stale.
 
-    Each field of the state that the fact has by the same name is merged.
+    A state without an id is one before its first fact: whose it is comes with that.
     """
-    if state is not None and is_stale(state, fact):
-        return state
-    deleted_at = None
+    time, deleted_at = fact.updated_at, None
     if fact.deleted:
-        deleted_at = fact.deleted_at or fact.time or fact.received_at
-    changes: dict[str, Any] = {
-        name: value for name in _mergeable(type_) if (value := getattr(fact, name)) is not UNSET
-    }
-    changes["deleted_at"] = deleted_at
-    if fact.program_id is not None:
-        changes["program_id"] = fact.program_id
-    if fact.time is not None:
-        changes["updated_at"] = fact.time
-    if state is None:
-        changes.setdefault("program_id", None)
-        return type_(provider=fact.provider, merchant_id=fact.merchant_id, id=fact.id, **changes)
-    return msgspec.structs.replace(state, **changes)
+        time = fact.time
+        deleted_at = fact.deleted_at or time or fact.received_at
+    if _is_stale(state, time, deleted_at):
+        return None
+    return (
+        state.provider or fact.provider,
+        state.merchant_id or fact.merchant_id,
+        state.program_id if fact.program_id is None else fact.program_id,
+        state.id or fact.id,
+        state.created_at if fact.created_at is UNSET else fact.created_at,
+        state.updated_at if time is None else time,
+        deleted_at,
+    )
 
 
-def is_stale(state: Tracked, fact: Fact) -> bool:
-    """Say whether `state` already holds something newer than `fact`."""
+def _is_stale(state: Tracked, time: datetime | None, deleted_at: datetime | None) -> bool:
+    """Say whether `state` already holds something newer than what was said at `time`."""
     if state.deleted_at is None:
-        return _before(fact.time, state.updated_at)
-    if fact.deleted:
+        return time is not None and state.updated_at is not None and time < state.updated_at
+    if time is None:
         # A repeated deletion without a time of its own says nothing new.
-        return fact.time is None or _before(fact.time, state.updated_at)
-    tombstone = max(state.deleted_at, state.updated_at or state.deleted_at)
-    return fact.time is None or fact.time <= tombstone
-
-
-def _before(moment: datetime | None, other: datetime | None) -> bool:
-    return moment is not None and other is not None and moment < other
-
-
-def _mergeable(type_: type[Tracked]) -> tuple[str, ...]:
-    fixed = {"provider", "merchant_id", "program_id", "id", "updated_at", "deleted_at"}
-    return tuple(name for name in type_.__struct_fields__ if name not in fixed)
+        return True
+    if deleted_at is not None:
+        return state.updated_at is not None and time < state.updated_at
+    return time <= max(state.deleted_at, state.updated_at or state.deleted_at)

@@ -3,10 +3,11 @@
 from decimal import Decimal
 
 import msgspec
+from msgspec import UNSET
 
 from eventstore.events import Event
 from eventstore.projection import Journal, Projection, Total
-from projections.merging import Tracked, merge
+from projections.merging import Tracked, tracked
 from providers.facts import Phase, TransactionFact
 
 
@@ -29,6 +30,10 @@ class Transaction(Tracked, frozen=True):
     reference: str | None = None
 
 
+# What is known before the first fact.
+_NOTHING = Transaction("", "", None, "")
+
+
 class StatusChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     """What an event did to a transaction's status, in the provider's words, and the phase it is in since."""
 
@@ -39,7 +44,23 @@ class StatusChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
 
 def evolve(state: Transaction | None, fact: TransactionFact) -> Transaction:
     """The newest change of status wins."""
-    return merge(state, fact, Transaction)
+    old = state or _NOTHING
+    fields = tracked(old, fact)
+    if fields is None:
+        return old
+    return Transaction(
+        *fields,
+        old.kind if fact.kind is UNSET else fact.kind,
+        old.method if fact.method is UNSET else fact.method,
+        old.status if fact.status is UNSET else fact.status,
+        old.phase if fact.phase is UNSET else fact.phase,
+        old.amount if fact.amount is UNSET else fact.amount,
+        old.tip if fact.tip is UNSET else fact.tip,
+        old.currency if fact.currency is UNSET else fact.currency,
+        old.gift_card_id if fact.gift_card_id is UNSET else fact.gift_card_id,
+        old.location_id if fact.location_id is UNSET else fact.location_id,
+        old.reference if fact.reference is UNSET else fact.reference,
+    )
 
 
 def write(before: Transaction | None, after: Transaction, _: Event) -> StatusChange | None:

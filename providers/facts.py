@@ -1,6 +1,7 @@
 """Facts: what an event says, in our own types, whoever sent it.
 
 A field that the event leaves out is UNSET and changes nothing; a field that it gives as null is None and clears.
+Providers give the fields by place: a new one goes to the end of its class, and only where it is a subclass.
 """
 
 from datetime import datetime
@@ -19,7 +20,7 @@ Phase: TypeAlias = Literal[
 ]
 
 
-class Fact(msgspec.Struct, frozen=True, kw_only=True):
+class Fact(msgspec.Struct, frozen=True):
     """What every fact says.
 
     `updated_at` is the provider's own time of the change, if it gives one; `received_at` is ours. `deleted`: the
@@ -44,7 +45,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
         return self.updated_at
 
 
-class GiftCardFact(Fact, frozen=True, kw_only=True):
+class GiftCardFact(Fact, frozen=True):
     """A gift card as it is now. `balance` is in minor units (cents) of `currency`."""
 
     type: Given[str] = UNSET
@@ -55,7 +56,7 @@ class GiftCardFact(Fact, frozen=True, kw_only=True):
     gan: Given[str] = UNSET
 
 
-class TransactionFact(Fact, frozen=True, kw_only=True):
+class TransactionFact(Fact, frozen=True):
     """A transaction as it is now. Amounts are decimals in major units of `currency`.
 
     `kind` is ours (purchase, withdrawal, topup, ...), `method` the provider's own word for it; `phase` is ours,
@@ -74,7 +75,7 @@ class TransactionFact(Fact, frozen=True, kw_only=True):
     reference: Given[str] = UNSET
 
 
-class LocationFact(Fact, frozen=True, kw_only=True):
+class LocationFact(Fact, frozen=True):
     """A location as it is now."""
 
     name: Given[str] = UNSET

@@ -132,19 +132,22 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
     phase: Phase = "unknown"
     if isinstance(body.Status, str):
         phase = PHASES.get(body.Status.lower(), "unknown")
+    # By place, in the order of the fields, as far as it goes: by name it takes twice the time.
     return TransactionFact(
-        provider=NAME,
-        merchant_id=event.merchant_id,
-        program_id=event.program_id,
-        id=id_,
-        received_at=event.received_at,
-        updated_at=date,
-        created_at=date if status == "Created" and date is not None else UNSET,
-        kind=SWAPPED.get(kind, kind) if settings.cash_methods_swapped else kind,
-        method=event.topic,
-        status=status,
-        phase=UNSET if status is UNSET else phase,
-        amount=major(body.TotalValue, "TotalValue"),
+        NAME,
+        event.merchant_id,
+        event.program_id,
+        id_,
+        event.received_at,
+        date,  # updated_at
+        date if status == "Created" and date is not None else UNSET,  # created_at
+        False,  # noqa: FBT003 - deleted
+        None,  # deleted_at
+        SWAPPED.get(kind, kind) if settings.cash_methods_swapped else kind,
+        event.topic,  # method
+        status,
+        UNSET if status is UNSET else phase,
+        major(body.TotalValue, "TotalValue"),  # amount
         currency=unit.currency if unit is not None else UNSET,
         reference=identity(body.Identifier) or UNSET,
     )

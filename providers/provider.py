@@ -45,8 +45,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `recognise(headers, body)` says where a delivery belongs; raises UnparsableError and UnidentifiedError. Header
     names are matched without case. `topics` are those it knows, each with the type of fact it carries; any other topic
     goes on record and is handled by nobody. `decode(event)` reads an event of a known topic; raises UndecodableError.
-    `identity_headers` hold what the body does not say of itself. `decoding_settings`: what of the settings `decode` goes
-    by, as a value that JSON can hold; never a secret.
+    `identity_headers` hold what the body does not say of itself. `decoding_settings`: what of the settings `decode`
+    goes by, as a value that JSON can hold; never a secret.
     """
 
     name: str

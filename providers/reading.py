@@ -46,13 +46,9 @@ def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) 
     Raises msgspec.ValidationError for an object that is not a `type_`. msgspec is quick but refuses some valid JSON
     (lone surrogate escapes, numbers beyond a double); what it refuses is judged again by the standard library.
     """
-    try:
-        if not body.isascii():
-            # msgspec does not look into the strings that it skips.
-            body.decode()
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
+    found = parse_as_expected(body, decoder)
+    if found is not None:
+        return found
     if body.startswith(codecs.BOM_UTF8):
         # A byte order mark may be ignored (RFC 8259, 8.1); blanks in its place keep the offsets.
         return parse_object(body.replace(codecs.BOM_UTF8, b"   ", 1), decoder, type_)
@@ -63,6 +59,17 @@ def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) 
     except RecursionError:
         raise UnparsableError(problem="nested too deeply", offset=_first_byte(body)) from None
     raise UnparsableError(problem=f"it is {_json_kind(value)}", offset=_first_byte(body))
+
+
+def parse_as_expected(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """Decode at once what msgspec accepts; None: it is up to `parse_object` what is the matter, if anything is."""
+    try:
+        if not body.isascii():
+            # msgspec does not look into the strings that it skips.
+            body.decode()
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _readable_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -151,7 +158,11 @@ def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
         return value
     try:
         if isinstance(value, str):
-            moment = _iso_time(value)
+            try:
+                moment = datetime.fromisoformat(value)
+            except ValueError:
+                # RFC 3339 lets "T" and "Z" be small.
+                moment = datetime.fromisoformat(value.strip().upper())
             if moment.tzinfo is UTC:
                 return moment
             if moment.tzinfo is None:
@@ -162,14 +173,6 @@ def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
     except (ValueError, OverflowError, OSError):
         pass
     raise UndecodableError(field=field, problem="is not a time")
-
-
-def _iso_time(value: str) -> datetime:
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError:
-        # RFC 3339 lets "T" and "Z" be small.
-        return datetime.fromisoformat(value.strip().upper())
 
 
 def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None:
@@ -183,6 +186,8 @@ def cents(value: Any, field: str) -> Given[int]:  # noqa: ANN401 - whatever was 
 
     A text is digits only: "20.00" would be twenty of something, most likely not cents.
     """
+    if type(value) is int and -MOST_CENTS <= value <= MOST_CENTS:
+        return value
     if value is None or value is UNSET:
         return value
     if (isinstance(value, float) and value.is_integer()) or (
@@ -198,12 +203,14 @@ def major_of_cents(value: Given[int]) -> Given[Decimal]:
     """Write cents as major units: 2000 are 20.00. Every currency is taken to have hundredths."""
     if value is None or isinstance(value, UnsetType):
         return value
-    return Decimal(value).scaleb(-2)
+    return CENT * value
 
 
 def major(value: Given[Decimal], field: str) -> Given[Decimal]:
     """Write an amount of major units with its cents: 20 and 20.0 are 20.00; finer fractions stay."""
     if value is None or isinstance(value, UnsetType):
+        return value
+    if value.same_quantum(CENT) and value.adjusted() < MOST_DIGITS:
         return value
     if not value.is_finite():
         raise UndecodableError(field=field, problem="is not an amount")

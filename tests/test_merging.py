@@ -1,10 +1,14 @@
 """The rules by which a fact meets a state: given facts, when another comes, then the state is so."""
 
 from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
+from eventstore.projection import Projection
+from projections import load_projections
 from projections.gift_cards import GiftCard, evolve
 from projections.merging import Tracked
 from providers.facts import GiftCardFact, Given
@@ -123,6 +127,39 @@ def test_an_undated_deletion_that_is_repeated_does_not_move_the_time_of_deletion
 def test_a_deletion_may_be_the_first_that_is_heard_of_a_thing() -> None:
     state = given(fact(deleted=True, received=8))
     assert (state.id, state.deleted_at) == ("g-1", at(8))
+
+
+FIELDS = [
+    (projection, field.name)
+    for projection in load_projections().values()
+    for field in msgspec.structs.fields(projection.state)
+    if field.name not in Tracked.__struct_fields__
+]
+
+
+@pytest.mark.parametrize(
+    ("projection", "name"), FIELDS, ids=lambda value: getattr(value, "name", value)
+)
+def test_each_field_of_a_fact_goes_to_the_field_of_its_name(
+    projection: Projection[Any], name: str
+) -> None:
+    (type_,) = projection.handles
+    said: Any = type_("loopz", "m-1", "p-1", "g-1", at(23), **{name: "said"})
+    nothing: Any = type_("loopz", "m-1", "p-1", "g-1", at(23))
+    state = projection.evolve(None, said)
+    assert msgspec.structs.asdict(state) == msgspec.structs.asdict(
+        projection.state("loopz", "m-1", "p-1", "g-1", **{name: "said"})
+    )
+    assert projection.evolve(state, nothing) == state
+    assert projection.evolve(projection.evolve(None, nothing), said) == state
+
+
+def test_a_thing_stays_whose_it_is_and_keeps_its_programme() -> None:
+    given_first, said_later = fact(), msgspec.structs.replace(fact(), program_id=None)
+    assert given(given_first, said_later).program_id == "p-1"
+    assert given(said_later, given_first).program_id == "p-1"
+    state = given(given_first)
+    assert (state.provider, state.merchant_id, state.id) == ("loopz", "m-1", "g-1")
 
 
 def test_every_state_can_be_made_from_its_columns_by_position() -> None:
