@@ -320,6 +320,7 @@ class Appender:
         if self._session is None or self._session.connection.is_closed():
             connection = await self._connect()
             try:
+                await connection.execute(QUERIES["plan_once"])
                 ((pid, started),) = await connection.fetch(QUERIES["this_session"])
             except BaseException:
                 connection.terminate()
