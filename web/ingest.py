@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -39,6 +39,9 @@ CREDENTIAL_WORDS = (b"token", b"secret", b"password", b"api-key", b"apikey")
 
 # Put before the headers of an event that was refused at first.
 REJECTION_HEADER = b"loopledger-rejection"
+
+# What is asked of the kernel's random numbers at a time.
+RANDOM_BYTES = 4096
 
 # A sender uses the same few header names all the time.
 HEADER_NAMES_REMEMBERED = 1_000
@@ -132,8 +135,7 @@ class Ingest:
     def _event(self, door: Door, arrival: Arrival, body: bytes) -> NewEvent:
         """Verify a delivery, and find out where it belongs."""
         received_at = datetime.now(UTC)
-        door.verifier.check_head(arrival, received_at)
-        door.verifier.check_body(arrival, body, received_at)
+        door.verifier.check(arrival, body, received_at)
         return new_event(
             new_event_id(),
             arrival.provider,
@@ -253,9 +255,20 @@ def new_event(
     )
 
 
+def _random() -> Iterator[bytes]:
+    """Random bytes, 16 at a time: the kernel is asked once for many."""
+    while True:
+        block = os.urandom(RANDOM_BYTES)
+        for begin in range(0, RANDOM_BYTES, 16):
+            yield block[begin : begin + 16]
+
+
+_RANDOM = _random()
+
+
 def new_event_id() -> UUID:
-    """A random UUID (RFC 9562, version 4), made in a third of the time that uuid.uuid4() takes."""
-    raw = bytearray(os.urandom(16))
+    """A random UUID (RFC 9562, version 4), made in a fraction of the time that uuid.uuid4() takes."""
+    raw = bytearray(next(_RANDOM))
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80
     return UUID(bytes(raw))
