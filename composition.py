@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import structlog
@@ -32,6 +32,7 @@ from verification.keyring import Secret
 from verification.verifier import Verification, Verifier
 from web.app import make_app
 from web.context import Context, Door
+from web.gate import Gate
 from web.ingest import Ingest
 
 T = TypeVar("T")
@@ -120,14 +121,26 @@ async def answering(
         auto_decompress=False,
     )
     await runner.setup()
-    if (http := runner.server) is not None:
-        http.request_handler = Ingest(context).before(http.request_handler)  # type: ignore[assignment]
+    server = cast("web.Server", runner.server)
+    ingest = Ingest(context)
+    server.request_handler = ingest.before(server.request_handler)  # type: ignore[assignment]
+    gate = Gate(
+        ingest,
+        server,
+        body_bytes=settings.limits.body_bytes,
+        idle_seconds=KEEPALIVE_SECONDS,
+    )
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
+    listening: asyncio.Server | None = None
     try:
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        listening = await asyncio.get_running_loop().create_server(
+            gate, sock=listener, backlog=BACKLOG
+        )
         yield
     finally:
-        await runner.cleanup()
+        if listening is not None:
+            listening.close()
+        await asyncio.gather(gate.close(settings.limits.drain_seconds), runner.cleanup())
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
         with suppress(Exception):

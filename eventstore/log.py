@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from eventstore.appender import Appender
+from eventstore.appender import Appender, Tell
 from eventstore.errors import (
     IncompleteReadError,
     heed_cancellation,
@@ -68,6 +68,10 @@ class Log:
     async def append(self, event: NewEvent) -> Appended:
         """Append one event; answers after COMMIT. Errors: see Appender.append."""
         return await self._appender.append(event)
+
+    def submit(self, event: NewEvent, tell: Tell) -> None:
+        """Append one event; `tell` hears what came of it. See Appender.submit."""
+        self._appender.submit(event, tell)
 
     async def wait_beyond(self, position: int) -> None:
         """Return once the log is known to reach beyond `position`."""

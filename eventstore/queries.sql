@@ -12,6 +12,11 @@ FROM append_events(
     $7, $8, $9
 )
 
+-- plan_once --
+-- For a session that appends: no plan depends on the values, and to plan an append takes longer than to carry a small
+-- one out.
+SET plan_cache_mode = force_generic_plan
+
 -- lock_head --
 -- Wait for every append under way, and keep others out until this transaction ends.
 SELECT position FROM log_head FOR UPDATE

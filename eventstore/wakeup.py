@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHANNEL = "loopledger_head"
 
 # Seconds between two notifications: however busy the log, others are woken this often and no more.
-REST_SECONDS = 0.008
+REST_SECONDS = 0.015
 
 
 class HeadNotifier:

@@ -122,10 +122,13 @@ def presented(
 
 
 def check(checked: Verification, head: Presented, body: bytes = BODY, now: datetime = NOON) -> None:
-    """Verify a delivery as ingest does."""
+    """Verify a delivery as ingest does; head and body apart come to the same."""
     verifier = Verifier(checked, secret)
-    verifier.check_head(head, now)
-    verifier.check_body(head, body, now)
+    apart = problem_of(verifier.check_head, head, now) or problem_of(
+        verifier.check_body, head, body, now
+    )
+    assert problem_of(verifier.check, head, body, now) == apart
+    verifier.check(head, body, now)
 
 
 def delivery(
@@ -916,6 +919,7 @@ def test_whatever_a_stranger_sends_is_unverified_and_no_other_error(
             problem_of(verifier.check_body, head, body, NOON),
         ]
         assert any(problems)
+        assert problem_of(verifier.check, head, body, NOON) == next(filter(None, problems))
         for problem in problems:
             assert told_nothing(problem)
             assert problem.isprintable()

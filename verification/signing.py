@@ -13,6 +13,7 @@ from verification.signatures import (
     WEBHOOK_TIMESTAMP,
     Hmac,
     HmacCheck,
+    HmacKey,
     StandardCheck,
     StandardWebhooks,
 )
@@ -90,7 +91,7 @@ class _Signer:
 
     def _standard(self, settings: StandardWebhooks) -> dict[str, str]:
         check = StandardCheck(settings, self._read, "standard_webhooks")
-        keys = [key for key in check.keys.in_force(self._moment) if isinstance(key, bytes)]
+        keys = [key for key in check.keys.in_force(self._moment) if isinstance(key, HmacKey)]
         if not keys:
             raise UnsignableError(
                 problem="only public keys (whpk_) are in force, and these verify; the private key is the sender's"

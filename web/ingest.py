@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -11,8 +11,9 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientError
 from asyncpg.pgproto.pgproto import UUID
 
+from eventstore.appender import Tell
 from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, printable
-from eventstore.events import NewEvent
+from eventstore.events import Appended, NewEvent
 from eventstore.limits import Limits
 from eventstore.rejections import NewRejection
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
@@ -39,6 +40,9 @@ CREDENTIAL_WORDS = (b"token", b"secret", b"password", b"api-key", b"apikey")
 # Put before the headers of an event that was refused at first.
 REJECTION_HEADER = b"loopledger-rejection"
 
+# What is asked of the kernel's random numbers at a time.
+RANDOM_BYTES = 4096
+
 # A sender uses the same few header names all the time.
 HEADER_NAMES_REMEMBERED = 1_000
 
@@ -58,6 +62,13 @@ REJECTED = (
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Arrival(Presented, frozen=True):
+    """The head of a delivery: what it presents, whose it claims to be, and its headers as they were sent."""
+
+    provider: str
+    raw_headers: tuple[tuple[bytes, bytes], ...]
 
 
 class Ingest:
@@ -90,32 +101,48 @@ class Ingest:
 
     async def _take(self, request: web.Request, name: str, secret: str | None) -> web.Response:
         """`POST /webhooks/<provider>`: 200 with the event's position, after COMMIT; else a problem."""
+        arrival = Arrival(request.headers, request.remote or "", secret, name, request.raw_headers)
         body = b""
         try:
-            presented = Presented(request.headers, request.remote or "", secret)
-            self._limit_rate(self._doors.get(name), presented)
-            door = self._door(name)
+            door = self._admit(arrival)
             body = await self._read(request)
-            received_at = datetime.now(UTC)
-            door.verifier.check_head(presented, received_at)
-            door.verifier.check_body(presented, body, received_at)
-            recognised = recognise(door, request.headers, body)
-            appended = await self._log.append(
-                new_event(
-                    new_event_id(),
-                    name,
-                    recognised,
-                    received_at,
-                    self._kept_headers(request, secret),
-                    body,
-                )
-            )
+            appended = await self._log.append(self._event(door, arrival, body))
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            if isinstance(error, REJECTED):
-                self._note(request, name, secret, error, body)
-            return problem_of(error, request)
-        return web.Response(
-            body=b'{"position":%d}\n' % appended.position, content_type="application/json"
+            return self.refusal(arrival, error, body, request.content_length or 0)
+        return web.Response(body=acknowledgement(appended), content_type="application/json")
+
+    def take(self, arrival: Arrival, body: bytes, tell: Tell) -> None:
+        """Take a delivery that is here as a whole. Raises what `refusal` answers; so may be what is told."""
+        self._log.submit(self._event(self._admit(arrival), arrival, body), tell)
+
+    def refusal(
+        self, arrival: Arrival, error: Exception, body: bytes, announced: int
+    ) -> web.Response:
+        """Put a refusal on record, if the sender or our settings are at fault; gives back the answer.
+
+        `announced` is the size of the body, as far as it is known.
+        """
+        if isinstance(error, REJECTED):
+            # Who sends too much is one rejection, whatever the bodies: else a flood would push all others out.
+            kept = b"" if isinstance(error, TooManyError) else body
+            self._note(arrival, error, kept, announced)
+        return problem_of(error, "POST")
+
+    def _admit(self, arrival: Arrival) -> Door:
+        self._limit_rate(self._doors.get(arrival.provider), arrival)
+        return self._door(arrival.provider)
+
+    def _event(self, door: Door, arrival: Arrival, body: bytes) -> NewEvent:
+        """Verify a delivery, and find out where it belongs."""
+        received_at = datetime.now(UTC)
+        door.verifier.check(arrival, body, received_at)
+        return new_event(
+            new_event_id(),
+            arrival.provider,
+            recognise(door, arrival.headers, body),
+            received_at,
+            self._kept_headers(arrival),
+            body,
         )
 
     def _door(self, name: str) -> Door:
@@ -147,49 +174,38 @@ class Ingest:
         if wait := self._rate.admit(key, asyncio.get_running_loop().time()):
             raise TooManyError(seconds=round(wait, 3))
 
-    def _identity(self, request: web.Request, name: str) -> bytes:
-        door = self._doors.get(name)
+    def _identity(self, arrival: Arrival) -> bytes:
+        door = self._doors.get(arrival.provider)
         named = door.provider.identity_headers if door else ()
-        return printable("\0".join(request.headers.get(header, "") for header in named)).encode()
+        return printable("\0".join(arrival.headers.get(header, "") for header in named)).encode()
 
-    def _note(
-        self,
-        request: web.Request,
-        name: str,
-        secret: str | None,
-        error: LoopledgerError,
-        body: bytes,
-    ) -> None:
+    def _note(self, arrival: Arrival, error: LoopledgerError, body: bytes, announced: int) -> None:
         answer = answer_for(error)
         self._rejections.note(
             NewRejection(
-                provider=name,
+                provider=arrival.provider,
                 cause=answer.cause if answer else "UNKNOWN",
                 problem=str(error),
-                address=request.remote or "",
-                identity=self._identity(request, name),
-                headers=self._kept_headers(request, secret),
+                address=arrival.address,
+                identity=self._identity(arrival),
+                headers=self._kept_headers(arrival),
                 body=body,
-                size=len(body) or request.content_length or 0,
+                size=len(body) or announced,
                 at=datetime.now(UTC),
             )
         )
 
-    def _kept_headers(self, request: web.Request, secret: str | None) -> bytes:
+    def _kept_headers(self, arrival: Arrival) -> bytes:
         """The headers as received, less the credentials: "Name: value" lines, each ended by CR LF.
 
         Proxies repeat the path that was asked for, and with it the secret in it.
         """
-        pairs = request.raw_headers
-        if secret:
-            shown = secret.encode("utf-8", "surrogateescape")
+        pairs = arrival.raw_headers
+        if arrival.path_secret:
+            shown = arrival.path_secret.encode("utf-8", "surrogateescape")
             pairs = tuple(pair for pair in pairs if shown not in pair[1])
         return b"".join(
-            [
-                b"%b: %b\r\n" % (name, value)
-                for name, value in pairs
-                if not self._is_credential(name)
-            ]
+            [b"%b: %b\r\n" % pair for pair in pairs if not self._is_credential(pair[0])]
         )
 
     def _looks_like_credential(self, name: bytes) -> bool:
@@ -201,6 +217,11 @@ class Ingest:
             or lower in self._credentials
             or any(word in lower for word in CREDENTIAL_WORDS)
         )
+
+
+def acknowledgement(appended: Appended) -> bytes:
+    """The body of a 200."""
+    return b'{"position":%d}\n' % appended.position
 
 
 def recognise(door: Door, headers: Mapping[str, str], body: bytes) -> Recognised:
@@ -234,9 +255,20 @@ def new_event(
     )
 
 
+def _random() -> Iterator[bytes]:
+    """Random bytes, 16 at a time: the kernel is asked once for many."""
+    while True:
+        block = os.urandom(RANDOM_BYTES)
+        for begin in range(0, RANDOM_BYTES, 16):
+            yield block[begin : begin + 16]
+
+
+_RANDOM = _random()
+
+
 def new_event_id() -> UUID:
-    """A random UUID (RFC 9562, version 4), made in a third of the time that uuid.uuid4() takes."""
-    raw = bytearray(os.urandom(16))
+    """A random UUID (RFC 9562, version 4), made in a fraction of the time that uuid.uuid4() takes."""
+    raw = bytearray(next(_RANDOM))
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80
     return UUID(bytes(raw))

@@ -148,7 +148,7 @@ def answer_for(error: LoopledgerError) -> _Answer | None:
     return next((ANSWERS[type_] for type_ in type(error).__mro__ if type_ in ANSWERS), None)
 
 
-def problem_of(error: Exception, request: web.BaseRequest) -> web.Response:
+def problem_of(error: Exception, method: str) -> web.Response:
     """Translate any error."""
     if isinstance(error, LoopledgerError) and (answer := answer_for(error)):
         response = problem(
@@ -167,8 +167,8 @@ def problem_of(error: Exception, request: web.BaseRequest) -> web.Response:
         return response
     if is_outage(error):
         logger.warning("no answer from Postgres", error=describe(error))
-        return problem_of(UnavailableError(problem="Postgres does not answer"), request)
-    logger.error("a request failed", method=request.method, exc_info=error)
+        return problem_of(UnavailableError(problem="Postgres does not answer"), method)
+    logger.error("a request failed", method=method, exc_info=error)
     return internal_error()
 
 
@@ -197,4 +197,4 @@ async def problems(
             answer.headers["Allow"] = allow
         return answer
     except Exception as error:  # noqa: BLE001 - every error becomes an answer
-        return problem_of(error, request)
+        return problem_of(error, request.method)
