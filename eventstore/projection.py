@@ -1,7 +1,7 @@
 """A projection is a value; folding one event is one pure function, used live, in a rebuild and for a history."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -71,7 +71,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     total: Total | None = None
 
 
-class Folded(NamedTuple):
+class Folded(msgspec.Struct, frozen=True):
     """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry."""
 
     verdict: Verdict

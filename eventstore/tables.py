@@ -35,7 +35,7 @@ JOURNAL_COLUMNS = (
 )
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """One entry of a journal, and which event made it."""
 
     stream: str

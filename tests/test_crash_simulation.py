@@ -286,7 +286,8 @@ async def check_projections(connection: "Connection[Record]", log: Sequence[Even
         verdicts = []
         for event in log:
             before = states.get(event.stream)
-            verdict, state, *_ = fold(projection, PROVIDERS, before, event)
+            folded = fold(projection, PROVIDERS, before, event)
+            verdict, state = folded.verdict, folded.state
             # Postgres keeps no NUL and no surrogate.
             assert verdict != "quarantined" or event.position in refused
             if event.position in refused:

@@ -217,7 +217,8 @@ def folded(
     found = Folded({}, set(), set())
     for event in log:
         before = states.get(event.stream)
-        verdict, state, *_ = fold(projection, PROVIDERS, before, event)
+        one = fold(projection, PROVIDERS, before, event)
+        verdict, state = one.verdict, one.state
         if verdict == "ignored":
             found.ignored.add(event.position)
         elif verdict == "quarantined" or event.position in (refused or ()):
