@@ -1,51 +1,25 @@
 """The README is executed: every command of the first session, against a real server, with what it says comes out."""
 
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from eventstore.settings import Settings
+from tests.documented import ROOT, follow, steps
 from tests.test_server import ServerProcess
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def session() -> Iterator[tuple[str, str]]:
-    """Each command of the console blocks, with the output that follows it."""
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            yield command, output.strip()
-
-
 def test_the_first_session_goes_as_the_readme_says(public_directory: Path) -> None:
+    session = steps(README)
+    assert len(session) >= 8
     server = ServerProcess(public_directory / "readme")
     try:
-        steps = list(session())
-        assert len(steps) >= 8
-        for command, expected in steps:
-            here = re.sub(
-                r"\.venv/bin/loopledger (\w+)",
-                rf"{sys.executable} -m cli \1 --url {server.url}",
-                command.replace("http://127.0.0.1:8080", server.url),
-            )
-            result = subprocess.run(
-                ["/bin/sh", "-c", here],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            pattern = ".*".join(re.escape(part) for part in expected.split("..."))
-            assert result.returncode == 0, command
-            assert re.fullmatch(pattern, result.stdout.strip(), re.DOTALL), (command, result.stdout)
+        for step in session:
+            follow(step, server.url)
     finally:
         server.stop()
 

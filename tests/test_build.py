@@ -1,0 +1,335 @@
+"""Building a generation by its parts: what is read, what is held, and what tables become under other code."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from eventstore.build import (
+    HIGHEST,
+    LOWEST,
+    TEMPLATES,
+    Builder,
+    EventReader,
+    Range,
+    TooManyStreamsError,
+)
+from eventstore.database import Database
+from eventstore.errors import SystematicError
+from eventstore.events import Event, NewEvent
+from eventstore.limits import Limits
+from eventstore.log import Log
+from eventstore.projection import handled_topics
+from eventstore.projector import Projector
+from eventstore.queries import QUERIES
+from eventstore.registry import Registry
+from eventstore.tables import GenerationTables
+from projections.gift_cards import PROJECTION
+from providers import load_providers
+from tests.support import new_event, values
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+PROVIDERS = load_providers({})
+LIMITS = Limits(poll_seconds=0.05, fold_events=50)
+TOPICS = sorted(handled_topics(PROJECTION, PROVIDERS))
+
+
+async def append(database: Database, events: Sequence[NewEvent]) -> list[Event]:
+    """Put events on record, in this order; gives back those that concern gift cards."""
+    log = Log(database, LIMITS)
+    await log.start(follow=False)
+    await asyncio.gather(*map(log.append, events))
+    tail = await log.read_tail(0, len(events), TOPICS)
+    await log.stop()
+    assert tail.through == len(events)
+    return tail.events
+
+
+async def fold_live(database: Database) -> None:
+    """Have the live generation fold all there is."""
+    log = Log(database, LIMITS)
+    one = Projector(
+        PROJECTION,
+        sources=PROVIDERS,
+        database=database,
+        log=log,
+        registry=Registry(database),
+        limits=LIMITS,
+    )
+    await one.set_up()
+    while await one.fold_next():
+        pass
+
+
+async def begin(database: Database, generation: int = 2) -> int:
+    """Enter a generation and make its tables; gives back its target."""
+    target: int = await database.fetchval(QUERIES["read_head"])
+    await Registry(database).ask_rebuild(PROJECTION.name)
+    async with database.transaction() as connection:
+        await GenerationTables(PROJECTION, generation).create(connection)
+    return target
+
+
+def builder(target: int, generation: int = 2, **limits: Any) -> Builder[Any]:  # noqa: ANN401 - a limit
+    return Builder(
+        PROJECTION,
+        sources=PROVIDERS,
+        generation=generation,
+        target=target,
+        limits=msgspec.structs.replace(LIMITS, **limits),
+    )
+
+
+async def copied(connection: "Connection[Record]", part: Range, until: int) -> list[bytes]:
+    """The bytes of a COPY as they come."""
+    chunks: list[bytes] = []
+
+    async def take(data: bytes | bytearray | memoryview) -> None:
+        chunks.append(bytes(data))
+
+    query = TEMPLATES["read_range"].format(
+        topics=", ".join(f"'{topic}'" for topic in TOPICS),
+        after=0,
+        until=until,
+        low=part.low,
+        high=part.high,
+    )
+    await connection.copy_from_query(query, output=take, format="binary")
+    return chunks
+
+
+async def differences(connection: "Connection[Record]") -> dict[str, int]:
+    """How many rows only one of the generations 1 and 2 has, by table; none of equal ones."""
+    found = {}
+    for name in ("gift_cards", "balance_changes"):
+        one, other = f"TABLE {name}_1", f"TABLE {name}_2"
+        rows = await connection.fetch(
+            f"(({one} EXCEPT ALL {other}) UNION ALL ({other} EXCEPT ALL {one}))"
+        )
+        if rows:
+            found[name] = len(rows)
+    return found
+
+
+async def test_events_are_read_alike_wherever_the_bytes_are_cut(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    sent = [
+        new_event("gift-card.updated", {"id": "é/🎁", "name": "x" * 40}, merchant="ü" * 30),
+        new_event("location.updated"),
+        new_event("gift-card.created", b'{"id": 1}'),
+        msgspec.structs.replace(new_event("gift-card.deleted", {"id": "c"}), program_id=None),
+        msgspec.structs.replace(new_event("gift-card.updated", {"id": "d"}), body=b""),
+        new_event("gift-card.updated", {"id": "e", "gan": "\x00\ud800"}),
+    ]
+    events = await append(database, sent)
+    whole = b"".join(await copied(connection, Range(), len(sent)))
+    reader = EventReader(TOPICS)
+    for cut in range(len(whole) + 1):
+        reader.begin()
+        found = [*reader.feed(whole[:cut]), *reader.feed(whole[cut:])]
+        assert found == events
+    reader.begin()
+    assert [one for n in range(len(whole)) for one in reader.feed(whole[n : n + 1])] == events
+    assert [one.body for one in events] == [one.body for one in sent if "gift" in one.topic]
+
+
+async def test_a_copy_of_nothing_has_no_events_and_the_next_begins_anew(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await append(database, [new_event("location.updated")])
+    empty = b"".join(await copied(connection, Range(), 1))
+    reader = EventReader(TOPICS)
+    for _ in range(2):
+        reader.begin()
+        assert list(reader.feed(empty)) == []
+
+
+@given(st.integers(LOWEST, HIGHEST), st.integers(LOWEST, HIGHEST), st.integers(1, 300))
+@example(LOWEST, HIGHEST, 3)
+@example(LOWEST, HIGHEST, 1)
+@example(HIGHEST, HIGHEST, 7)
+@example(5, 9, 4)
+def test_the_parts_of_a_range_make_it_up_and_do_not_overlap(
+    one: int, other: int, parts: int
+) -> None:
+    whole = Range(min(one, other), max(one, other))
+    found = whole.split(parts)
+    assert len(found) <= parts
+    assert (found[0].low, found[-1].high) == (whole.low, whole.high)
+    for before, after in pairwise(found):
+        assert before.low <= before.high < after.low == before.high + 1
+    assert sum(part.share for part in found) == pytest.approx(whole.share)
+
+
+async def test_the_ranges_of_a_whole_find_every_event_once(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    sent = [new_event("gift-card.updated", {"id": f"c-{n}"}) for n in range(100)]
+    events = await append(database, sent)
+    found: list[Event] = []
+    for part in Range().split(7):
+        reader = EventReader(TOPICS)
+        found += reader.feed(b"".join(await copied(connection, part, len(sent))))
+    assert sorted(found, key=lambda event: event.position) == events
+
+
+async def test_a_range_of_too_many_streams_is_built_in_passes_and_leaves_nothing_twice(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    cards = [
+        new_event("gift-card.updated", {"id": f"c-{n % 200}", "balance": n if n % 9 else "bad"})
+        for n in range(600)
+    ]
+    await append(database, cards)
+    await fold_live(database)
+    one = builder(await begin(database), rebuild_streams=10, rebuild_events=40)
+    left, passes, folded, quarantined = [Range()], 0, 0, 0
+    while left:
+        part = left.pop()
+        passes += 1
+        try:
+            built = await one.build(database.connect, part, lambda _: None)
+        except TooManyStreamsError as error:
+            left += part.split(error.parts)
+        else:
+            folded += built.folded
+            quarantined += built.quarantined
+    assert passes > 20
+    assert (folded, quarantined) == (533, 67)
+    assert await differences(connection) == {}
+    counts = "SELECT generation, count(*) FROM quarantine GROUP BY 1 ORDER BY 1"
+    assert values(await connection.fetch(counts)) == [(1, 67), (2, 67)]
+
+
+async def test_a_range_built_again_replaces_what_was_there_and_nothing_else(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    cards = [
+        new_event("gift-card.updated", {"id": f"c-{n}", "balance": n if n % 9 else "bad"})
+        for n in range(90)
+    ]
+    await append(database, cards)
+    await fold_live(database)
+    one = builder(await begin(database))
+    low, high = Range().split(2)
+    for part in (low, high, low, low, high):
+        await one.build(database.connect, part, lambda _: None)
+    assert await differences(connection) == {}
+
+
+async def test_a_build_without_one_event_that_folds_ends_early(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    cards = [new_event("gift-card.updated", {"id": f"c-{n}", "balance": "x"}) for n in range(60)]
+    await append(database, cards)
+    await fold_live(database)
+    one = builder(await begin(database), failures_in_a_row=5, rebuild_events=10)
+    with pytest.raises(SystematicError, match="50 in a row"):
+        await one.build(database.connect, Range(), lambda _: None)
+    assert await connection.fetchval("SELECT count(*) FROM gift_cards_2") == 0
+
+
+async def columns(connection: "Connection[Record]", table: str) -> dict[str, tuple[str, bool]]:
+    rows = await connection.fetch(
+        "SELECT column_name, data_type, is_nullable = 'YES' FROM information_schema.columns"
+        " WHERE table_name = $1",
+        table,
+    )
+    return {name: (type_, nullable) for name, type_, nullable in values(rows)}
+
+
+CHANGED: dict[str, Callable[[dict[str, tuple[str, bool]]], bool]] = {
+    "ALTER TABLE gift_cards_1 DROP COLUMN gan, DROP COLUMN created_at": lambda now: (
+        now["gan"] == ("text", True) and now["created_at"][1]
+    ),
+    "ALTER TABLE gift_cards_1 ADD COLUMN colour text NOT NULL DEFAULT 'red';"
+    "ALTER TABLE gift_cards_1 ALTER COLUMN colour DROP DEFAULT": lambda now: (
+        now["colour"] == ("text", True)
+    ),
+    "ALTER TABLE gift_cards_1 ALTER COLUMN balance TYPE numeric": lambda now: (
+        now["balance"] == ("bigint", True) and now["balance_was_numeric"] == ("numeric", True)
+    ),
+    "ALTER TABLE gift_cards_1 ALTER COLUMN provider TYPE varchar(20)": lambda now: (
+        now["provider"][0] == "text" and now["provider_was_character"][1]
+    ),
+    "ALTER TABLE balance_changes_1 DROP COLUMN topic": lambda now: "balance" in now,
+}
+
+
+@pytest.mark.parametrize("statement", CHANGED)
+async def test_tables_of_other_code_are_adapted_and_keep_what_they_hold(
+    database: Database, connection: "Connection[Record]", statement: str
+) -> None:
+    await append(database, [new_event("gift-card.updated", {"id": "a", "balance": 5})])
+    await fold_live(database)
+    await connection.execute("DROP VIEW gift_cards, balance_changes")
+    await connection.execute(statement)
+    tables = GenerationTables(PROJECTION, 1)
+    for _ in range(2):
+        async with database.transaction() as session:
+            await tables.adapt(session)
+            await tables.show(session)
+    assert CHANGED[statement](await columns(connection, "gift_cards_1"))
+    assert await connection.fetchval("SELECT id FROM gift_cards") == "a"
+    log = Log(database, LIMITS)
+    await log.start(follow=False)
+    await log.append(new_event("gift-card.updated", {"id": "a", "balance": 6, "gan": "g"}))
+    await log.stop()
+    await fold_live(database)
+    row = await connection.fetchrow("SELECT id, balance, gan FROM gift_cards")
+    assert row is not None
+    assert tuple(row.values()) == ("a", 6, "g")
+    assert await connection.fetchval("SELECT max(after) FROM balance_changes") == 6
+
+
+async def test_a_column_that_changed_its_type_is_indexed_again(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await fold_live(database)
+    await connection.execute("DROP VIEW gift_cards")
+    await connection.execute("ALTER TABLE gift_cards_1 ALTER COLUMN status TYPE varchar(20)")
+    await fold_live(database)
+    definitions = await connection.fetch(
+        "SELECT indexdef FROM pg_indexes WHERE tablename = 'gift_cards_1'"
+    )
+    assert any("(status, stream)" in definition for (definition,) in values(definitions))
+
+
+async def test_a_view_that_somebody_built_on_survives_a_new_column(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await fold_live(database)
+    await connection.execute("DROP VIEW gift_cards")
+    await connection.execute(
+        "CREATE VIEW gift_cards AS SELECT stream, position, balance, id FROM gift_cards_1"
+    )
+    await connection.execute("CREATE VIEW report AS SELECT sum(balance) FROM gift_cards")
+    await fold_live(database)
+    assert await connection.fetchval("SELECT count(*) FROM report") == 1
+    assert list(await columns(connection, "gift_cards")) == [
+        *("stream", "position", "balance", "id"),
+        *(
+            c.name
+            for c in GenerationTables(PROJECTION, 1).columns
+            if c.name not in {"balance", "id"}
+        ),
+    ]
+
+
+async def test_a_view_that_somebody_built_on_does_not_keep_a_server_of_newer_code_from_starting(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await fold_live(database)
+    await connection.execute("ALTER TABLE gift_cards_1 ADD COLUMN colour text")
+    await connection.execute("CREATE OR REPLACE VIEW gift_cards AS TABLE gift_cards_1")
+    await connection.execute("CREATE VIEW report AS SELECT colour FROM gift_cards")
+    await fold_live(database)
+    assert await connection.fetchval("SELECT count(*) FROM report") == 0
