@@ -15,7 +15,7 @@ import uvloop
 from eventstore.build import Builder, Range, TooManyStreamsError
 from eventstore.builders import Done, Failed, Job, Reached, Report, TooMany
 from eventstore.database import Database
-from eventstore.errors import describe, is_outage
+from eventstore.errors import describe, passes
 from eventstore.limits import Limits
 from projections import load_projections
 from providers import load_providers, settings_types
@@ -56,7 +56,7 @@ async def build(lines: asyncio.StreamReader) -> None:
         except TooManyStreamsError as error:
             say(TooMany(error.parts))
         except Exception as error:  # noqa: BLE001 - whoever asked decides
-            say(Failed(describe(error), is_outage(error)))
+            say(Failed(describe(error), passes(error)))
         else:
             say(Done(built))
 
@@ -77,7 +77,9 @@ async def main() -> None:
     await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
     for task in (working, gone):
         task.cancel()
-    await asyncio.gather(working, gone, return_exceptions=True)
+    error, _ = await asyncio.gather(working, gone, return_exceptions=True)
+    if isinstance(error, Exception):
+        say(Failed(describe(error), passes(error)))
 
 
 async def _until_gone(lines: asyncio.StreamReader) -> None:

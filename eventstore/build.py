@@ -195,9 +195,9 @@ class Builder(Generic[State]):
         """
         self._folder = Folder(self._projection, self._sources, self._limits)
         reading, writing = await connect(), await connect()
+        flushed: asyncio.Task[None] | None = None
         try:
             await self._clear(writing, part)
-            flushed: asyncio.Task[None] | None = None
             after = 0
             while after < self._target:
                 until = min(after + self._limits.rebuild_events, self._target)
@@ -209,7 +209,7 @@ class Builder(Generic[State]):
                 flushed = asyncio.create_task(self._flush(writing, *self._folder.take()))
                 after = until
                 progress(after)
-                self._check_memory(after)
+                self._check_memory(part, after)
             if flushed is not None:
                 await flushed
             states = state_rows(self._folder.states)
@@ -218,6 +218,8 @@ class Builder(Generic[State]):
         finally:
             reading.terminate()
             writing.terminate()
+            if flushed is not None:
+                await asyncio.gather(flushed, return_exceptions=True)
 
     async def _read(
         self, connection: "Connection[Record]", part: Range, after: int, until: int
@@ -279,9 +281,10 @@ class Builder(Generic[State]):
         while await connection.fetchval(TEMPLATES["live_lag"], name) > self._limits.rebuild_lag:  # noqa: ASYNC110 - it asks others
             await asyncio.sleep(WAIT_SECONDS)
 
-    def _check_memory(self, after: int) -> None:
+    def _check_memory(self, part: Range, after: int) -> None:
         held = len(self._folder.states)
-        if held > self._limits.rebuild_streams:
+        # What hashes to one value cannot be cut any further.
+        if held > self._limits.rebuild_streams and part.low < part.high:
             # As many again in the rest of the log, at most; and some room.
             expected = held * self._target / after
             raise TooManyStreamsError(

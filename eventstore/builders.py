@@ -64,6 +64,10 @@ class BuilderDiedError(LoopledgerError):
     """A builder process died (status {status})."""
 
 
+class BuilderAwayError(LoopledgerError, ConnectionError):
+    """A builder lost Postgres: {problem}"""  # noqa: D400 - the problem ends it
+
+
 class Builders:
     """Starts builders. `command` runs one; `greeting` is what each is told first, besides its job."""
 
@@ -157,7 +161,7 @@ class _Building:
                 self._left += part.split(report.parts)
                 self._reached.pop(part, None)
             elif report.away:
-                raise ConnectionError(report.error)
+                raise BuilderAwayError(problem=report.error)
             else:
                 raise BuildFailedError(problem=report.error)
             self._progress(int(sum(self._reached.values())))

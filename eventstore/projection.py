@@ -103,6 +103,8 @@ def fold_handled(
         # Only an escape brings in what Postgres cannot store, only a long body what is too long.
         if b"\\u" in body or len(body) > LONGEST_INDEXED:
             check_storable(after, projection.indexes)
+            if entry is not None:
+                check_storable(entry)
     except Exception as error:  # noqa: BLE001 - a poison event must not stop the rest
         return Folded("quarantined", state, describe(error))
     return Folded("applied", after, None, entry)

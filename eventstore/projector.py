@@ -93,14 +93,14 @@ class Projector(Generic[State]):
             await self.tables.index(connection)
             if self.live:
                 await self.tables.show(connection)
-        await self._reload()
+        await self.reload()
 
     async def run(self) -> None:
         """Follow the log until cancelled; survives an outage of Postgres and a rival projector."""
         pause = FIRST_PAUSE
         while True:
             try:
-                await self._reload()
+                await self.reload()
                 while True:
                     async with self.turn:
                         folded = await self.fold_next()
@@ -163,7 +163,8 @@ class Projector(Generic[State]):
             logger.warning("could not note an error", error=describe(failure))
             self._noted = False
 
-    async def _reload(self) -> None:
+    async def reload(self) -> None:
+        """Read where it stands."""
         self.checkpoint, self._failing = await self._registry.where_it_stands(
             self.projection.name, self.tables.generation
         )

@@ -106,8 +106,10 @@ SELECT position FROM events WHERE stream = $1 AND event_id = $2
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 
 -- be_quick --
--- For a session that only writes what can be folded again: a commit need not wait for the disk.
-SET synchronous_commit = off
+-- For a session that only writes what can be folded again: a commit need not wait for the disk, and no plan depends on
+-- the values; to plan a fold takes longer than to carry a small one out.
+SET synchronous_commit = off;
+SET plan_cache_mode = force_generic_plan
 
 -- fsync --
 -- Whether the server itself waits for the disk.

@@ -5,17 +5,18 @@ projects, does it. Whatever kills it, the next one finds in the registry where t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import asyncpg
 import msgspec
 import structlog
 
 from eventstore.builders import BuildFailedError
 from eventstore.diff import TEMPLATES as DIFF_TEMPLATES
 from eventstore.diff import Comparison, Diff
-from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_outage
+from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_outage, passes
 from eventstore.projection import Projection
 from eventstore.projector import Projector
 from eventstore.queries import QUERIES
@@ -25,8 +26,12 @@ from eventstore.tables import GenerationTables
 
 logger = structlog.get_logger()
 
-# Seconds between looks at what the registry asks for.
-LOOK_SECONDS = 0.5
+# Seconds between looks at what the registry asks for: if nothing is known of, and while a rebuild is there.
+LOOK_SECONDS = 1.0
+BUSY_SECONDS = 0.25
+
+# Seconds between looks at what another task of this process does.
+GLANCE_SECONDS = 0.05
 
 
 class Conductor:
@@ -51,20 +56,15 @@ class Conductor:
     async def _heed(self) -> None:
         """Look what is asked for, again and again."""
         try:
-            first = True
             while True:
-                try:
+                found: dict[str, Generations] = {}
+                with reported("could not look for rebuilds"):
                     found = await self._engine.registry.generations()
-                    for name, keeper in self._keepers.items():
-                        if first:
-                            await keeper.notice(stale=found[name].live.stale)
+                for name, keeper in self._keepers.items():
+                    with reported("could not do what a rebuild asks for"):
                         await keeper.heed(found[name])
-                    first = False
-                except Exception as error:
-                    heed_cancellation()
-                    if not is_outage(error):
-                        logger.exception("could not look for rebuilds")
-                await asyncio.sleep(LOOK_SECONDS)
+                busy = any(each.rebuild is not None for each in found.values())
+                await asyncio.sleep(BUSY_SECONDS if busy else LOOK_SECONDS)
         finally:
             for keeper in self._keepers.values():
                 await keeper.stop()
@@ -80,6 +80,7 @@ class Keeper:
         self._live = engine.projector(projection)
         self._switched = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
+        self._noticed = False
         self._wanted: str | None = None
 
     async def set_up(self) -> None:
@@ -101,7 +102,7 @@ class Keeper:
                 await asyncio.gather(running, switched, return_exceptions=True)
             self._switched.clear()
 
-    async def notice(self, *, stale: bool) -> None:
+    async def _notice(self, *, stale: bool) -> None:
         """Tell, at the start, that other code folded the live generation; rebuild it if that is to be done unasked."""
         if not stale:
             return
@@ -119,16 +120,20 @@ class Keeper:
         """Do what the registry asks for."""
         rebuild = generations.rebuild
         self._wanted = None if rebuild is None else rebuild.wanted
+        await self._find_live(generations.live.generation)
+        if not self._noticed:
+            self._noticed = True
+            await self._notice(stale=generations.live.stale)
         if rebuild is None:
-            await self._find_live(generations.live.generation)
-        elif rebuild.wanted == "discard":
+            return
+        if rebuild.wanted == "discard":
             await self.stop()
             await self._discard(rebuild)
         elif rebuild.status != "failed" and (self._working is None or self._working.done()):
             self._working = asyncio.create_task(self._work(rebuild), name=f"rebuild-{self.name}")
 
     async def _find_live(self, generation: int) -> None:
-        """Follow the live generation, if that is another: the connection was lost while it was switched to."""
+        """Follow the live generation, if that is another: another process switched, or the answer to that was lost."""
         if generation != self._live.tables.generation:
             live = self._engine.projector(self._projection)
             await live.set_up()
@@ -156,7 +161,7 @@ class Keeper:
                 await self._promote(projector)
         except Exception as error:
             heed_cancellation()
-            if is_outage(error):
+            if passes(error):
                 logger.warning("a rebuild waits for Postgres", error=describe(error))
                 return
             logger.error("a rebuild failed", projection=self.name, exc_info=error)
@@ -178,7 +183,7 @@ class Keeper:
         while projector.lag > self._engine.limits.fold_events:
             if projector.error is not None:
                 raise BuildFailedError(problem=projector.error)
-            await asyncio.sleep(LOOK_SECONDS / 10)
+            await asyncio.sleep(GLANCE_SECONDS)
 
     async def _wait_for_promotion(self, projector: Projector[Any]) -> None:
         """Compare, say that it is ready, and wait for the word."""
@@ -198,12 +203,15 @@ class Keeper:
             "a rebuild is ready", projection=self.name, generation=projector.tables.generation
         )
         while self._wanted != "promote":  # noqa: ASYNC110 - the registry is looked at in intervals too
-            await asyncio.sleep(LOOK_SECONDS / 10)
+            await asyncio.sleep(GLANCE_SECONDS)
 
     @asynccontextmanager
     async def _level(self, projector: Projector[Any]) -> AsyncIterator[None]:
         """Hold both generations at one position, unless the live one cannot go on."""
         async with self._live.turn, projector.turn:
+            # The answer to a fold may have been lost.
+            await self._live.reload()
+            await projector.reload()
             await projector.fold_up_to(self._live.checkpoint)
             try:
                 await self._live.fold_up_to(projector.checkpoint)
@@ -219,6 +227,7 @@ class Keeper:
         generation = projector.tables.generation
         connection = await self._engine.database.connect()
         try:
+            await connection.execute(STATEMENTS["stay_in_transaction"])
             snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
             async with self._level(projector):
                 await snapshot.start()
@@ -237,23 +246,32 @@ class Keeper:
 
     async def _promote(self, projector: Projector[Any]) -> None:
         """Make a generation live, all at once; it is not behind the one that was."""
-        tables = projector.tables
+        while not await self._switch(projector):  # noqa: ASYNC110 - who reads tells nobody
+            # A report reads the view for long. To wait in line for it would hold up every reader behind.
+            await asyncio.sleep(BUSY_SECONDS)
+        self._switched.set()
+        generation = projector.tables.generation
+        logger.info("promoted", projection=self.name, generation=generation)
+        await self._prune()
+
+    async def _switch(self, projector: Projector[Any]) -> bool:
+        """Switch; False if somebody reads the view just now."""
+        live, new = self._live.tables.generation, projector.tables.generation
         async with self._level(projector):
-            async with self._engine.database.transaction() as connection:
-                await connection.execute(STATEMENTS["wait_for_disk"])
-                await connection.execute(QUERIES["lock_schema"])
-                moved = await connection.fetchval(
-                    STATEMENTS["switch"], self.name, self._live.tables.generation, tables.generation
-                )
-                if moved is None:
-                    raise BuildFailedError(problem=MEANWHILE)
-                await connection.execute(STATEMENTS["switch_on"], self.name, tables.generation)
-                await tables.show(connection)
+            try:
+                async with self._engine.database.transaction() as connection:
+                    await connection.execute(STATEMENTS["wait_for_disk"])
+                    await connection.execute(STATEMENTS["wait_for_no_reader"])
+                    await connection.execute(QUERIES["lock_schema"])
+                    if not await connection.fetchval(STATEMENTS["switch"], self.name, live, new):
+                        raise BuildFailedError(problem=MEANWHILE)
+                    await connection.execute(STATEMENTS["switch_on"], self.name, new)
+                    await projector.tables.show(connection)
+            except asyncpg.LockNotAvailableError:
+                return False
             self._live.live, projector.live = False, True
             self._live = projector
-        self._switched.set()
-        logger.info("promoted", projection=self.name, generation=tables.generation)
-        await self._prune()
+        return True
 
     async def _prune(self) -> None:
         """Drop the generations that were live too long ago; those that somebody reads just now, another time."""
@@ -291,3 +309,16 @@ class Keeper:
         async with database.transaction() as connection:
             if await connection.fetchval(STATEMENTS["fail_build"], self.name, generation, text):
                 await GenerationTables(self._projection, generation).drop(connection)
+
+
+@contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Log an error and go on: the next look comes soon, and nobody else's work is to wait for it."""
+    try:
+        yield
+    except Exception as error:
+        heed_cancellation()
+        if is_outage(error):
+            logger.debug(what, error=describe(error))
+        else:
+            logger.exception(what)

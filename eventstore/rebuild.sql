@@ -92,7 +92,7 @@ RETURNING live.generation
 
 -- switch_on --
 -- Make a generation live.
-UPDATE projections SET status = 'live', wanted = NULL, diff = NULL, updated_at = clock_timestamp()
+UPDATE projections SET status = 'live', wanted = NULL, diff = NULL, retired_at = NULL, updated_at = clock_timestamp()
 WHERE name = $1 AND generation = $2
 
 -- too_many_retired --
@@ -121,3 +121,11 @@ RETURNING generation
 -- wait_for_disk --
 -- For this transaction: its commit waits for the disk.
 SET LOCAL synchronous_commit = on
+
+-- wait_for_no_reader --
+-- For this transaction: give up soon where somebody reads what it would change.
+SET LOCAL lock_timeout = '200ms'
+
+-- stay_in_transaction --
+-- For this session: between two questions may pass as much time as it takes to fold a long history.
+SET idle_in_transaction_session_timeout = 0

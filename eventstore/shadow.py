@@ -21,7 +21,7 @@ from eventstore.errors import (
     SystematicError,
     describe,
     heed_cancellation,
-    is_outage,
+    passes,
 )
 from eventstore.fingerprint import fingerprint
 from eventstore.projection import Projection, Source, handled_topics
@@ -103,7 +103,7 @@ class Shadow:
                 await self._build_once(job)
             except (BuilderDiedError, asyncpg.PostgresError, OSError) as error:
                 heed_cancellation()
-                if is_outage(error) or attempt == ATTEMPTS - 1:
+                if passes(error) or attempt == ATTEMPTS - 1:
                     raise
                 logger.warning("building again", projection=self.name, error=describe(error))
                 again = True
@@ -211,7 +211,13 @@ class Shadow:
             finally:
                 connection.terminate()
 
-        await asyncio.gather(work(), work())
+        workers = [asyncio.create_task(work()) for _ in range(2)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
         connection = await self._engine.database.connect()
         try:
             for table in tables.tables:

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
 
+import asyncpg
 import msgspec
 
 from eventstore.columns import (
@@ -14,6 +15,7 @@ from eventstore.columns import (
     names_of,
     values_of,
 )
+from eventstore.errors import PostgresError
 from eventstore.projection import Projection, State
 from eventstore.queries import load_queries
 
@@ -150,25 +152,41 @@ class GenerationTables(Generic[State]):
                     kept = f"{name}_was_{column.sql_type.split(' ')[0]}"
                     if kept in there:
                         await _alter(connection, table, "forget", column=kept)
+                    # Its index would go with it under the name that the new column's needs.
+                    index = f"{table.name}_{name}"
+                    await _alter(connection, table, "drop_index", index=index)
                     await _alter(connection, table, "rename", column=name, kept=kept)
             for name, sql_type in wanted.items():
                 if name not in there or there[name].sql_type != sql_type:
                     await _alter(connection, table, "add", column=name, sql_type=sql_type)
 
     async def show(self, connection: "Session") -> None:
-        """Have the views with the plain names show this generation.
+        """Have the views with the plain names show this generation, if they do not yet.
 
-        Whoever built on a view keeps what it had, as long as no column of it goes away or changes its type.
+        Whoever built on a view keeps what it had: a column that is gone stays, null if need be. Raises PostgresError
+        where one has another type now, and somebody built on it.
         """
         for table in self.tables:
             there = await _columns_there(connection, table.view)
+            shown = await connection.fetchval(TEMPLATES["is_shown"], table.view, table.name)
+            held = await _columns_there(connection, table.name)
             wanted = {column.name: column.sql_type for column in table.columns}
-            if any(wanted.get(name) != column.sql_type for name, column in there.items()):
-                await connection.execute(TEMPLATES["hide"].format(**table.words))
+            if shown and list(there) == list(dict.fromkeys([*there, *wanted])):
+                continue
+            if any(
+                wanted.get(name, column.sql_type) != column.sql_type
+                for name, column in there.items()
+            ):
+                await _hide(connection, table)
                 there = {}
-            order = [*there, *(name for name in wanted if name not in there)]
-            names = ", ".join(f'"{name}"' for name in order)
-            await connection.execute(TEMPLATES["show"].format(**table.words, names=names))
+            columns = [
+                f'"{name}"' if name in held else f'NULL::{column.sql_type} AS "{name}"'
+                for name, column in there.items()
+            ]
+            columns += [f'"{name}"' for name in wanted if name not in there]
+            await connection.execute(
+                TEMPLATES["show"].format(**table.words, names=", ".join(columns))
+            )
 
     async def drop(self, connection: "Session") -> None:
         """Drop the tables."""
@@ -277,6 +295,16 @@ async def _columns_there(connection: "Session", relation: str) -> dict[str, Colu
     """The columns of a table or a view as it is, by name, in order; none if there is no such thing."""
     rows = await connection.fetch(TEMPLATES["columns_there"], relation)
     return {row["name"]: Column(*row) for row in rows}
+
+
+async def _hide(connection: "Session", table: Table) -> None:
+    try:
+        await connection.execute(TEMPLATES["hide"].format(**table.words))
+    except asyncpg.DependentObjectsStillExistError as error:
+        raise PostgresError(
+            problem=f"a column of the view {table.view} has another type now, and others build on it",
+            remedy=f"Drop these, and make them again afterwards: {error.detail}",
+        ) from error
 
 
 async def _alter(connection: "Session", table: Table, how: str, **words: str) -> None:

@@ -2,7 +2,7 @@
 -- A table of one generation. It has room on its pages for rows that change in place.
 CREATE TABLE IF NOT EXISTS {table} (
     {columns}
-) WITH (fillfactor = 85)
+) WITH (fillfactor = 75)
 
 -- create_key --
 -- One row a stream.
@@ -46,6 +46,14 @@ ALTER TABLE {table} ADD COLUMN "{column}" {sql_type}
 -- hide --
 -- A view of another shape.
 DROP VIEW IF EXISTS {view}
+
+-- is_shown --
+-- Whether a view shows this table.
+SELECT coalesce(pg_get_viewdef(to_regclass($1)) ~ ('FROM (\w+\.)?' || $2 || ';$'), false)
+
+-- drop_index --
+-- The index of a column that is given up.
+DROP INDEX IF EXISTS {index}
 
 -- show --
 -- The view with the plain name shows the live generation.

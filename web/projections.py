@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from eventstore.errors import NotSwitchedError
 from eventstore.queries import QUERIES
 from eventstore.registry import Generations
 from web import parameters
@@ -50,8 +51,9 @@ async def show_rebuild(request: web.Request) -> web.Response:
 
 async def promote(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/promote`: answer from the new generation."""
+    before = (await _generations(request)).live.generation
     await request.app[CONTEXT].registry.ask_promotion(_name(request))
-    return await _when(request, lambda now: now.rebuild is None)
+    return await _when(request, lambda now: _is_switched(before, now))
 
 
 async def discard(request: web.Request) -> web.Response:
@@ -63,8 +65,9 @@ async def discard(request: web.Request) -> web.Response:
 
 async def roll_back(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/rollback`: answer from the generation that was live before."""
+    before = (await _generations(request)).live.generation
     await request.app[CONTEXT].registry.ask_rollback(_name(request))
-    return await _when(request, lambda now: now.rebuild is None)
+    return await _when(request, lambda now: _is_switched(before, now))
 
 
 async def list_quarantine(request: web.Request) -> web.Response:
@@ -106,6 +109,19 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{one}/quarantine", list_quarantine),
         web.get(f"{one}/quarantine/{{position}}", show_quarantined),
     ]
+
+
+def _is_switched(before: int, now: Generations) -> bool:
+    """Say whether another generation is live than `before`. Raises NotSwitchedError if it will not be."""
+    if now.live.generation != before:
+        return True
+    if now.rebuild is not None and now.rebuild.status != "failed":
+        return False
+    others = [one for one in now.standings if one.generation != before]
+    last = max(others, key=lambda one: one.updated_at, default=now.live)
+    raise NotSwitchedError(
+        projection=last.name, generation=last.generation, problem=last.error or "it was discarded."
+    )
 
 
 async def _when(request: web.Request, done: Callable[[Generations], bool]) -> web.Response:
