@@ -68,7 +68,8 @@ class UnstorableError(LoopledgerError):
 class SystematicError(LoopledgerError):
     """{projection} stopped at position {checkpoint}: of the events that concern it, {count} in a row could not be
     folded, the last because of: {error}. This looks like a fault of the code or of the settings, not of single events.
-    Mend it, restart, and rebuild what is in quarantine already; or, if they are rightly in quarantine, raise LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
+    Mend it, restart, and rebuild for those in quarantine already; or, if they belong there, raise
+    LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
     """  # noqa: D205 - one message
 
 

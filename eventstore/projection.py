@@ -58,7 +58,8 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     fact is stale, that is, older than what the state holds already.
 
     `state` is a frozen Struct whose fields can be given by position: they are the columns of its table.
-    `indexes` are the columns by which the API lets people filter, each beside the key of a list (the stream).
+    `indexes` are the columns by which the API lets people filter; `tenant` is the one of them that says whose a thing
+    is.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     state: type[State]
     evolve: Callable[[State | None, Any], State]
     indexes: tuple[str, ...] = ()
+    tenant: str | None = None
     journal: Journal[State] | None = None
     total: Total | None = None
 

@@ -1,8 +1,9 @@
 """The live fold: follow the log, fold each event once, move states and checkpoint in one transaction."""
 
 import asyncio
+import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Generic
 
 import asyncpg
 import structlog
@@ -71,6 +72,8 @@ class Projector(Generic[State]):
         self._topics = handled_topics(projection, sources)
         self._fingerprint = fingerprint(projection, sources)
         self._failing = 0
+        # States as they are in the table, None where there is none: nobody else writes there, or the fence would tell.
+        self._states: dict[str, State | None] = {}
         self._noted = False
         self._signed = False
 
@@ -165,6 +168,7 @@ class Projector(Generic[State]):
 
     async def reload(self) -> None:
         """Read where it stands."""
+        self._states.clear()
         self.checkpoint, self._failing = await self._registry.where_it_stands(
             self.projection.name, self.tables.generation
         )
@@ -196,6 +200,7 @@ class Projector(Generic[State]):
         if not moved:
             raise FencedError(projection=self.projection.name, checkpoint=self.checkpoint)
         self.checkpoint, self._failing = stretch.checkpoint, stretch.failing
+        self._remember({stream: state for stream, (_, state) in stretch.changed.items()})
         if self.live:
             self._registry.moved(self.projection.name, stretch.checkpoint)
         if stretch.quarantined:
@@ -214,12 +219,29 @@ class Projector(Generic[State]):
         for part in tail.split(len(tail.events) // 2):
             await self._fold(part)
 
+    async def _states_of(self, streams: set[str]) -> dict[str, State | None]:
+        """The states that these streams have: from memory, or else from the table."""
+        found: Mapping[str, State | None] = self._states
+        states = {stream: found[stream] for stream in streams if stream in found}
+        if unknown := streams - states.keys():
+            found = await self.tables.load(self._database, list(unknown))
+            states.update({stream: found.get(stream) for stream in unknown})
+        self._remember(states)
+        return states
+
+    def _remember(self, states: Mapping[str, State | None]) -> None:
+        """Keep states in memory; of too many, those that came last."""
+        known = self._states
+        for stream in states:
+            known.pop(stream, None)
+        known.update(states)
+        surplus = len(known) - self._limits.fold_streams
+        for stream in list(itertools.islice(known, max(0, surplus))):
+            del known[stream]
+
     async def _evolve(self, tail: Tail, refused: str | None) -> Stretch[State]:
         """Fold events in memory, on the states that their streams have. Raises SystematicError."""
-        streams = {event.stream for event in tail.events}
-        states: dict[str, Any] = (
-            await self.tables.load(self._database, list(streams)) if streams else {}
-        )
+        states = await self._states_of({event.stream for event in tail.events})
         changed: dict[str, tuple[int, State]] = {}
         journal: list[Entry] = []
         quarantined: list[tuple[int, str, str]] = []

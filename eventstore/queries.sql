@@ -46,29 +46,31 @@ SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS ne
 
 -- read_tail --
 -- What follows $1 without a gap, at most up to $1 + $2: the events of the topics in $3 ("provider topic"; null: all) and
--- the last one, whatever it is; how many before them are of other topics; no more than have $4 bytes of body before them.
-SELECT
-    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
-    CASE WHEN handled THEN body ELSE '' END AS body, handled, ignored
-FROM (
+-- the last one, whatever it is; how many of the others there are; no more than have $4 bytes of body before them.
+WITH found AS (
     SELECT
-        *, max(position) OVER () AS last,
-        count(*) FILTER (WHERE NOT handled) OVER (ORDER BY position) AS ignored
-    FROM (
-        SELECT
-            *, row_number() OVER in_order AS nth,
-            sum(size) FILTER (WHERE handled) OVER in_order - size AS before
-        FROM (
-            SELECT *, $3::text[] IS NULL OR provider || ' ' || topic = ANY($3) AS handled, octet_length(body) AS size
-            FROM events
-            WHERE position > $1 AND position <= $1 + $2
-        ) AS found
-        WINDOW in_order AS (ORDER BY position)
-    ) AS numbered
+        position, octet_length(body) AS size, $3::text[] IS NULL OR provider || ' ' || topic = ANY($3) AS handled
+    FROM events
+    WHERE position > $1 AND position <= $1 + $2
+), numbered AS (
+    SELECT
+        position, handled, row_number() OVER in_order AS nth,
+        sum(size) FILTER (WHERE handled) OVER in_order - size AS before
+    FROM found
+    WINDOW in_order AS (ORDER BY position)
+), stretch AS (
+    SELECT max(position) AS last, count(*) FILTER (WHERE NOT handled) AS ignored
+    FROM numbered
     WHERE position = $1 + nth AND (before IS NULL OR before < $4)
-) AS tail
-WHERE handled OR position = last
-ORDER BY position
+)
+SELECT
+    e.position, e.event_id, e.provider, e.topic, e.merchant_id, e.program_id, e.stream, e.received_at, e.recorded_at,
+    e.body, h.handled, s.ignored
+FROM stretch AS s, events AS e, LATERAL (
+    SELECT $3::text[] IS NULL OR e.provider || ' ' || e.topic = ANY($3) AS handled
+) AS h
+WHERE e.position > $1 AND e.position <= s.last AND (h.handled OR e.position = s.last)
+ORDER BY e.position
 
 -- list_events --
 -- Events after $1, at most up to $1 + $2, without their bodies.

@@ -130,9 +130,9 @@ class GenerationTables(Generic[State]):
             statements.append(TEMPLATES["create_journal_times"].format(**self.journal.words))
         for column in self.projection.indexes:
             index = identifier(f"{self.states.name}_{column}")
-            statements.append(
-                TEMPLATES["create_index"].format(**words, index=index, column=identifier(column))
-            )
+            is_tenant = column == self.projection.tenant
+            template = TEMPLATES["create_tenant_index" if is_tenant else "create_index"]
+            statements.append(template.format(**words, index=index, column=identifier(column)))
         return statements
 
     async def adapt(self, connection: "Session") -> None:

@@ -9,7 +9,12 @@ CREATE TABLE IF NOT EXISTS {table} (
 CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream)
 
 -- create_index --
--- One filter of the API; the stream beside it is the order of its lists.
+-- One filter of the API. The column alone: beside the stream equal values would not share their place, and every update
+-- that cannot be made in place pays for every index.
+CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}") WHERE "{column}" IS NOT NULL
+
+-- create_tenant_index --
+-- Whose a thing is: what belongs to one lies together in the order of its lists, and far from the beginning.
 CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
 
 -- create_journal_key --

@@ -77,6 +77,7 @@ PROJECTION = Projection(
     state=GiftCard,
     evolve=evolve,
     indexes=("id", "merchant_id", "status"),
+    tenant="merchant_id",
     journal=Journal(name="balance_changes", entry=BalanceChange, write=write),
     total=Total("balance", by=("currency",)),
 )

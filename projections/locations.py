@@ -42,4 +42,5 @@ PROJECTION = Projection(
     state=Location,
     evolve=evolve,
     indexes=("id", "merchant_id", "status"),
+    tenant="merchant_id",
 )

@@ -79,6 +79,7 @@ PROJECTION = Projection(
     state=Transaction,
     evolve=evolve,
     indexes=("id", "merchant_id", "kind", "phase", "gift_card_id", "location_id", "reference"),
+    tenant="merchant_id",
     journal=Journal(name="status_changes", entry=StatusChange, write=write),
     total=Total("amount", by=("phase", "currency")),
 )

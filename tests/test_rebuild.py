@@ -53,7 +53,10 @@ async def send_cards(client: Client, cards: int, rounds: int) -> None:
             *(
                 client.loopz(
                     "gift-card.updated",
-                    {"id": f"c-{n}", "balance": {"amount": balance * n * 1000, "currencyCode": "EUR"}},
+                    {
+                        "id": f"c-{n}",
+                        "balance": {"amount": balance * n * 1000, "currencyCode": "EUR"},
+                    },
                 )
                 for n in range(cards)
             )
