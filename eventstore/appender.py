@@ -50,6 +50,9 @@ LOOKS = 20
 SEPARATOR = "\x1e"
 NULL = "\x1f"
 
+# So many deliveries at once are a crowd.
+CROWD = 16
+
 # How long a cancelled task may take to end.
 CANCEL_SECONDS = 0.5
 
@@ -171,14 +174,19 @@ class Appender:
 
     async def _run(self) -> None:
         while True:
+            most = self._limits.batch_deliveries
             while not self._queue:
                 if self._stopping:
                     return
                 self._wake.clear()
                 await self._wake.wait()
-            # One turn of the loop, so that requests that became ready together share the batch.
-            await asyncio.sleep(0)
-            self._in_flight = self._take()
+                # One turn of the loop, so that requests that became ready together share the batch.
+                await asyncio.sleep(0)
+                # Half of a crowd that comes all at once, after an answer to all at once: else this process would rest
+                # while Postgres works and the other way round. From here on, one half comes while the other commits.
+                if len(self._queue) >= CROWD:
+                    most = min(most, len(self._queue) // 2)
+            self._in_flight = self._take(most)
             await self._commit(self._in_flight, unsure=False)
             self._in_flight = []
 
@@ -199,11 +207,11 @@ class Appender:
                     ),
                 )
 
-    def _take(self) -> list[_Waiting]:
-        """Take what is waiting, up to the limits of one batch; who was told to come again is left out."""
+    def _take(self, most: int) -> list[_Waiting]:
+        """Take what is waiting, at most so many and so much; who was told to come again is left out."""
         batch: list[_Waiting] = []
         size = 0
-        while self._queue and len(batch) < self._limits.batch_deliveries:
+        while self._queue and len(batch) < most:
             waiting = self._queue[0]
             if batch and size + waiting.size > self._limits.batch_bytes:
                 break

@@ -36,8 +36,11 @@ logger = structlog.get_logger()
 FIRST_PAUSE = 0.05
 LAST_PAUSE = 5.0
 
-# Seconds that a projector at the head of a busy log lets events gather. One that has been idle folds at once.
+# Seconds that a projector at the head of a busy log lets events gather: at least so many, and at least so many times as
+# long as the last fold took, but no more than that. One that has been idle folds at once.
 REST_SECONDS = 0.015
+REST_SHARE = 2
+LONGEST_REST = 0.1
 
 
 class Projector(Generic[State]):
@@ -100,11 +103,13 @@ class Projector(Generic[State]):
 
     async def run(self) -> None:
         """Follow the log until cancelled; survives an outage of Postgres and a rival projector."""
+        loop = asyncio.get_running_loop()
         pause = FIRST_PAUSE
         while True:
             try:
                 await self.reload()
                 while True:
+                    begun = loop.time()
                     async with self.turn:
                         folded = await self.fold_next()
                     await self._note(None)
@@ -113,7 +118,9 @@ class Projector(Generic[State]):
                         await self._wait_for_more()
                     elif folded < self._limits.fold_events:
                         # It is at the head: what comes now is folded together, for a fraction of the price of each.
-                        await asyncio.sleep(REST_SECONDS)
+                        # The busier the machine, the longer: so a fold leaves the better part of it to the deliveries.
+                        rest = max(REST_SECONDS, REST_SHARE * (loop.time() - begun))
+                        await asyncio.sleep(min(rest, LONGEST_REST))
             except FencedError as error:
                 heed_cancellation()
                 logger.info("a rival projector was faster", error=str(error))

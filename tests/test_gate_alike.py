@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from verification.signing import sign
 from verification.verifier import Verification
 from web import gate
 from web.ingest import Ingest
+from web.rate import RateLimiter
 
 BODY = encoded({"id": "l-1", "status": "ACTIVE"})
 PATH_SECRET = "a-path-secret-of-some-length"  # noqa: S105 - made up
@@ -38,9 +38,6 @@ REJECTED = """
     FROM rejections ORDER BY fingerprint
 """
 
-# How long is to wait; the date of the day.
-PASSING = re.compile(rb"\d\.\d+|(?<=Date: )[^\r]*")
-
 
 class Case(NamedTuple):
     """A request. `gate`: whether the gate takes it, when it comes in one piece."""
@@ -54,7 +51,7 @@ def sent(
     *lines: str,
     body: bytes = BODY,
     start: str = "POST /webhooks/loopz HTTP/1.1",
-    host: str = "Host: x",
+    host: str = "Host: localhost",
     length: str | None = "Content-Length: {}",
     named: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -95,7 +92,7 @@ ANY: dict[str, Case] = {
     "a list of lengths": behind("Content-Length: {0}, {0}"),
     "a length twice": behind("Content-Length: {0}\r\nContent-Length: {0}"),
     "two lengths": behind("Content-Length: {0}\r\nContent-Length: 3"),
-    "a length before a colon": behind("Content-Length : {}"),
+    "a length behind a blank": behind("Content-Length : {}"),
     "a length beyond 64 bits": behind("Content-Length: 99999999999999999999"),
     "a length and chunks": behind("Content-Length: {}", "Transfer-Encoding: chunked"),
     "chunks and a length": behind("Transfer-Encoding: chunked\r\nContent-Length: {}"),
@@ -148,7 +145,7 @@ ANY: dict[str, Case] = {
     "two slashes": Case(to("/webhooks//loopz"), 404),
     "nobody": Case(to("/webhooks/"), 404),
     "no door": Case(to("/webhooks"), 404, gate=False),
-    "bytes beyond ASCII": Case(to("/webhooks/\xff"), 404),
+    "bytes beyond ASCII": Case(to("/webhooks/\xff"), 400, gate=False),
     "an absolute form": Case(to("http://x/webhooks/loopz"), 200, gate=False),
     "GET": Case(to("/webhooks/loopz", method="GET"), 405, gate=False),
     "HEAD": Case(to("/webhooks/loopz", method="HEAD"), 405, gate=False),
@@ -158,7 +155,7 @@ ANY: dict[str, Case] = {
     "HTTP/1.0, kept": Case(
         to("/webhooks/loopz", "Connection: keep-alive", version="HTTP/1.0"), 200, gate=False
     ),
-    "HTTP/2.0": Case(to("/webhooks/loopz", version="HTTP/2.0"), 400, gate=False),
+    "HTTP/2.0": Case(to("/webhooks/loopz", version="HTTP/2.0"), 200, gate=False),
     "no version": Case(b"POST /webhooks/loopz\r\n\r\n", 400, gate=False),
 }
 
@@ -171,7 +168,6 @@ SECRET_IN_PATH: dict[str, Case] = {
     "right, but in capitals": Case(to(f"/webhooks/loopz/{PATH_SECRET.upper()}"), 401),
     "empty": Case(to("/webhooks/loopz/"), 401),
     "missing": Case(to("/webhooks/loopz"), 401),
-    "beyond ASCII": Case(to("/webhooks/loopz/\xff\xfe"), 401),
 }
 
 SIGNED: dict[str, Case] = {
@@ -263,17 +259,10 @@ class Watched:
         monkeypatch.setattr(gate._Passage, "_hand_over", handing_over)
 
 
-@asynccontextmanager
-async def running(
-    cluster: Cluster, verification: dict[str, Any], limits: Limits
-) -> AsyncIterator[tuple[int, str]]:
-    """A Loopledger over a database of its own."""
+def settings_for(verification: dict[str, Any], limits: Limits, dsn: str) -> Settings:
     section = msgspec.convert({"verification": verification}, LoopzSettings)
     providers = {"loopz": section, "fitbank": settings_types()["fitbank"]()}
-    async with cluster.database() as dsn:
-        settings = Settings(port=0, database_url=dsn, limits=limits, providers=providers)
-        async with running_alone(settings) as loopledger:
-            yield int(loopledger.url.rsplit(":", 1)[1]), dsn
+    return Settings(port=0, database_url=dsn, limits=limits, providers=providers)
 
 
 async def exchange(port: int, pieces: list[bytes], watched: Watched) -> bytes:
@@ -300,12 +289,13 @@ async def exchange(port: int, pieces: list[bytes], watched: Watched) -> bytes:
 
 
 def like(reply: bytes) -> bytes:
-    """An answer, less what passes and in which order its lines come; what aiohttp says of a bad head quotes pieces of it."""
-    head, end, body = PASSING.sub(b"#", reply).rpartition(b"\r\n\r\n")
+    """An answer, its lines in order and without the date. What aiohttp says of a bad head depends on how it was cut."""
+    head, end, body = reply.rpartition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
     if any(line.startswith(b"Content-Type: text/plain") for line in lines):
         return status
-    return b"\r\n".join([status, *sorted(lines)]) + end + body
+    lasting = sorted(line for line in lines if not line.startswith(b"Date: "))
+    return b"\r\n".join([status, *lasting]) + end + body
 
 
 async def outcome(
@@ -314,22 +304,22 @@ async def outcome(
     """Send the requests of a setup, one after the other, each on a connection of its own."""
     cases, verification, limits = SETUPS[setup]
     answers, at_the_gate = {}, set[str]()
-    async with running(cluster, verification, limits) as (port, dsn):
+    async with cluster.database() as dsn:
+        async with running_alone(settings_for(verification, limits, dsn)) as loopledger:
+            port = int(loopledger.url.rsplit(":", 1)[1])
+            for name, case in cases.items():
+                before = watched.taken
+                reply = await exchange(port, cut(completed(case.data, verification)), watched)
+                assert f" {case.status} ".encode() in reply, (name, reply)
+                answers[name] = like(reply)
+                if watched.taken > before:
+                    at_the_gate.add(name)
+        # Once it has stopped, all rejections are written.
         connection = await asyncpg.connect(dsn)
-        for name, case in cases.items():
-            before = watched.taken
-            reply = await exchange(port, cut(completed(case.data, verification)), watched)
-            assert f" {case.status} ".encode() in reply, (name, reply)
-            answers[name] = like(reply)
-            if watched.taken > before:
-                at_the_gate.add(name)
-        # The rejections are written twice a second.
-        await asyncio.sleep(0.6)
         recorded = values(await connection.fetch(RECORDED))
         rejected = values(await connection.fetch(REJECTED))
         await connection.close()
-    passing = [tuple(re.sub(r"\d\.\d+ s", "#", str(value)) for value in row) for row in rejected]
-    return Seen(answers, recorded, passing, at_the_gate)
+    return Seen(answers, recorded, rejected, at_the_gate)
 
 
 def completed(data: bytes, verification: dict[str, Any]) -> bytes:
@@ -355,8 +345,10 @@ async def test_in_one_piece_and_in_two_a_request_has_the_same_answer_and_record(
 ) -> None:
     monkeypatch.setenv("ALIKE_PATH", PATH_SECRET)
     monkeypatch.setenv("ALIKE_HMAC", HMAC_SECRET)
+    # Time stands still for who sends too much: how long to wait is the same in every run.
+    admit = RateLimiter.admit
+    monkeypatch.setattr(RateLimiter, "admit", lambda limiter, key, _: admit(limiter, key, 0.0))
     watched = Watched(monkeypatch)
-    # At once: they know nothing of each other but what they share, the way that is watched.
     at_the_gate = await outcome(cluster, setup, whole, watched)
     behind_it = await outcome(cluster, setup, cut_in_two, watched)
     assert behind_it.at_the_gate == set()
