@@ -5,7 +5,6 @@ delivery goes at once, and the busier the server, the larger the batches.
 """
 
 import asyncio
-import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -156,7 +155,7 @@ class Appender:
     def submit(self, event: NewEvent, tell: Tell) -> None:
         """Append one event, as `append` does, but `tell` what came of it: a call costs less than a task that awaits.
 
-        Raises QueueFullError or UnavailableError, as `append` does. `tell` must not raise.
+        Raises QueueFullError or UnavailableError, as `append` does. `tell` must not raise; it may submit.
         """
         size = len(event.headers) + len(event.body)
         limits = self._limits
@@ -196,7 +195,8 @@ class Appender:
         while True:
             await asyncio.sleep(self._limits.append_seconds / LOOKS)
             now = loop.time()
-            for waiting in itertools.chain(self._in_flight, self._queue):
+            # A copy: who is told may submit the next event at once.
+            for waiting in [*self._in_flight, *self._queue]:
                 if waiting.deadline > now:
                     break
                 _answer(

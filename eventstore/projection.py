@@ -103,7 +103,7 @@ def fold_handled(
         entry = None if journal is None else journal.write(state, after, event)
         body = event.body
         # Only an escape brings in what Postgres cannot store, only a long body what is too long.
-        if b"\\u" in body or len(body) > LONGEST_INDEXED:
+        if b"\\" in body or len(body) > LONGEST_INDEXED:
             check_storable(after, projection.indexes)
             if entry is not None:
                 check_storable(entry)

@@ -346,3 +346,29 @@ async def test_from_a_sender_that_does_not_read_its_answers_nothing_more_is_read
     assert transport.reads()
     assert transport.written.count(b"HTTP/1.1 200 OK") == 2
     passage.connection_lost(None)
+
+
+async def test_who_is_told_to_come_again_may_have_sent_the_next_delivery_already(
+    start: StartLoopledger, connection: "Connection[Record]"
+) -> None:
+    async with start(limits=Limits(append_seconds=0.4)) as loopledger, AsyncExitStack() as stack:
+        senders = [await stack.enter_async_context(connected(loopledger.url)) for _ in range(4)]
+        async with connection.transaction():
+            await connection.fetchval("SELECT position FROM log_head FOR UPDATE")
+            # The first is in flight; the others wait in the queue.
+            for _ in range(2):
+                for sender in senders:
+                    sender.writer.write(delivery())
+                    await asyncio.sleep(0.02)
+            statuses = [(await sender.answer()).status for sender in senders * 2]
+        assert statuses == [503] * 8
+
+
+async def test_a_sender_that_closes_its_half_after_a_delivery_gets_its_answer(
+    start: StartLoopledger,
+) -> None:
+    async with start() as loopledger, connected(loopledger.url) as sender:
+        sender.writer.write(delivery())
+        sender.writer.write_eof()
+        assert (await sender.answer()).status == 200
+        assert await sender.reader.read() == b""

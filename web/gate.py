@@ -19,7 +19,6 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import SERVER_SOFTWARE, HttpProcessingError, HttpRequestParser, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
-from eventstore.errors import LoopledgerError
 from eventstore.events import Appended
 from web.ingest import Arrival, Ingest, acknowledgement
 
@@ -120,7 +119,10 @@ class _Passage(BaseProtocol):
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._gate = gate
-        self._reader = HttpRequestParser(self, loop, PARSER_BYTES, auto_decompress=False)
+        # It stops at the second of several requests: all of a segment at once would hold the loop up, uncounted.
+        self._reader = HttpRequestParser(
+            self, loop, PARSER_BYTES, auto_decompress=False, max_msg_queue_size=2
+        )
         self._address = ""
         self._place = _Place("", "", None)
         self._arrival: Arrival | None = None
@@ -157,6 +159,11 @@ class _Passage(BaseProtocol):
         elif not (data.startswith(BEGINNING) and self._take(data)):
             self._hand_over(data)
 
+    def eof_received(self) -> bool:
+        """A sender that sends no more may still listen: it gets the answer that it is owed."""
+        self._close = True
+        return self._busy
+
     def pause_writing(self) -> None:
         """Read no more requests from a sender that does not read its answers."""
         super().pause_writing()
@@ -180,6 +187,7 @@ class _Passage(BaseProtocol):
         begin = data.find(END_OF_HEAD) + len(END_OF_HEAD)
         if not self._is_simple(message, len(data) - begin):
             return False
+        self._reader.message_consumed()
         if message.path != self._place.path:
             self._place = _place_of(message)
         _, provider, secret = self._place
@@ -192,7 +200,7 @@ class _Passage(BaseProtocol):
         try:
             self._gate.ingest.take(self._arrival, self._body, self._told)
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            self._refuse(error)
+            self._told(error)
         return True
 
     def _is_simple(self, message: RawRequestMessage, size: int) -> bool:
@@ -207,7 +215,7 @@ class _Passage(BaseProtocol):
             and "Content-Encoding" not in headers
         )
 
-    def _told(self, outcome: Appended | LoopledgerError) -> bool:
+    def _told(self, outcome: Appended | Exception) -> bool:
         try:
             if isinstance(outcome, Appended):
                 self._answer(TAKEN, acknowledgement(outcome))
@@ -282,6 +290,9 @@ class _Passage(BaseProtocol):
 
     def _look(self) -> None:
         """Close the connection, if it has been idle for so long."""
+        if self.transport is not None and self.transport.is_closing():
+            # It was closed an idle time ago, and its sender has not read what it was sent since.
+            self.abort()
         now = self._loop.time()
         end = self._idle_since + self._gate.idle_seconds
         if now >= end:
