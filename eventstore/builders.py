@@ -18,6 +18,10 @@ from eventstore.errors import LoopledgerError
 LONGEST_LINE = 1024 * 1024
 
 
+# Unless more are asked for: each holds states in memory and reads the whole log for its share of it.
+MOST_PROCESSES = 8
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a builder is to build: a generation of a projection, up to `target`."""
 
@@ -74,7 +78,7 @@ class Builders:
     def __init__(self, command: Sequence[str], greeting: bytes, processes: int) -> None:
         self._command = command
         self._greeting = greeting
-        self.processes = processes or os.cpu_count() or 1
+        self.processes = processes or min(os.cpu_count() or 1, MOST_PROCESSES)
 
     async def build(self, job: Job, progress: Callable[[int], None]) -> Built:
         """Build a whole generation; tells `progress` how many events' worth is done.

@@ -7,7 +7,7 @@ projects, does it. Whatever kills it, the next one finds in the registry where t
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
@@ -20,9 +20,12 @@ from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_o
 from eventstore.projection import Projection
 from eventstore.projector import Projector
 from eventstore.queries import QUERIES
-from eventstore.registry import Generations, Rebuild
+from eventstore.registry import REBUILDING, Generations, Rebuild
 from eventstore.shadow import MEANWHILE, STATEMENTS, Engine, Shadow, alongside
 from eventstore.tables import GenerationTables
+
+if TYPE_CHECKING:
+    from asyncpg import Record
 
 logger = structlog.get_logger()
 
@@ -151,8 +154,14 @@ class Keeper:
         """Take a rebuild from where it is to where it is live."""
         shadow = Shadow(self._projection, self._engine, rebuild.generation)
         try:
-            if rebuild.status == "building" or await self._is_outdated(shadow):
-                await shadow.build(again=rebuild.target is not None)
+            row = await self._registered(shadow.generation)
+            if row is None or row["status"] not in REBUILDING:
+                # It was done with since the registry was looked at.
+                return
+            outdated = any(one != shadow.fingerprint for one in row["fingerprints"])
+            # What other code began is begun again; what was live once is taken as it is.
+            if row["status"] == "building" or (outdated and row["retired_at"] is None):
+                await shadow.build(again=row["target"] is not None)
             projector = self._engine.projector(self._projection, shadow.generation)
             await projector.set_up()
             async with alongside(projector.run()):
@@ -167,16 +176,8 @@ class Keeper:
             logger.error("a rebuild failed", projection=self.name, exc_info=error)
             await self._fail(shadow.generation, error)
 
-    async def _is_outdated(self, shadow: Shadow) -> bool:
-        """Say whether a rebuild was begun by other code than this; what was live once is taken as it is."""
-        row = await self._engine.database.fetchrow(
-            STATEMENTS["signatures"], self.name, shadow.generation
-        )
-        return (
-            row is not None
-            and row["retired_at"] is None
-            and any(one != shadow.fingerprint for one in row["fingerprints"])
-        )
+    async def _registered(self, generation: int) -> "Record | None":
+        return await self._engine.database.fetchrow(STATEMENTS["registered"], self.name, generation)
 
     async def _catch_up(self, projector: Projector[Any]) -> None:
         """Wait until a generation is about where the live one is."""
@@ -187,9 +188,7 @@ class Keeper:
 
     async def _wait_for_promotion(self, projector: Projector[Any]) -> None:
         """Compare, say that it is ready, and wait for the word."""
-        row = await self._engine.database.fetchrow(
-            STATEMENTS["signatures"], self.name, projector.tables.generation
-        )
+        row = await self._registered(projector.tables.generation)
         diff: Diff | None = None
         if row is not None and row["retired_at"] is None:
             diff = await self._compare(projector)

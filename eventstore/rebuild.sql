@@ -33,9 +33,9 @@ WHERE name = $1 AND generation = (
 )
 RETURNING generation
 
--- signatures --
--- Whose code folded a generation, and whether it was live once.
-SELECT fingerprints, retired_at FROM projections WHERE name = $1 AND generation = $2
+-- registered --
+-- How far a generation is, whose code folded it, and whether it was live once.
+SELECT status, target, fingerprints, retired_at FROM projections WHERE name = $1 AND generation = $2
 
 -- begin_build --
 -- Enter what is going to be built, by which code.
