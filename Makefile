@@ -15,7 +15,7 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/loopledger serve
 
 test: $(VENV)/dev.stamp
-	@exec $(BIN)/python -m pytest
+	@exec $(BIN)/python -m pytest --numprocesses auto
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
