@@ -122,8 +122,9 @@ async def test_an_idle_server_asks_postgres_a_few_questions_a_second(
         try:
             await asyncio.sleep(2)
             before = await connection.fetchval(commits)
-            await asyncio.sleep(3)
-            assert await connection.fetchval(commits) - before <= 3 * 3
+            await asyncio.sleep(4)
+            # Two a second, and a few of the start: a session that has gone idle counts late.
+            assert await connection.fetchval(commits) - before <= 4 * 4
         finally:
             await connection.close()
             await asyncio.to_thread(server.stop)
