@@ -120,11 +120,13 @@ async def test_an_idle_server_asks_postgres_a_few_questions_a_second(
         connection = await asyncpg.connect(url)
         commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
         try:
-            await asyncio.sleep(2)
-            before = await connection.fetchval(commits)
-            await asyncio.sleep(4)
-            # Two a second, and a few of the start: a session that has gone idle counts late.
-            assert await connection.fetchval(commits) - before <= 4 * 4
+            windows = []
+            # What the start asked is counted late, whenever its sessions go idle: only a quiet window counts.
+            while not windows or (min(windows) > 3 * 3 and len(windows) < 6):
+                before = await connection.fetchval(commits)
+                await asyncio.sleep(3)
+                windows.append(await connection.fetchval(commits) - before)
+            assert min(windows) <= 3 * 3, windows
         finally:
             await connection.close()
             await asyncio.to_thread(server.stop)
