@@ -34,7 +34,7 @@ from benchmarks import processes, servers, wrk
 from benchmarks.filling import fill
 from benchmarks.ingest_report import Report, Run, ratios, results, write
 from benchmarks.processes import scratch
-from benchmarks.report import end_progress, show_progress, this_machine, write_json
+from benchmarks.report import end_progress, parser_of, show_progress, this_machine, write_json
 from benchmarks.standing import Ledger
 from benchmarks.traffic import Signer, gift_card_updates, write_requests
 
@@ -190,13 +190,7 @@ async def benchmark(given: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; gives back its exit code: 1 if a check failed, 2 if wrk is missing."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ingest",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("ingest", __doc__)
     add = parser.add_argument
     add("--seconds", type=float, default=5, help="of each load, rounded up to whole ones (5)")
     add("--connections", type=int, nargs="+", default=[1, 16, 64, 256], metavar="N")

@@ -26,6 +26,7 @@ from benchmarks.report import (
     Machine,
     end_progress,
     number,
+    parser_of,
     percentile,
     show_progress,
     this_machine,
@@ -227,13 +228,7 @@ async def benchmark(given: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; gives back its exit code: 1 if a check failed."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.lag",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("lag", __doc__)
     add = parser.add_argument
     add("--rate", type=float, default=2000, help="deliveries per second (2000)")
     add("--seconds", type=float, default=10, help="(10)")

@@ -32,7 +32,7 @@ from benchmarks.processes import scratch
 from benchmarks.rebuild_contest import Contest
 from benchmarks.rebuild_report import Growth, Report, write, write_growth
 from benchmarks.rebuild_traffic import Plan
-from benchmarks.report import end_progress, show_progress, write_json
+from benchmarks.report import end_progress, parser_of, show_progress, write_json
 
 SIZES = (200_000, 2_000_000, 10_000_000)
 # Events to a card, and to a transaction, unless told.
@@ -75,13 +75,7 @@ async def benchmark(given: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; gives back its exit code: 1 if a check failed."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rebuild",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("rebuild", __doc__)
     things = f"1 to {EVENTS_TO_A_THING} events"
     add = parser.add_argument
     add("--events", type=int, default=2_000_000, metavar="N", help="on record (2000000)")

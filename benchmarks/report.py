@@ -1,5 +1,6 @@
 """What a benchmark says: progress on standard error, then tables or one JSON object on standard output."""
 
+import argparse
 import os
 import platform
 import sys
@@ -13,6 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import file_system
+
+
+def parser_of(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser for `python -m benchmarks.<name>`, which says what the module's docstring says."""
+    summary, _, details = (doc or "").partition("\n")
+    return argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

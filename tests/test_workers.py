@@ -120,7 +120,7 @@ async def test_an_idle_server_asks_postgres_a_few_questions_a_second(
         connection = await asyncpg.connect(url)
         commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
         try:
-            windows = []
+            windows: list[int] = []
             # What the start asked is counted late, whenever its sessions go idle: only a quiet window counts.
             while not windows or (min(windows) > 3 * 3 and len(windows) < 6):
                 before = await connection.fetchval(commits)

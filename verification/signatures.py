@@ -6,6 +6,7 @@ Sources: RFC 2104 (HMAC), the Standard Webhooks specification 1.0.0, docs.stripe
 import binascii
 import hmac
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, TypeAlias
 
@@ -133,7 +134,35 @@ class HmacKey:
         return signing.digest()
 
 
-class HmacCheck:
+class _Check(ABC):
+    """What every check of signatures does: first what can be told from the head, then the body."""
+
+    def check_head(self, headers: Mapping[str, str], moment: float) -> None:
+        """Raise UnverifiedError unless a signature is there, well-formed and in time."""
+        self._well_formed_claim(headers, moment)
+
+    def check_body(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
+        """Raise UnverifiedError unless one of the secrets in force has signed the delivery."""
+        self._check_claim(self._claim(headers, moment), body, moment)
+
+    def check(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
+        """Check head and body."""
+        self._check_claim(self._well_formed_claim(headers, moment), body, moment)
+
+    @abstractmethod
+    def _claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+        """Read what the headers say of the signature."""
+
+    @abstractmethod
+    def _well_formed_claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+        """Read it, and see whether it could be one."""
+
+    @abstractmethod
+    def _check_claim(self, claim: _Claim, body: bytes, moment: float) -> None:
+        """See whether one of the secrets in force has made it."""
+
+
+class HmacCheck(_Check):
     """Checks, and makes, the signatures of one `Hmac`."""
 
     def __init__(self, settings: Hmac, read: Reader, key: str) -> None:
@@ -164,18 +193,6 @@ class HmacCheck:
             read,
             "secret of the signature",
         )
-
-    def check_head(self, headers: Mapping[str, str], moment: float) -> None:
-        """Raise UnverifiedError unless the signature is there, well-formed and in time."""
-        self._well_formed_claim(headers, moment)
-
-    def check_body(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
-        """Raise UnverifiedError unless one of the secrets in force has signed the delivery."""
-        self._check_claim(self._claim(headers, moment), body, moment)
-
-    def check(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
-        """Check head and body."""
-        self._check_claim(self._well_formed_claim(headers, moment), body, moment)
 
     def _well_formed_claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
         claim = self._claim(headers, moment)
@@ -235,7 +252,7 @@ class HmacCheck:
         return HmacKey(raw, self._algorithm)
 
 
-class StandardCheck:
+class StandardCheck(_Check):
     """Checks, and makes, the signatures of Standard Webhooks."""
 
     def __init__(self, settings: StandardWebhooks, read: Reader, key: str) -> None:
@@ -252,18 +269,6 @@ class StandardCheck:
             read,
             "secret of the signature",
         )
-
-    def check_head(self, headers: Mapping[str, str], moment: float) -> None:
-        """Raise UnverifiedError unless a signature is there, well-formed and in time."""
-        self._well_formed_claim(headers, moment)
-
-    def check_body(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
-        """Raise UnverifiedError unless one of the secrets in force has signed the delivery."""
-        self._check_claim(self._claim(headers, moment), body, moment)
-
-    def check(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
-        """Check head and body."""
-        self._check_claim(self._well_formed_claim(headers, moment), body, moment)
 
     def _well_formed_claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
         claim = self._claim(headers, moment)
