@@ -69,6 +69,15 @@ class ServerProcess:
         message = f"the server did not come up: {self.process.communicate()[0]}"
         raise AssertionError(message)
 
+    def read_until(self, text: str) -> str:
+        """What it prints, up to the line that holds `text`."""
+        output = ""
+        while self.process.stdout is not None and text not in output:
+            line = self.process.stdout.readline()
+            assert line, output
+            output += line
+        return output
+
     def get(self, path: str) -> Any:  # noqa: ANN401 - whatever it is, the test knows
         """GET, as JSON."""
         return self._send(Request(self.url + path))  # noqa: S310 - our own address
@@ -172,7 +181,8 @@ def test_the_start_tells_address_data_and_three_lines_to_try(
     serve: Callable[..., ServerProcess],
 ) -> None:
     server = serve()
-    _, output = server.stop()
+    # It answers a moment before it says so.
+    output = server.read_until("Ctrl-C stops it.")
     assert server.url in output
     assert str(server.data_dir) in output
     assert output.count("  curl ") == 3
