@@ -154,7 +154,7 @@ def _about(generations: Generations) -> dict[str, Any]:
     live = generations.live
     advice = None
     if live.stale:
-        advice = f"other code folded it than runs now; run: loopledger rebuild {live.name}"
+        advice = f"other code or settings folded it than now; run: loopledger rebuild {live.name}"
         if generations.rebuild is not None:
             advice = (
                 f"a rebuild is {generations.rebuild.status}; run: loopledger rebuild {live.name}"
