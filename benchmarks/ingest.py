@@ -34,7 +34,7 @@ from benchmarks import processes, servers, wrk
 from benchmarks.filling import fill
 from benchmarks.ingest_report import Report, Run, ratios, results, write
 from benchmarks.processes import scratch
-from benchmarks.report import end_progress, parser_of, show_progress, this_machine, write_json
+from benchmarks.report import parser_of, show_progress, tell, this_machine
 from benchmarks.standing import Ledger
 from benchmarks.traffic import Signer, gift_card_updates, write_requests
 
@@ -180,11 +180,7 @@ async def benchmark(given: argparse.Namespace) -> int:
             await contest.start(stack)
             await contest.run()
             report = contest.report()
-    end_progress()
-    if given.json:
-        write_json(report)
-    else:
-        write(report)
+    tell(report, write, as_json=given.json)
     return 0
 
 

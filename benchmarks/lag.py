@@ -24,13 +24,12 @@ from benchmarks import processes, servers
 from benchmarks.processes import fail, scratch
 from benchmarks.report import (
     Machine,
-    end_progress,
     number,
     parser_of,
     percentile,
     show_progress,
+    tell,
     this_machine,
-    write_json,
     write_lines,
     write_table,
 )
@@ -218,11 +217,7 @@ async def benchmark(given: argparse.Namespace) -> int:
     """Measure and report."""
     with scratch() as directory:
         report = await measure(given, directory)
-    end_progress()
-    if given.json:
-        write_json(report)
-    else:
-        write(report)
+    tell(report, write, as_json=given.json)
     return 0
 
 

@@ -32,7 +32,7 @@ from benchmarks.processes import scratch
 from benchmarks.rebuild_contest import Contest
 from benchmarks.rebuild_report import Growth, Report, write, write_growth
 from benchmarks.rebuild_traffic import Plan
-from benchmarks.report import end_progress, parser_of, show_progress, write_json
+from benchmarks.report import parser_of, show_progress, tell
 
 SIZES = (200_000, 2_000_000, 10_000_000)
 # Events to a card, and to a transaction, unless told.
@@ -57,19 +57,10 @@ async def benchmark(given: argparse.Namespace) -> int:
         for events in given.sizes:
             show_progress(f"a log of {events:,} events")
             reports.append(await measure(given, events))
-        growth = Growth(sizes=reports)
-        end_progress()
-        if given.json:
-            write_json(growth)
-        else:
-            write_growth(growth)
+        tell(Growth(sizes=reports), write_growth, as_json=given.json)
         return 0
     report = await measure(given, given.events)
-    end_progress()
-    if given.json:
-        write_json(report)
-    else:
-        write(report)
+    tell(report, write, as_json=given.json)
     return 0
 
 

@@ -4,16 +4,19 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from time import strftime
+from typing import TypeVar
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import file_system
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 def parser_of(name: str, doc: str | None) -> argparse.ArgumentParser:
@@ -61,6 +64,15 @@ def end_progress() -> None:
     """Take the line off the terminal again."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\033[K")
+
+
+def tell(report: R, write: Callable[[R], None], *, as_json: bool) -> None:
+    """End the progress, and write the report: in the benchmark's own way, or the whole as one JSON object."""
+    end_progress()
+    if as_json:
+        write_json(report)
+    else:
+        write(report)
 
 
 def write_json(report: msgspec.Struct) -> None:

@@ -5,7 +5,7 @@ One process does one range at a time, in bounded memory, and knows of no other.
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
@@ -184,7 +184,6 @@ class Builder(Generic[State]):
         self._tables = GenerationTables(projection, generation)
         self._topics = sorted(handled_topics(projection, sources))
         self._reader = EventReader(self._topics)
-        self._folder = Folder(projection, sources, limits)
 
     async def build(
         self, connect: "Connect", part: Range, progress: Callable[[int], None]
@@ -193,7 +192,7 @@ class Builder(Generic[State]):
 
         What an attempt at the same range left behind is cleared away first.
         """
-        self._folder = Folder(self._projection, self._sources, self._limits)
+        folder = Folder(self._projection, self._sources, self._limits)
         reading, writing = await connect(), await connect()
         flushed: asyncio.Task[None] | None = None
         try:
@@ -202,19 +201,19 @@ class Builder(Generic[State]):
             while after < self._target:
                 until = min(after + self._limits.rebuild_events, self._target)
                 await self._wait_for_live(reading)
-                await self._read(reading, part, after, until)
+                await self._read(reading, folder, part, after, until)
                 if flushed is not None:
                     await flushed
                 # The next events are read while the journal of these is written.
-                flushed = asyncio.create_task(self._flush(writing, *self._folder.take()))
+                flushed = asyncio.create_task(self._flush(writing, *folder.take()))
                 after = until
                 progress(after)
-                self._check_memory(part, after)
+                self._check_memory(len(folder.states), part, after)
             if flushed is not None:
                 await flushed
-            states = state_rows(self._folder.states)
+            states = state_rows(folder.states)
             await self._tables.copy_states(writing, states, timeout=COPY_SECONDS)
-            return Built(self._folder.folded, self._folder.quarantined)
+            return Built(folder.folded, folder.quarantined)
         finally:
             reading.terminate()
             writing.terminate()
@@ -222,17 +221,23 @@ class Builder(Generic[State]):
                 await asyncio.gather(flushed, return_exceptions=True)
 
     async def _read(
-        self, connection: "Connection[Record]", part: Range, after: int, until: int
+        self,
+        connection: "Connection[Record]",
+        folder: "Folder[State]",
+        part: Range,
+        after: int,
+        until: int,
     ) -> None:
-        reader, folder = self._reader, self._folder
+        reader = self._reader
         reader.begin()
+        topics = ", ".join("'" + topic.replace("'", "''") + "'" for topic in self._topics)
 
         async def take(data: bytes | bytearray | memoryview) -> None:
             folder.fold(reader.feed(bytes(data)))
 
         await connection.copy_from_query(
             TEMPLATES["read_range"].format(
-                topics=", ".join(f"'{topic}'" for topic in self._quoted()),
+                topics=topics,
                 after=int(after),
                 until=int(until),
                 low=int(part.low),
@@ -242,9 +247,6 @@ class Builder(Generic[State]):
             format="binary",
             timeout=COPY_SECONDS,
         )
-
-    def _quoted(self) -> Iterator[str]:
-        return (topic.replace("'", "''") for topic in self._topics)
 
     async def _clear(self, connection: "Connection[Record]", part: Range) -> None:
         for table in self._tables.tables:
@@ -281,8 +283,7 @@ class Builder(Generic[State]):
         while await connection.fetchval(TEMPLATES["live_lag"], name) > self._limits.rebuild_lag:  # noqa: ASYNC110 - it asks others
             await asyncio.sleep(WAIT_SECONDS)
 
-    def _check_memory(self, part: Range, after: int) -> None:
-        held = len(self._folder.states)
+    def _check_memory(self, held: int, part: Range, after: int) -> None:
         # What hashes to one value cannot be cut any further.
         if held > self._limits.rebuild_streams and part.low < part.high:
             # As many again in the rest of the log, at most; and some room.

@@ -13,6 +13,7 @@ import msgspec
 
 from eventstore.build import Built, Range
 from eventstore.errors import LoopledgerError
+from eventstore.tasks import together
 
 # A report is a short line, unless it quotes an error.
 LONGEST_LINE = 1024 * 1024
@@ -86,14 +87,7 @@ class Builders:
         Raises BuildFailedError, and BuilderDiedError when trying again may help. No builder is left behind.
         """
         building = _Building(self, job, progress)
-        # No TaskGroup: in Python 3.11 and 3.12 it leaves who waits for it marked as cancelled when a task fails.
-        tasks = [asyncio.create_task(building.work()) for _ in range(self.processes)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await together(*(building.work() for _ in range(self.processes)))
         return Built(building.folded, building.quarantined)
 
     async def start(self, job: Job) -> asyncio.subprocess.Process:

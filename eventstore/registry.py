@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +16,7 @@ from eventstore.errors import (
     NotReadyError,
     RebuildingError,
 )
-from eventstore.queries import QUERIES, load_queries
+from eventstore.queries import QUERIES, REBUILDS
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -27,11 +26,8 @@ if TYPE_CHECKING:
 # Seconds between looks at a checkpoint that another process may move.
 LOOK_SECONDS = 0.01
 
-ASKS = load_queries(Path(__file__).with_name("rebuild.sql"))
-
 # What a generation is while it is being rebuilt, and until it is promoted or discarded.
 REBUILDING = frozenset({"building", "catching-up", "ready", "failed"})
-
 
 Status = Literal["building", "catching-up", "ready", "live", "retired", "failed"]
 
@@ -154,23 +150,23 @@ class Registry:
         """Ask for a new generation, to be promoted as soon as it is ready if `promote`. Raises RebuildingError."""
         wanted = "promote" if promote else None
         async with self._database.transaction() as connection:
-            await connection.execute(ASKS["forget_failed"], name)
-            if await connection.fetchval(ASKS["ask_rebuild"], name, wanted) is None:
+            await connection.execute(REBUILDS["forget_failed"], name)
+            if await connection.fetchval(REBUILDS["ask_rebuild"], name, wanted) is None:
                 raise await self._rebuilding(name)
 
     async def ask_promotion(self, name: str) -> None:
         """Ask for the generation that is ready to be made live. Raises NotReadyError."""
-        if await self._database.fetchval(ASKS["ask_promotion"], name) is None:
+        if await self._database.fetchval(REBUILDS["ask_promotion"], name) is None:
             raise NotReadyError(projection=name)
 
     async def ask_discard(self, name: str) -> bool:
         """Ask for the rebuild under way to be forgotten; False if there is none."""
-        return await self._database.fetchval(ASKS["ask_discard"], name) is not None
+        return await self._database.fetchval(REBUILDS["ask_discard"], name) is not None
 
     async def ask_rollback(self, name: str) -> None:
         """Ask for the generation that was live last to be live again. Raises RebuildingError, NothingRetiredError."""
         try:
-            if await self._database.fetchval(ASKS["ask_rollback"], name) is None:
+            if await self._database.fetchval(REBUILDS["ask_rollback"], name) is None:
                 raise NothingRetiredError(projection=name)
         except asyncpg.UniqueViolationError:
             raise await self._rebuilding(name) from None

@@ -6,9 +6,8 @@ not write into the tables of the next attempt.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -26,8 +25,9 @@ from eventstore.errors import (
 from eventstore.fingerprint import fingerprint
 from eventstore.projection import Projection, Source, handled_topics
 from eventstore.projector import Projector
-from eventstore.queries import QUERIES, load_queries
+from eventstore.queries import QUERIES, REBUILDS
 from eventstore.tables import GenerationTables
+from eventstore.tasks import alongside, together
 
 if TYPE_CHECKING:
     from eventstore.database import Database
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from eventstore.registry import Registry
 
 logger = structlog.get_logger()
-
-STATEMENTS = load_queries(Path(__file__).with_name("rebuild.sql"))
 
 # Seconds between words of how far a build is, and so many of them between two in the log.
 REPORT_SECONDS = 0.5
@@ -117,7 +115,7 @@ class Shadow:
             target: int = await connection.fetchval(QUERIES["read_head"])
             await tables.create(connection)
             begun = await connection.fetchval(
-                STATEMENTS["begin_build"],
+                REBUILDS["begin_build"],
                 self.name,
                 self.generation,
                 self._projection.version,
@@ -131,8 +129,8 @@ class Shadow:
     async def _begin_again(self) -> None:
         name, generation = self.name, self.generation
         async with self._engine.database.transaction() as connection:
-            await connection.execute(STATEMENTS["forget_quarantine"], name, generation)
-            if not await connection.fetchval(STATEMENTS["renumber"], name, generation):
+            await connection.execute(REBUILDS["forget_quarantine"], name, generation)
+            if not await connection.fetchval(REBUILDS["renumber"], name, generation):
                 raise BuildFailedError(problem=MEANWHILE)
             await GenerationTables(self._projection, generation).drop(connection)
         self.generation += 1
@@ -145,13 +143,9 @@ class Shadow:
             done = built
 
         async with alongside(self._report(job, lambda: done)):
-            counting = asyncio.create_task(self._count_ignored(job.target))
-            try:
-                built = await self._engine.builders.build(job, progress)
-                ignored = await counting
-            finally:
-                counting.cancel()
-                await asyncio.gather(counting, return_exceptions=True)
+            built, ignored = await together(
+                self._engine.builders.build(job, progress), self._count_ignored(job.target)
+            )
             if not built.folded and built.quarantined >= self._engine.limits.failures_in_a_row:
                 raise SystematicError(
                     projection=self.name,
@@ -163,7 +157,7 @@ class Shadow:
         counts = built.folded, ignored, built.quarantined
         try:
             await self._engine.database.execute(
-                STATEMENTS["end_build"], self.name, job.generation, *counts
+                REBUILDS["end_build"], self.name, job.generation, *counts
             )
         except asyncpg.CheckViolationError as error:
             raise IncompleteError(projection=self.name) from error
@@ -174,7 +168,7 @@ class Shadow:
             await asyncio.sleep(REPORT_SECONDS)
             with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
                 await self._engine.database.execute(
-                    STATEMENTS["note_built"], self.name, job.generation, done()
+                    REBUILDS["note_built"], self.name, job.generation, done()
                 )
             if count % REPORTS_A_WORD == 0:
                 percent = round(100 * done() / max(job.target, 1), 1)
@@ -191,7 +185,7 @@ class Shadow:
         connection = await self._engine.database.connect()
         try:
             ignored: int = await connection.fetchval(
-                STATEMENTS["count_ignored"], target, topics, timeout=LONG_SECONDS
+                REBUILDS["count_ignored"], target, topics, timeout=LONG_SECONDS
             )
             return ignored
         finally:
@@ -205,33 +199,16 @@ class Shadow:
         async def work() -> None:
             connection = await self._engine.database.connect()
             try:
-                await connection.execute(STATEMENTS["sort_in_memory"], INDEX_MEMORY)
+                await connection.execute(REBUILDS["sort_in_memory"], INDEX_MEMORY)
                 while left:
                     await connection.execute(left.pop(0), timeout=LONG_SECONDS)
             finally:
                 connection.terminate()
 
-        workers = [asyncio.create_task(work()) for _ in range(2)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await together(work(), work())
         connection = await self._engine.database.connect()
         try:
             for table in tables.tables:
                 await connection.execute(f"ANALYZE {table.words['table']}", timeout=LONG_SECONDS)
         finally:
             connection.terminate()
-
-
-@asynccontextmanager
-async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do `work` meanwhile."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

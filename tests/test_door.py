@@ -20,7 +20,7 @@ from tests.conftest import StartLoopledger
 from tests.support import Client, encoded, loopz_headers
 from verification.signing import sign
 from verification.verifier import Verification
-from web.client import vouch
+from web.client.rejections import vouch
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

@@ -1,7 +1,7 @@
 """The projections over HTTP: where they stand, what is in quarantine, and rebuilds."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -51,9 +51,7 @@ async def show_rebuild(request: web.Request) -> web.Response:
 
 async def promote(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/promote`: answer from the new generation."""
-    before = (await _generations(request)).live.generation
-    await request.app[CONTEXT].registry.ask_promotion(_name(request))
-    return await _when(request, lambda now: _is_switched(before, now))
+    return await _switch(request, request.app[CONTEXT].registry.ask_promotion)
 
 
 async def discard(request: web.Request) -> web.Response:
@@ -65,9 +63,7 @@ async def discard(request: web.Request) -> web.Response:
 
 async def roll_back(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/rollback`: answer from the generation that was live before."""
-    before = (await _generations(request)).live.generation
-    await request.app[CONTEXT].registry.ask_rollback(_name(request))
-    return await _when(request, lambda now: _is_switched(before, now))
+    return await _switch(request, request.app[CONTEXT].registry.ask_rollback)
 
 
 async def list_quarantine(request: web.Request) -> web.Response:
@@ -109,6 +105,13 @@ def routes() -> list[web.RouteDef]:
         web.get(f"{one}/quarantine", list_quarantine),
         web.get(f"{one}/quarantine/{{position}}", show_quarantined),
     ]
+
+
+async def _switch(request: web.Request, ask: Callable[[str], Awaitable[None]]) -> web.Response:
+    """Ask for another generation to be live, and answer when it is."""
+    before = (await _generations(request)).live.generation
+    await ask(_name(request))
+    return await _when(request, lambda now: _is_switched(before, now))
 
 
 def _is_switched(before: int, now: Generations) -> bool:
