@@ -140,9 +140,7 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
         if http:
             listener = socket.socket(fileno=given.socket)
             await stack.enter_async_context(answering(settings, parts, listener))
-            # What is here now stays for good, and a request leaves no cycles behind: look for garbage seldom.
-            gc.freeze()
-            gc.set_threshold(GARBAGE_THRESHOLD)
+            _collect_seldom()
             await end
         else:
             # Who waits for a 200 comes first: a fold can be made up for.
@@ -150,10 +148,17 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
             leading = await once_there(
                 lambda: stack.enter_async_context(projecting(settings, parts, dsn)), end
             )
+            _collect_seldom()
             await asyncio.wait([end, leading], return_when=asyncio.FIRST_COMPLETED)
             if leading.done():
                 # An error that nobody foresaw: the parent starts this process afresh.
                 leading.result()
+
+
+def _collect_seldom() -> None:
+    """Look for garbage seldom: what is here now stays for good, and neither requests nor folds leave cycles behind."""
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
 
 
 async def _serve(settings: Settings) -> None:

@@ -136,7 +136,9 @@ class Database:
             heed_cancellation()
             if not is_outage(error):
                 raise
-            # A pool hands out connections that died unnoticed; after a restart a fresh one will do.
+            # A pool hands out connections that died unnoticed, and where one did, others may have: a fresh one will do.
+            if not isinstance(error, asyncpg.InsufficientResourcesError):
+                await self._open_pool.expire_connections()
             return await read(self._open_pool)
 
     @property

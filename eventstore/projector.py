@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 import asyncpg
 import structlog
@@ -23,6 +23,7 @@ from eventstore.fingerprint import fingerprint
 from eventstore.projection import Folded, Projection, Source, State, fold_handled, handled_topics
 from eventstore.queries import QUERIES
 from eventstore.tables import Entry, GenerationTables, Stretch
+from eventstore.tasks import together
 
 if TYPE_CHECKING:
     from eventstore.database import Database
@@ -41,6 +42,19 @@ LAST_PAUSE = 5.0
 REST_SECONDS = 0.015
 REST_SHARE = 2
 LONGEST_REST = 0.1
+
+
+# How many stretches of the log are folded in one turn, each prepared while the one before it is written. More would
+# save little, and keep those waiting who want the turn.
+STRETCHES = 10
+
+
+class _Work(NamedTuple, Generic[State]):
+    """A stretch of the log and what it does to the projection, not yet written; `full`: more may follow it."""
+
+    tail: Tail
+    stretch: Stretch[State]
+    full: bool = False
 
 
 class Projector(Generic[State]):
@@ -140,13 +154,31 @@ class Projector(Generic[State]):
             pause = min(2 * pause, LAST_PAUSE)
 
     async def fold_next(self, most: int | None = None) -> int:
-        """Fold the next stretch of the log, at most `most` events; gives back how many it had."""
-        limit = self._limits.fold_events
-        limit = limit if most is None else min(most, limit)
-        tail = await self._log.read_tail(self.checkpoint, limit, self._topics)
-        if tail.through > tail.after:
-            await self._fold(tail)
-        return tail.through - tail.after
+        """Fold what follows in the log, a few stretches of it, at most `most` events; gives back how many it had.
+
+        While one stretch is written, the next is read and folded already, on the states that this one leaves.
+        """
+        begun = self.checkpoint
+        end = None if most is None else begun + most
+        self._forget_surplus()
+        writing: _Work[State] | None = None
+        try:
+            work = await self._prepare(begun, end, self._failing)
+            for left in reversed(range(STRETCHES)):
+                if work is None:
+                    break
+                writing = work
+                if writing.full and left:
+                    work, _ = await together(
+                        self._prepare_ahead(writing, end), self._write(writing)
+                    )
+                else:
+                    # What is prepared is written, or the states in memory would be ahead of the table.
+                    work = None
+                    await self._write(writing)
+        except BaseException as error:  # noqa: BLE001 - it is raised again, or mended
+            await self._mend(error, writing and writing.tail)
+        return self.checkpoint - begun
 
     async def fold_up_to(self, position: int) -> None:
         """Fold up to exactly this position, unless it is beyond that already or the log ends before it."""
@@ -188,26 +220,41 @@ class Projector(Generic[State]):
             )
             self._signed = True
 
-    async def _fold(self, tail: Tail, refused: str | None = None) -> None:
-        """Fold a stretch of the log; `refused` is why the database would not take the only event of it."""
-        if tail.events:
+    async def _prepare(self, after: int, end: int | None, failing: int) -> _Work[State] | None:
+        """Read the next stretch of the log and fold it, as far as that is done in memory; None if there is none."""
+        limit = self._limits.fold_events
+        limit = limit if end is None else min(end - after, limit)
+        tail = await self._log.read_tail(after, limit, self._topics)
+        if tail.through == tail.after:
+            return None
+        stretch = await self._evolve(tail, failing)
+        return _Work(tail, stretch, full=stretch.checkpoint - after == limit)
+
+    async def _prepare_ahead(self, before: _Work[State], end: int | None) -> _Work[State] | None:
+        """Prepare what follows `before` while that is written. What fails here will fail again when its turn comes."""
+        stretch = before.stretch
+        if stretch.checkpoint == end:
+            return None
+        try:
+            return await self._prepare(stretch.checkpoint, end, stretch.failing)
+        except Exception:  # noqa: BLE001 - whatever it is
+            heed_cancellation()
+            return None
+
+    async def _write(self, work: _Work[State]) -> None:
+        """Write what a stretch of the log did. Raises FencedError, IncompleteError, and what Postgres finds wrong."""
+        stretch = work.stretch
+        if work.tail.events:
             await self._sign()
-        stretch = await self._evolve(tail, refused)
         try:
             moved = await self.tables.fold(self._database, stretch)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name != "complete":
                 raise
             raise IncompleteError(projection=self.projection.name) from error
-        except Exception as error:
-            if not is_poison(error) or refused or not tail.events:
-                raise
-            await self._fold_apart(tail, describe(error))
-            return
         if not moved:
-            raise FencedError(projection=self.projection.name, checkpoint=self.checkpoint)
+            raise FencedError(projection=self.projection.name, checkpoint=stretch.after)
         self.checkpoint, self._failing = stretch.checkpoint, stretch.failing
-        self._remember({stream: state for stream, (_, state) in stretch.changed.items()})
         if self.live:
             self._registry.moved(self.projection.name, stretch.checkpoint)
         if stretch.quarantined:
@@ -218,13 +265,22 @@ class Projector(Generic[State]):
                 first_position=stretch.quarantined[0][0],
             )
 
-    async def _fold_apart(self, tail: Tail, error: str) -> None:
-        """The database refuses a state that came out of `tail`: find the event at fault, fold the others."""
+    async def _mend(self, error: BaseException, tail: Tail | None) -> None:
+        """Something failed, perhaps while `tail` was written: fold that apart if it is to blame, else raise `error`."""
+        # They may be ahead of the table.
+        self._states.clear()
+        if tail is None or not tail.events or not is_poison(error):
+            raise error
+        # The database refuses a state that came out of it: find the event at fault, fold the others.
         if len(tail.events) == 1:
-            await self._fold(tail, refused=error)
+            stretch = await self._evolve(tail, self._failing, refused=describe(error))
+            await self._write(_Work(tail, stretch))
             return
         for part in tail.split(len(tail.events) // 2):
-            await self._fold(part)
+            try:
+                await self._write(_Work(part, await self._evolve(part, self._failing)))
+            except BaseException as worse:  # noqa: BLE001 - as above
+                await self._mend(worse, part)
 
     async def _states_of(self, streams: set[str]) -> dict[str, State | None]:
         """The states that these streams have: from memory, or else from the table."""
@@ -233,26 +289,32 @@ class Projector(Generic[State]):
         if unknown := streams - states.keys():
             found = await self.tables.load(self._database, list(unknown))
             states.update({stream: found.get(stream) for stream in unknown})
-        self._remember(states)
         return states
 
     def _remember(self, states: Mapping[str, State | None]) -> None:
-        """Keep states in memory; of too many, those that came last."""
+        """Keep states in memory, those last that came last."""
         known = self._states
         for stream in states:
             known.pop(stream, None)
         known.update(states)
-        surplus = len(known) - self._limits.fold_streams
-        for stream in list(itertools.islice(known, max(0, surplus))):
-            del known[stream]
 
-    async def _evolve(self, tail: Tail, refused: str | None) -> Stretch[State]:
-        """Fold events in memory, on the states that their streams have. Raises SystematicError."""
+    def _forget_surplus(self) -> None:
+        """Of too many states keep those that came last. All of them have to be in the table."""
+        surplus = len(self._states) - self._limits.fold_streams
+        for stream in list(itertools.islice(self._states, max(0, surplus))):
+            del self._states[stream]
+
+    async def _evolve(self, tail: Tail, failing: int, refused: str | None = None) -> Stretch[State]:
+        """Fold events in memory, on the states that their streams have.
+
+        `failing` events in a row could not be folded before; `refused` is why the database would not take the only
+        event. Raises SystematicError.
+        """
         states = await self._states_of({event.stream for event in tail.events})
         changed: dict[str, tuple[int, State]] = {}
         journal: list[Entry] = []
         quarantined: list[tuple[int, str, str]] = []
-        failing = self._failing
+        in_a_row = failing
         for count, event in enumerate(tail.events):
             before = states.get(event.stream)
             folded = (
@@ -262,31 +324,32 @@ class Projector(Generic[State]):
             )
             if folded.error is not None:
                 quarantined.append((event.position, event.stream, folded.error))
-                failing += 1
-                if failing >= self._limits.failures_in_a_row:
+                in_a_row += 1
+                if in_a_row >= self._limits.failures_in_a_row:
                     # What was folded before these is folded for good; the next try begins with them.
-                    good = count + 1 - failing
+                    good = count + 1 - in_a_row
                     if good > 0:
-                        return await self._evolve(tail.split(good)[0], None)
+                        return await self._evolve(tail.split(good)[0], failing)
                     raise SystematicError(
                         projection=self.projection.name,
-                        checkpoint=self.checkpoint,
-                        count=failing,
+                        checkpoint=tail.after,
+                        count=in_a_row,
                         error=folded.error,
                     )
                 continue
-            failing = 0
+            in_a_row = 0
             if folded.state != before:
                 states[event.stream] = folded.state
                 changed[event.stream] = (event.position, folded.state)
             if folded.entry is not None:
                 journal.append(Entry(event.stream, event.position, event.recorded_at, folded.entry))
+        self._remember(states)
         return Stretch(
             after=tail.after,
             checkpoint=tail.through,
             folded=len(tail.events) - len(quarantined),
             ignored=tail.ignored,
-            failing=failing,
+            failing=in_a_row,
             changed=changed,
             quarantined=quarantined,
             journal=journal,

@@ -109,9 +109,11 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 
 -- be_quick --
 -- For a session that only writes what can be folded again: a commit need not wait for the disk, and no plan depends on
--- the values; to plan a fold takes longer than to carry a small one out.
+-- the values; to plan a fold takes longer than to carry a small one out. A plan that is kept since a table was empty must
+-- not read the whole of it once it is large.
 SET synchronous_commit = off;
-SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off
 
 -- fsync --
 -- Whether the server itself waits for the disk.

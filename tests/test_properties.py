@@ -233,8 +233,8 @@ class Live:
     """A log and its projectors at work, in a loop that stands still between examples."""
 
     def __init__(self, runner: asyncio.Runner, database: Database) -> None:
-        # Small folds, so that an example is spread over several.
-        limits = Limits(poll_seconds=0.05, fold_events=3)
+        # Small folds, so that an example is spread over several, and states that have to be read again.
+        limits = Limits(poll_seconds=0.05, fold_events=3, fold_streams=1)
         self.run = runner.run
         self.numbers = itertools.count(1)
         self.database = database

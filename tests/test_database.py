@@ -1,0 +1,77 @@
+"""The database's connections: those that died are replaced, and those that fold read no table as a whole."""
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from eventstore.database import Database
+from eventstore.limits import Limits
+from eventstore.log import Log
+from eventstore.projector import Projector
+from eventstore.registry import Registry
+from projections.gift_cards import PROJECTION
+from providers import load_providers
+from tests.support import new_event
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+LIMITS = Limits(fold_events=20, fold_streams=1)
+
+SCANS = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'gift_cards_1'"
+
+
+async def end_all_others(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+
+
+async def test_a_read_gets_its_answer_when_every_connection_died_unnoticed(
+    database: Database, dsn: str
+) -> None:
+    await asyncio.gather(*(database.fetchval("SELECT pg_sleep(0.1)") for _ in range(5)))
+    # While this loop stands still, it cannot notice anything.
+    thread = threading.Thread(target=lambda: asyncio.run(end_all_others(dsn)))
+    thread.start()
+    thread.join()
+    assert await database.fetchval("SELECT 1") == 1
+
+
+async def test_a_fold_that_began_with_an_empty_table_reads_no_table_as_a_whole_later(
+    dsn: str, connection: "Connection[Record]"
+) -> None:
+    database = Database(dsn, pool_connections=3, durable=False)
+    await database.open()
+    log = Log(database, LIMITS)
+    await log.start()
+    one = Projector(
+        PROJECTION,
+        sources=load_providers({}),
+        database=database,
+        log=log,
+        registry=Registry(database),
+        limits=LIMITS,
+    )
+    await one.set_up()
+    for n in range(10):
+        cards = [new_event("gift-card.updated", {"id": f"c-{m}", "balance": n}) for m in range(50)]
+        await asyncio.gather(*map(log.append, cards))
+        await one.fold_next()
+    await log.stop()
+    # A session tells of its scans at its end, at the latest.
+    await database.close()
+    while True:
+        await connection.execute("SELECT pg_stat_clear_snapshot()")
+        scans, found = await connection.fetchrow(SCANS) or pytest.fail("the table is gone")
+        if found:
+            break
+        await asyncio.sleep(0.05)
+    # Each index was made by reading it, while it was empty.
+    assert scans == 1 + len(PROJECTION.indexes)
