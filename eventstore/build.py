@@ -4,20 +4,18 @@ One process does one range at a time, in bounded memory, and knows of no other.
 """
 
 import asyncio
-import struct
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
-from asyncpg.pgproto.pgproto import UUID
 
+from eventstore.copying import EventReader
 from eventstore.errors import SystematicError
 from eventstore.events import Event
 from eventstore.projection import Projection, Source, State, fold_handled, handled_topics
 from eventstore.queries import load_queries
-from eventstore.tables import Entry, GenerationTables, state_rows
+from eventstore.tables import GenerationTables, Row, journal_row, state_rows
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -38,24 +36,6 @@ WAIT_SECONDS = 0.2
 
 # Hashes of streams are of 32 bits, signed.
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
-
-# Binary COPY: a signature, flags and the length of an extension; then the rows, each with its number of fields, each
-# field with its length.
-_HEADER_BYTES = 19
-
-# What comes before the fields of variable size, the number of fields and the size of each left out: position,
-# received_at, recorded_at, topic, event_id, sizes of stream, owner and body. Each of these three has its size before it
-# once more.
-_HEAD = struct.Struct("!6xq4xq4xq4xh4x16s4xi4xi4xi")
-_SIZE_BYTES = 4
-
-# Postgres counts microseconds from here.
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-
-_SEPARATOR = "\x1e"
-
-# Owners (merchant and programme) that are remembered; after that it begins anew.
-_OWNERS_REMEMBERED = 10_000
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -91,78 +71,6 @@ class TooManyStreamsError(Exception):
     def __init__(self, parts: int) -> None:
         self.parts = parts
         super().__init__(parts)
-
-
-class EventReader:
-    """Reads events out of the bytes of a binary COPY, which may be cut anywhere."""
-
-    def __init__(self, topics: list[str]) -> None:
-        self._topics = [tuple(topic.split(" ", 1)) for topic in topics]
-        self._rest = b""
-        self._begun = False
-        self._owners: dict[bytes, tuple[str, str | None]] = {}
-
-    def begin(self) -> None:
-        """Expect a new COPY."""
-        self._rest = b""
-        self._begun = False
-
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that are complete with `data`."""
-        buffer = self._rest + data if self._rest else data
-        at, end = 0, len(buffer)
-        if not self._begun:
-            if end < _HEADER_BYTES:
-                self._rest = buffer
-                return []
-            self._begun, at = True, _HEADER_BYTES
-        events: list[Event] = []
-        recorded, recorded_at = None, _EPOCH
-        unpack, head_bytes, topics, owners = (
-            _HEAD.unpack_from,
-            _HEAD.size,
-            self._topics,
-            self._owners,
-        )
-        while at + head_bytes <= end:
-            position, received, moment, topic, raw_id, streams, owns, bodies = unpack(buffer, at)
-            stream_at = at + head_bytes + _SIZE_BYTES
-            owner_at = stream_at + streams + _SIZE_BYTES
-            body_at = owner_at + owns + _SIZE_BYTES
-            beyond = body_at + bodies
-            if beyond > end:
-                break
-            if moment != recorded:
-                # The same for all that were appended at once.
-                recorded, recorded_at = moment, _EPOCH + timedelta(0, 0, moment)
-            raw_owner = buffer[owner_at : owner_at + owns]
-            merchant_id, program_id = owners.get(raw_owner) or self._owner(raw_owner)
-            provider, name = topics[topic]
-            events.append(
-                Event(
-                    position,
-                    UUID(raw_id),
-                    provider,
-                    name,
-                    merchant_id,
-                    program_id,
-                    buffer[stream_at : stream_at + streams].decode(),
-                    _EPOCH + timedelta(0, 0, received),
-                    recorded_at,
-                    buffer[body_at:beyond],
-                )
-            )
-            at = beyond
-        self._rest = buffer[at:]
-        return events
-
-    def _owner(self, raw: bytes) -> tuple[str, str | None]:
-        """Read merchant and programme, and remember them: few are many streams'."""
-        if len(self._owners) >= _OWNERS_REMEMBERED:
-            self._owners.clear()
-        merchant_id, given, program_id = raw.decode().partition(_SEPARATOR)
-        owner = self._owners[raw] = (merchant_id, program_id if given else None)
-        return owner
 
 
 class Builder(Generic[State]):
@@ -264,7 +172,7 @@ class Builder(Generic[State]):
     async def _flush(
         self,
         connection: "Connection[Record]",
-        journal: list[Entry],
+        journal: list[Row],
         quarantined: list[tuple[int, str, str]],
     ) -> None:
         if journal:
@@ -305,7 +213,7 @@ class Folder(Generic[State]):
         self._projection = projection
         self._sources = sources
         self._limits = limits
-        self._journal: list[Entry] = []
+        self._journal: list[Row] = []
         self._quarantine: list[tuple[int, str, str]] = []
 
     def fold(self, events: Iterable[Event]) -> None:
@@ -324,9 +232,9 @@ class Folder(Generic[State]):
             if folded.verdict == "applied" and folded.state != before:
                 states[stream] = (event.position, folded.state)
             if folded.entry is not None:
-                journal.append(Entry(stream, event.position, event.recorded_at, folded.entry))
+                journal.append(journal_row(event, folded.entry))
 
-    def take(self) -> tuple[list[Entry], list[tuple[int, str, str]]]:
+    def take(self) -> tuple[list[Row], list[tuple[int, str, str]]]:
         """Give away what can be written already: journal and quarantine."""
         taken = self._journal, self._quarantine
         self._journal, self._quarantine = [], []

@@ -22,7 +22,7 @@ from eventstore.events import Tail
 from eventstore.fingerprint import fingerprint
 from eventstore.projection import Folded, Projection, Source, State, fold_handled, handled_topics
 from eventstore.queries import QUERIES
-from eventstore.tables import Entry, GenerationTables, Stretch
+from eventstore.tables import GenerationTables, Row, Stretch, journal_row
 from eventstore.tasks import together
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ class Projector(Generic[State]):
         """
         states = await self._states_of({event.stream for event in tail.events})
         changed: dict[str, tuple[int, State]] = {}
-        journal: list[Entry] = []
+        journal: list[Row] = []
         quarantined: list[tuple[int, str, str]] = []
         in_a_row = failing
         for count, event in enumerate(tail.events):
@@ -342,7 +342,7 @@ class Projector(Generic[State]):
                 states[event.stream] = folded.state
                 changed[event.stream] = (event.position, folded.state)
             if folded.entry is not None:
-                journal.append(Entry(event.stream, event.position, event.recorded_at, folded.entry))
+                journal.append(journal_row(event, folded.entry))
         self._remember(states)
         return Stretch(
             after=tail.after,

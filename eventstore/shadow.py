@@ -192,9 +192,14 @@ class Shadow:
             connection.terminate()
 
     async def _index(self, job: Job) -> None:
-        """Make the indexes, two at a time."""
+        """Make the indexes, then have Postgres look at what it holds."""
         tables = GenerationTables(self._projection, job.generation)
-        left = tables.index_statements()
+        await self._execute_all(tables.index_statements())
+        await self._execute_all([f"ANALYZE {table.words['table']}" for table in tables.tables])
+
+    async def _execute_all(self, statements: list[str]) -> None:
+        """Execute all of these, two at a time."""
+        left = list(statements)
 
         async def work() -> None:
             connection = await self._engine.database.connect()
@@ -206,9 +211,3 @@ class Shadow:
                 connection.terminate()
 
         await together(work(), work())
-        connection = await self._engine.database.connect()
-        try:
-            for table in tables.tables:
-                await connection.execute(f"ANALYZE {table.words['table']}", timeout=LONG_SECONDS)
-        finally:
-            connection.terminate()

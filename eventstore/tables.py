@@ -1,7 +1,6 @@
 """The tables of one generation of a projection: its states, one row a stream, and its journal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
 
@@ -15,7 +14,9 @@ from eventstore.columns import (
     names_of,
     values_of,
 )
+from eventstore.copying import copy_rows
 from eventstore.errors import PostgresError
+from eventstore.events import Event
 from eventstore.projection import Projection, State
 from eventstore.queries import load_queries
 
@@ -37,22 +38,8 @@ JOURNAL_COLUMNS = (
 )
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One entry of a journal, and which event made it."""
-
-    stream: str
-    position: int
-    recorded_at: datetime
-    entry: msgspec.Struct
-
-    def row(self) -> tuple[object, ...]:
-        """The entry as a row of its table."""
-        return (
-            self.stream,
-            self.position,
-            self.recorded_at,
-            *msgspec.structs.astuple(self.entry),
-        )
+# The values of a row, in the order of its table's columns.
+Row: TypeAlias = tuple[object, ...]
 
 
 class Stretch(NamedTuple, Generic[State]):
@@ -69,7 +56,7 @@ class Stretch(NamedTuple, Generic[State]):
     failing: int
     changed: Mapping[str, tuple[int, State]]
     quarantined: Sequence[tuple[int, str, str]]
-    journal: Sequence[Entry]
+    journal: Sequence[Row]
 
 
 class Table(NamedTuple):
@@ -78,6 +65,11 @@ class Table(NamedTuple):
     name: str
     view: str
     columns: tuple[Column, ...]
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of its columns."""
+        return [column.name for column in self.columns]
 
     @property
     def words(self) -> dict[str, str]:
@@ -202,9 +194,9 @@ class GenerationTables(Generic[State]):
     async def fold(self, database: "Database", stretch: "Stretch[State]") -> bool:
         """Write what a stretch of the log did, states and checkpoint together; False if somebody else was faster."""
         # As JSON: to encode arrays of each column costs ten times as much, and in Postgres it makes no difference.
-        rows = [stretch.quarantined, list(state_rows(stretch.changed))]
+        rows: list[Sequence[object]] = [stretch.quarantined, list(state_rows(stretch.changed))]
         if self.journal is not None:
-            rows.append([entry.row() for entry in stretch.journal])
+            rows.append(stretch.journal)
         moved = await database.fetchval(
             self._fold,
             self.projection.name,
@@ -221,21 +213,21 @@ class GenerationTables(Generic[State]):
     async def copy_states(
         self,
         connection: "Session",
-        rows: Iterable[Sequence[object]],
+        rows: Iterable[Row],
         timeout: float,  # noqa: ASYNC109 - asyncpg's own
     ) -> None:
         """Put states, as `state_rows` gives them, into a table that holds none of their streams."""
-        await _copy(connection, self.states, rows, timeout)
+        await copy_rows(connection, self.states.name, self.states.column_names, rows, timeout)
 
     async def copy_journal(
         self,
         connection: "Session",
-        entries: Iterable[Entry],
+        rows: Iterable[Row],
         timeout: float,  # noqa: ASYNC109 - asyncpg's own
     ) -> None:
-        """Put entries into a journal that holds none of them."""
+        """Put entries, as `journal_row` gives them, into a journal that holds none of them."""
         if self.journal is not None:
-            await _copy(connection, self.journal, [entry.row() for entry in entries], timeout)
+            await copy_rows(connection, self.journal.name, self.journal.column_names, rows, timeout)
 
     def _fold_statement(self) -> str:
         states = self.states.columns
@@ -283,7 +275,12 @@ class StateView:
         return TEMPLATES[name].format(**self._words, filters=conditions)
 
 
-def state_rows(changed: Mapping[str, tuple[int, State]]) -> Iterable[tuple[object, ...]]:
+def journal_row(event: Event, entry: msgspec.Struct) -> Row:
+    """The entry that an event made as a row of the journal's table."""
+    return (event.stream, event.position, event.recorded_at, *msgspec.structs.astuple(entry))
+
+
+def state_rows(changed: Mapping[str, tuple[int, State]]) -> Iterable[Row]:
     """States as rows of their table."""
     return (
         (stream, position, *msgspec.structs.astuple(state))
@@ -309,17 +306,3 @@ async def _hide(connection: "Session", table: Table) -> None:
 
 async def _alter(connection: "Session", table: Table, how: str, **words: str) -> None:
     await connection.execute(TEMPLATES[how].format(**table.words, **words))
-
-
-async def _copy(
-    connection: "Session",
-    table: Table,
-    rows: Iterable[Sequence[object]],
-    timeout: float,  # noqa: ASYNC109 - as above
-) -> None:
-    await connection.copy_records_to_table(
-        table.name,
-        records=rows,
-        columns=[column.name for column in table.columns],
-        timeout=timeout,
-    )

@@ -15,10 +15,10 @@ from eventstore.build import (
     LOWEST,
     TEMPLATES,
     Builder,
-    EventReader,
     Range,
     TooManyStreamsError,
 )
+from eventstore.copying import EventReader
 from eventstore.database import Database
 from eventstore.errors import SystematicError
 from eventstore.events import Event, NewEvent
