@@ -124,12 +124,7 @@ async def answering(
     server = cast("web.Server", runner.server)
     ingest = Ingest(context)
     server.request_handler = ingest.before(server.request_handler)  # type: ignore[assignment]
-    gate = Gate(
-        ingest,
-        server,
-        body_bytes=settings.limits.body_bytes,
-        idle_seconds=KEEPALIVE_SECONDS,
-    )
+    gate = Gate(ingest, server, settings.limits, idle_seconds=KEEPALIVE_SECONDS)
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
     listening: asyncio.Server | None = None
     try:

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import importlib.metadata
 import os
+import resource
 import signal
 import socket
 import sys
@@ -51,6 +52,9 @@ logger = structlog.get_logger()
 
 # Connections of Postgres for people and their tools.
 SPARE_CONNECTIONS = 20
+
+# Files that a process has open besides its connections.
+SPARE_FILES = 100
 
 # New objects, less those gone, until the collector looks.
 GARBAGE_THRESHOLD = 50_000
@@ -139,6 +143,7 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
         )
         if http:
             listener = socket.socket(fileno=given.socket)
+            _open_files(settings.limits.connections + SPARE_FILES)
             await stack.enter_async_context(answering(settings, parts, listener))
             _collect_seldom()
             await end
@@ -153,6 +158,22 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
             if leading.done():
                 # An error that nobody foresaw: the parent starts this process afresh.
                 leading.result()
+
+
+def _open_files(wanted: int) -> None:
+    """Be allowed to have so many files open, or as many as the system lets us."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if allowed == unlimited or allowed >= wanted:
+        return
+    can = wanted if most == unlimited else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (can, most))
+    if can < wanted:
+        logger.warning(
+            "fewer files may be open than connections are allowed",
+            files=can,
+            advice="raise the limit of open files (ulimit -Hn), or lower LOOPLEDGER_LIMITS_CONNECTIONS",
+        )
 
 
 def _collect_seldom() -> None:

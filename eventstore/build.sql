@@ -1,6 +1,6 @@
 -- read_range --
 -- The events of these topics after one position up to another, whose streams hash to a range, in order. Fields of fixed
--- size come first, with the sizes of the others: build.EventReader reads this.
+-- size come first, with the sizes of the others: copying.EventReader reads this.
 SELECT
     position, received_at, recorded_at, array_position(topics, provider || ' ' || topic)::int2 - 1::int2, event_id,
     octet_length(stream), octet_length(owner), octet_length(body), stream, owner, body

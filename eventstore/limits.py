@@ -17,6 +17,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_bytes: Positive = 1 * MIB
     body_seconds: Seconds = 10.0
 
+    # Connections of one process; and how long the first head on one may take, once it has begun.
+    connections: Positive = 10_000
+    head_seconds: Seconds = 10.0
+
     # All bodies that are being read at one time: what strangers can make a process hold.
     reading_bytes: Positive = 64 * MIB
 

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -260,6 +261,59 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(
         assert await sender.closed()
 
 
+async def test_a_head_that_does_not_come_to_its_end_is_refused_and_its_connection_closed(
+    start: StartLoopledger,
+) -> None:
+    async with start(limits=Limits(head_seconds=0.3)) as loopledger:
+        for request, size in ((delivery(), 1), (delivery(), 60), (QUESTION, 40)):
+            async with connected(loopledger.url) as sender:
+                sender.writer.write(request[:size])
+                await asyncio.sleep(0.1)
+                sender.writer.write(request[size : size + 1])
+                answer = await sender.answer()
+                assert answer.status == 408
+                assert answer.json["type"] == "urn:loopledger:problem:head-too-slow"
+                assert answer.headers["Connection"] == "close"
+                assert await sender.closed()
+
+
+async def test_a_connection_that_has_brought_a_head_has_its_time_for_the_rest(
+    start: StartLoopledger,
+) -> None:
+    async with (
+        start(limits=Limits(head_seconds=0.3)) as loopledger,
+        connected(loopledger.url) as sender,
+    ):
+        sent = delivery()
+        sender.writer.write(sent[:-1])
+        await asyncio.sleep(0.6)
+        assert (await sender.send(sent[-1:])).status == 200
+        await asyncio.sleep(0.6)
+        assert (await sender.send(QUESTION)).status == 200
+
+
+async def test_more_connections_than_the_limit_are_turned_away(start: StartLoopledger) -> None:
+    async with start(limits=Limits(connections=2)) as loopledger:
+        async with connected(loopledger.url) as one, connected(loopledger.url) as other:
+            # One at the gate, one of aiohttp's.
+            assert (await one.send(delivery())).status == 200
+            assert (await other.send(QUESTION)).status == 200
+            async with connected(loopledger.url) as third:
+                answer = await third.answer()
+                assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+                assert answer.json["type"] == "urn:loopledger:problem:too-many-connections"
+                assert await third.closed()
+            assert (await one.send(delivery())).status == 200
+        # It takes a moment until these are gone.
+        async with asyncio.timeout(5):
+            status = 503
+            while status == 503:
+                async with connected(loopledger.url) as fourth:
+                    with suppress(ConnectionError, asyncio.IncompleteReadError):
+                        status = (await fourth.send(delivery())).status
+        assert status == 200
+
+
 async def test_a_sender_that_leaves_before_its_answer_does_not_take_its_delivery_along(
     client: Client, connection: "Connection[Record]"
 ) -> None:
@@ -329,7 +383,8 @@ class Slow:
 
 async def test_from_a_sender_that_does_not_read_its_answers_nothing_more_is_read() -> None:
     ingest, transport = Slow(), Transport()
-    gate = Gate(cast("Ingest", ingest), cast("Any", None), body_bytes=1_000, idle_seconds=60)
+    server = SimpleNamespace(request_handler=None, connections=[])
+    gate = Gate(cast("Ingest", ingest), cast("Any", server), Limits(), idle_seconds=60)
     passage = gate()
     passage.connection_made(transport)
     passage.data_received(delivery())

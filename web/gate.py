@@ -20,7 +20,9 @@ from aiohttp.http import SERVER_SOFTWARE, HttpProcessingError, HttpRequestParser
 from aiohttp.http_parser import RawRequestMessage
 
 from eventstore.events import Appended
-from web.ingest import Arrival, Ingest, acknowledgement
+from eventstore.limits import Limits
+from web.ingest import Arrival, Handler, Ingest, acknowledgement
+from web.problems import HeadTooSlowError, TooManyConnectionsError, problem_of
 
 logger = structlog.get_logger()
 
@@ -32,25 +34,32 @@ TAKEN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 # More than one read brings: the parser never has to ask for a pause.
 PARSER_BYTES = 1024 * 1024
 
+# Seconds between two words in the log that connections are turned away.
+WARNING_SECONDS = 60.0
+
 
 class Gate:
-    """What stands at the listening socket.
+    """What stands at the listening socket, and keeps to the limits of connections.
 
-    `server` gets the connections that are aiohttp's; a body of more than `body_bytes` is its business too. A connection
-    may be idle for `idle_seconds`.
+    `server` gets the connections that are aiohttp's; a body of more than `limits.body_bytes` is its business too. A
+    connection may be idle for `idle_seconds`.
     """
 
     def __init__(
-        self, ingest: Ingest, server: web.Server, *, body_bytes: int, idle_seconds: float
+        self, ingest: Ingest, server: web.Server, limits: Limits, *, idle_seconds: float
     ) -> None:
         self.ingest = ingest
         self.server = server
-        self.body_bytes = body_bytes
+        self.limits = limits
         self.idle_seconds = idle_seconds
         self.closing = False
         self._passages: set[_Passage] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._warned = -WARNING_SECONDS
+        # The connections that are aiohttp's and have not brought a head as yet.
+        self._headless: dict[asyncio.Transport, asyncio.TimerHandle] = {}
+        server.request_handler = self._hear(server.request_handler)  # type: ignore[assignment]
         self._second = 0
         self._lines = b""
 
@@ -63,15 +72,56 @@ class Gate:
         self._passages.add(passage)
         self._empty.clear()
 
+    def is_full(self) -> bool:
+        """Whether there are more connections than there may be."""
+        limit = self.limits.connections
+        if len(self._passages) + len(self.server.connections) <= limit:
+            return False
+        now = time.monotonic()
+        if now - self._warned >= WARNING_SECONDS:
+            self._warned = now
+            logger.warning("turned a connection away", connections=limit)
+        return True
+
     def left(self, passage: "_Passage") -> None:
         """Take note that a connection is gone, or aiohttp's."""
         self._passages.discard(passage)
         if not self._passages:
             self._empty.set()
 
+    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Give a connection to aiohttp, which waits for a head for ever: it gets a limited time."""
+        handler = self.server()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+        self._headless[transport] = asyncio.get_running_loop().call_later(
+            self.limits.head_seconds, self._give_up, transport
+        )
+        handler.data_received(data)
+
+    def _hear(self, handler: Handler) -> Handler:
+        """Stand before aiohttp's handler, which is called when a head is complete."""
+
+        async def heard(request: web.Request) -> web.StreamResponse:
+            transport = request.transport
+            if transport is not None and transport in self._headless:
+                self._headless.pop(transport).cancel()
+            return await handler(request)
+
+        return heard
+
+    def _give_up(self, transport: asyncio.Transport) -> None:
+        del self._headless[transport]
+        if not transport.is_closing():
+            error = HeadTooSlowError(seconds=self.limits.head_seconds)
+            transport.write(self.written(*_head_and_body(problem_of(error, "")), close=True))
+            transport.close()
+
     async def close(self, seconds: float) -> None:
         """Close every connection once what it brought is answered, at the latest after so many seconds."""
         self.closing = True
+        for timer in self._headless.values():
+            timer.cancel()
         for passage in tuple(self._passages):
             passage.close_if_idle()
         with suppress(TimeoutError):
@@ -80,7 +130,17 @@ class Gate:
         for passage in tuple(self._passages):
             passage.abort()
 
-    def common_lines(self) -> bytes:
+    def written(self, head: bytes, body: bytes, *, close: bool) -> bytes:
+        """An answer as it goes over the line. `head` is without what all answers have."""
+        return b"%b%bContent-Length: %d\r\n%b\r\n%b" % (
+            head,
+            self._common_lines(),
+            len(body),
+            b"Connection: close\r\n" if close else b"",
+            body,
+        )
+
+    def _common_lines(self) -> bytes:
         """The lines that the head of every answer has (RFC 9110, 6.6.1 and 10.2.4); they change once a second."""
         second = int(time.time())
         if second != self._second:
@@ -144,6 +204,10 @@ class _Passage(BaseProtocol):
         self._address = str(peer[0] if isinstance(peer, tuple) else peer or "")
         self._timer = self._loop.call_later(self._gate.idle_seconds, self._look)
         self._gate.entered(self)
+        if self._gate.is_full():
+            self._close = True
+            error = TooManyConnectionsError(limit=self._gate.limits.connections)
+            self._answer(*_head_and_body(problem_of(error, "")))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End. A delivery that is under way goes on."""
@@ -208,7 +272,7 @@ class _Passage(BaseProtocol):
         headers = message.headers
         return (
             headers.get("Content-Length") == str(size)
-            and size <= self._gate.body_bytes
+            and size <= self._gate.limits.body_bytes
             and message.version == HttpVersion11
             and not message.upgrade
             and "Expect" not in headers
@@ -232,9 +296,7 @@ class _Passage(BaseProtocol):
             return
         response = self._gate.ingest.refusal(self._arrival, error, self._body, len(self._body))
         self._close = self._close or response.keep_alive is False
-        lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
-        head = f"HTTP/1.1 {response.status} {response.reason}\r\n{lines}".encode()
-        self._answer(head, response.body if isinstance(response.body, bytes) else b"")
+        self._answer(*_head_and_body(response))
 
     def _answer(self, head: bytes, body: bytes) -> None:
         self._busy = False
@@ -244,16 +306,7 @@ class _Passage(BaseProtocol):
         if transport is None or transport.is_closing():
             return
         close = self._close or self._gate.closing
-        transport.write(
-            b"%b%bContent-Length: %d\r\n%b\r\n%b"
-            % (
-                head,
-                self._gate.common_lines(),
-                len(body),
-                b"Connection: close\r\n" if close else b"",
-                body,
-            )
-        )
+        transport.write(self._gate.written(head, body, close=close))
         self._idle_since = self._loop.time()
         if close:
             transport.close()
@@ -278,10 +331,7 @@ class _Passage(BaseProtocol):
     def _hand_over(self, data: bytes) -> None:
         self._leave()
         if (transport := self.transport) is not None:
-            handler = self._gate.server()
-            transport.set_protocol(handler)
-            handler.connection_made(transport)
-            handler.data_received(data)
+            self._gate.hand_over(transport, data)
 
     def _leave(self) -> None:
         if self._timer is not None:
@@ -314,3 +364,9 @@ class _Passage(BaseProtocol):
 def _place_of(message: RawRequestMessage) -> _Place:
     provider, slash, secret = message.url.raw_path.removeprefix(WEBHOOKS).partition("/")
     return _Place(message.path, provider, secret if slash else None)
+
+
+def _head_and_body(response: web.Response) -> tuple[bytes, bytes]:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+    head = f"HTTP/1.1 {response.status} {response.reason}\r\n{lines}".encode()
+    return head, response.body if isinstance(response.body, bytes) else b""

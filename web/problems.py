@@ -51,6 +51,14 @@ class TooSlowError(LoopledgerError):
     """The body did not arrive within {seconds:g} s."""
 
 
+class HeadTooSlowError(LoopledgerError):
+    """The head of the request was not complete within {seconds:g} s."""
+
+
+class TooManyConnectionsError(LoopledgerError):
+    """There are {limit} connections already, as many as there may be; come again."""
+
+
 class CutShortError(LoopledgerError):
     """The body ended before it was complete: {problem}."""
 
@@ -94,6 +102,7 @@ ANSWERS: Mapping[type[LoopledgerError], _Answer] = {
     UnverifiedError: _Answer(401, "unverified", "The delivery is not verified"),
     CutShortError: _Answer(400, "cut-short", "The body is not complete", close=True),
     TooSlowError: _Answer(408, "too-slow", "The body came too slowly", close=True),
+    HeadTooSlowError: _Answer(408, "head-too-slow", "The head came too slowly", close=True),
     AmbiguousError: _Answer(409, "ambiguous", "The id is ambiguous"),
     NotRetriableError: _Answer(409, "not-retriable", "It cannot be tried again"),
     RebuildingError: _Answer(409, "rebuilding", "A rebuild is under way"),
@@ -107,6 +116,9 @@ ANSWERS: Mapping[type[LoopledgerError], _Answer] = {
     TooManyError: _Answer(429, "too-many", "Too many requests", 1, close=True),
     NotFoldedError: _Answer(503, "not-folded", "Not folded yet", 1),
     QueueFullError: _Answer(503, "queue-full", "Too many deliveries are waiting", 1),
+    TooManyConnectionsError: _Answer(
+        503, "too-many-connections", "Too many connections", 1, close=True
+    ),
     UnavailableError: _Answer(503, "unavailable", "The log cannot be written now", 2),
 }
 
