@@ -123,8 +123,8 @@ async def answering(
     await runner.setup()
     server = cast("web.Server", runner.server)
     ingest = Ingest(context)
-    server.request_handler = ingest.before(server.request_handler)  # type: ignore[assignment]
     gate = Gate(ingest, server, settings.limits, idle_seconds=KEEPALIVE_SECONDS)
+    server.request_handler = gate.before(ingest.before(server.request_handler))  # type: ignore[assignment]
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
     listening: asyncio.Server | None = None
     try:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -143,7 +143,10 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
         )
         if http:
             listener = socket.socket(fileno=given.socket)
-            _open_files(settings.limits.connections + SPARE_FILES)
+            limits = msgspec.structs.replace(
+                settings.limits, connections=_room_for(settings.limits.connections)
+            )
+            settings = msgspec.structs.replace(settings, limits=limits)
             await stack.enter_async_context(answering(settings, parts, listener))
             _collect_seldom()
             await end
@@ -160,20 +163,26 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
                 leading.result()
 
 
-def _open_files(wanted: int) -> None:
-    """Be allowed to have so many files open, or as many as the system lets us."""
+def _room_for(connections: int) -> int:
+    """Be allowed the files that so many connections take; gives back how many of them there may be."""
+    wanted = connections + SPARE_FILES
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if allowed == unlimited or allowed >= wanted:
-        return
-    can = wanted if most == unlimited else min(wanted, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (can, most))
-    if can < wanted:
-        logger.warning(
-            "fewer files may be open than connections are allowed",
-            files=can,
-            advice="raise the limit of open files (ulimit -Hn), or lower LOOPLEDGER_LIMITS_CONNECTIONS",
-        )
+    if allowed == resource.RLIM_INFINITY or allowed >= wanted:
+        return connections
+    possible = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, most))
+        allowed = possible
+    if allowed >= wanted:
+        return connections
+    room = max(1, allowed - SPARE_FILES)
+    logger.warning(
+        "fewer connections than allowed: only so many files may be open",
+        connections=room,
+        files=allowed,
+        advice="raise the limit of open files (ulimit -Hn), or lower LOOPLEDGER_LIMITS_CONNECTIONS",
+    )
+    return room
 
 
 def _collect_seldom() -> None:

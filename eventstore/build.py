@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-from eventstore.copying import EventReader
+from eventstore.copying import EventReader, copy_rows
 from eventstore.errors import SystematicError
 from eventstore.events import Event
 from eventstore.projection import Projection, Source, State, fold_handled, handled_topics
@@ -179,10 +179,12 @@ class Builder(Generic[State]):
             await self._tables.copy_journal(connection, journal, timeout=COPY_SECONDS)
         if quarantined:
             name, generation = self._projection.name, self._tables.generation
-            await connection.copy_records_to_table(
+            await copy_rows(
+                connection,
                 "quarantine",
-                records=[(name, generation, *one) for one in quarantined],
-                columns=["projection", "generation", "position", "stream", "error"],
+                ["projection", "generation", "position", "stream", "error"],
+                [(name, generation, *one) for one in quarantined],
+                timeout=COPY_SECONDS,
             )
 
     async def _wait_for_live(self, connection: "Connection[Record]") -> None:

@@ -39,6 +39,8 @@ COMMAND_SECONDS = 30.0
 SESSION = {
     "application_name": "loopledger",
     "default_transaction_isolation": "read committed",
+    # Statements here are short: to compile one takes longer than to carry it out.
+    "jit": "off",
     "idle_in_transaction_session_timeout": "15000",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -137,6 +139,7 @@ class Database:
             if not is_outage(error):
                 raise
             # A pool hands out connections that died unnoticed, and where one did, others may have: a fresh one will do.
+            # Where none is to be had, those that live are kept.
             if not isinstance(error, asyncpg.InsufficientResourcesError):
                 await self._open_pool.expire_connections()
             return await read(self._open_pool)

@@ -39,7 +39,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fold_events: Positive = 1_000
     fold_bytes: Positive = 8 * MIB
 
-    # States that a live projection keeps in memory, of the things that changed last (about 1 KB each).
+    # States that a live projection keeps in memory, of the things that changed last (about 1 KB each); besides those of
+    # its last ten folds.
     fold_streams: Positive = 20_000
 
     # So many events in a row that cannot be folded are no accident: the projection stops instead of going on.

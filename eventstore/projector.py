@@ -43,18 +43,17 @@ REST_SECONDS = 0.015
 REST_SHARE = 2
 LONGEST_REST = 0.1
 
-
 # How many stretches of the log are folded in one turn, each prepared while the one before it is written. More would
 # save little, and keep those waiting who want the turn.
 STRETCHES = 10
 
 
 class _Work(NamedTuple, Generic[State]):
-    """A stretch of the log and what it does to the projection, not yet written; `full`: more may follow it."""
+    """A stretch of the log and what it does to the projection, not yet written; `more`: as much waits behind it."""
 
     tail: Tail
     stretch: Stretch[State]
-    full: bool = False
+    more: bool = False
 
 
 class Projector(Generic[State]):
@@ -130,7 +129,7 @@ class Projector(Generic[State]):
                     pause = FIRST_PAUSE
                     if not folded:
                         await self._wait_for_more()
-                    elif folded < self._limits.fold_events:
+                    elif self.lag < self._limits.fold_events:
                         # It is at the head: what comes now is folded together, for a fraction of the price of each.
                         # The busier the machine, the longer: so a fold leaves the better part of it to the deliveries.
                         rest = max(REST_SECONDS, REST_SHARE * (loop.time() - begun))
@@ -168,7 +167,7 @@ class Projector(Generic[State]):
                 if work is None:
                     break
                 writing = work
-                if writing.full and left:
+                if writing.more and left:
                     work, _ = await together(
                         self._prepare_ahead(writing, end), self._write(writing)
                     )
@@ -228,7 +227,8 @@ class Projector(Generic[State]):
         if tail.through == tail.after:
             return None
         stretch = await self._evolve(tail, failing)
-        return _Work(tail, stretch, full=stretch.checkpoint - after == limit)
+        more = self._log.head - stretch.checkpoint >= self._limits.fold_events
+        return _Work(tail, stretch, more)
 
     async def _prepare_ahead(self, before: _Work[State], end: int | None) -> _Work[State] | None:
         """Prepare what follows `before` while that is written. What fails here will fail again when its turn comes."""
@@ -237,8 +237,12 @@ class Projector(Generic[State]):
             return None
         try:
             return await self._prepare(stretch.checkpoint, end, stretch.failing)
-        except Exception:  # noqa: BLE001 - whatever it is
+        except IncompleteReadError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is
             heed_cancellation()
+            logger.debug("could not fold ahead", error=describe(error))
+            self._states.clear()
             return None
 
     async def _write(self, work: _Work[State]) -> None:
@@ -269,6 +273,7 @@ class Projector(Generic[State]):
         """Something failed, perhaps while `tail` was written: fold that apart if it is to blame, else raise `error`."""
         # They may be ahead of the table.
         self._states.clear()
+        heed_cancellation()
         if tail is None or not tail.events or not is_poison(error):
             raise error
         # The database refuses a state that came out of it: find the event at fault, fold the others.

@@ -75,10 +75,10 @@ SELECT stream, {names} FROM {table} WHERE stream = ANY($1::text[])
 -- fold --
 -- What one stretch of the log did to a generation, in one statement and so in one transaction: if the checkpoint is
 -- still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9; `position` is
--- the event that changed each last) and the journal ($10). Rows come as JSON, each an array. What moves is not held up.
+-- the event that changed each last) and the journal ($10). Rows come as JSON, each an array.
 WITH moved AS (
     UPDATE projections
-    SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7, error = NULL,
+    SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7,
         quarantined = quarantined + jsonb_array_length($8::text::jsonb), updated_at = clock_timestamp()
     WHERE name = $1 AND generation = $2 AND checkpoint = $3
     RETURNING checkpoint

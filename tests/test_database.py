@@ -44,6 +44,14 @@ async def test_a_read_gets_its_answer_when_every_connection_died_unnoticed(
     assert await database.fetchval("SELECT 1") == 1
 
 
+@pytest.mark.parametrize("durable", [True, False])
+async def test_no_session_compiles_its_statements(dsn: str, *, durable: bool) -> None:
+    database = Database(dsn, pool_connections=1, durable=durable)
+    await database.open()
+    assert await database.fetchval("SHOW jit") == "off"
+    await database.close()
+
+
 async def test_a_fold_that_began_with_an_empty_table_reads_no_table_as_a_whole_later(
     dsn: str, connection: "Connection[Record]"
 ) -> None:

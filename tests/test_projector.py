@@ -1,14 +1,16 @@
 """The live fold: each event once, states and checkpoint together, a poison event in quarantine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import msgspec
 import pytest
 
 from eventstore.database import Database
 from eventstore.errors import FencedError, IncompleteError
+from eventstore.events import Tail
 from eventstore.limits import Limits
 from eventstore.log import Log
 from eventstore.projection import Projection
@@ -137,6 +139,40 @@ async def test_an_event_that_the_database_refuses_goes_to_quarantine_alone(
     assert await counts(connection) == (9, 7, 0, 2)
     positions = values(await connection.fetch("SELECT position FROM quarantine ORDER BY 1"))
     assert positions == [(5,), (7,)]
+
+
+async def test_a_projector_that_is_cancelled_stops_even_if_the_database_refuses_a_state_just_then(
+    database: Database,
+    log: Log,
+    connection: "Connection[Record]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = await projector(database, log)
+    await append_cards(log, *({"id": f"c-{n}"} for n in range(3 * LIMITS.fold_events)))
+    writing, refused = asyncio.Event(), asyncio.Event()
+    read_tail = log.read_tail
+
+    async def refuse(*_: object) -> bool:
+        writing.set()
+        await refused.wait()
+        raise asyncpg.DataError
+
+    async def read_the_first(after: int, limit: int, topics: Collection[str] | None) -> Tail:
+        if after:
+            await asyncio.Event().wait()
+        return await read_tail(after, limit, topics)
+
+    monkeypatch.setattr(one.tables, "fold", refuse)
+    monkeypatch.setattr(log, "read_tail", read_the_first)
+    folding = asyncio.create_task(one.fold_next())
+    await writing.wait()
+    refused.set()
+    # The fold that was refused has ended now, and who waits for it has not heard of it.
+    await asyncio.sleep(0)
+    folding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await folding
+    assert await counts(connection) == (0, 0, 0, 0)
 
 
 async def test_a_quarantined_event_is_described_without_its_values(

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "loopledger serve": [sys.executable, "-m", "cli", "serve"],
     "python server.py": [sys.executable, "server.py"],
+    "with few files": ["sh", "-c", 'ulimit -n 400; exec "$0" server.py', sys.executable],
 }
 
 
@@ -262,6 +263,22 @@ def test_a_port_in_use_is_named_before_anything_is_started(public_directory: Pat
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
     assert not (public_directory / "unused").exists()
+
+
+def test_where_few_files_may_be_open_connections_are_turned_away_before_none_is_left(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve("with few files")
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        for _ in range(350):
+            stack.enter_context(socket.create_connection(address))
+        last = stack.enter_context(socket.create_connection(address))
+        assert last.recv(100).startswith(b"HTTP/1.1 503 ")
+    code, output = server.stop()
+    assert code == 0
+    assert "fewer connections than allowed" in output
+    assert "connections=300" in output or '"connections": 300' in output
 
 
 async def test_a_request_under_way_is_finished_before_the_server_stops(

@@ -59,7 +59,6 @@ class Gate:
         self._warned = -WARNING_SECONDS
         # The connections that are aiohttp's and have not brought a head as yet.
         self._headless: dict[asyncio.Transport, asyncio.TimerHandle] = {}
-        server.request_handler = self._hear(server.request_handler)  # type: ignore[assignment]
         self._second = 0
         self._lines = b""
 
@@ -90,7 +89,10 @@ class Gate:
             self._empty.set()
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Give a connection to aiohttp, which waits for a head for ever: it gets a limited time."""
+        """Give a connection to aiohttp.
+
+        That waits for a head as long as a connection may be idle, and closes it without a word: here it gets less time.
+        """
         handler = self.server()
         transport.set_protocol(handler)
         handler.connection_made(transport)
@@ -99,8 +101,8 @@ class Gate:
         )
         handler.data_received(data)
 
-    def _hear(self, handler: Handler) -> Handler:
-        """Stand before aiohttp's handler, which is called when a head is complete."""
+    def before(self, handler: Handler) -> Handler:
+        """Hear, before aiohttp's handler is called, that a head is complete."""
 
         async def heard(request: web.Request) -> web.StreamResponse:
             transport = request.transport
