@@ -169,7 +169,8 @@ def conductor_of(settings: Settings, parts: Parts, dsn: str) -> Conductor:
         builders=Builders(
             [sys.executable, BUILDING],
             msgspec.json.encode(greeting),
-            settings.limits.rebuild_processes,
+            processes=settings.limits.rebuild_processes,
+            streams=settings.limits.rebuild_streams,
         ),
         auto=settings.rebuild == "auto",
     )

@@ -19,16 +19,21 @@ from eventstore.tasks import together
 LONGEST_LINE = 1024 * 1024
 
 
+# Streams are not spread quite evenly, and there may be more of them than before: a range that proves too large has been
+# built in vain.
+ROOM = 1.2
+
 # Unless more are asked for: each holds states in memory and reads the whole log for its share of it.
 MOST_PROCESSES = 8
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a builder is to build: a generation of a projection, up to `target`."""
+    """What is to be built: a generation of a projection, up to `target`, of about so many streams as far as is known."""
 
     projection: str
     generation: int
     target: int
+    streams: int = 0
 
 
 class Reached(msgspec.Struct, frozen=True, tag=True):
@@ -74,12 +79,23 @@ class BuilderAwayError(LoopledgerError, ConnectionError):
 
 
 class Builders:
-    """Starts builders. `command` runs one; `greeting` is what each is told first, besides its job."""
+    """Starts builders, each of which may hold `streams` at a time.
 
-    def __init__(self, command: Sequence[str], greeting: bytes, processes: int) -> None:
+    `command` runs one; `greeting` is what each is told first, besides its job.
+    """
+
+    def __init__(
+        self, command: Sequence[str], greeting: bytes, *, processes: int, streams: int
+    ) -> None:
         self._command = command
         self._greeting = greeting
+        self._streams = streams
         self.processes = processes or min(os.cpu_count() or 1, MOST_PROCESSES)
+
+    def ranges(self, streams: int) -> list[Range]:
+        """Cut so many streams in ranges that can be held, as many for each builder."""
+        passes = -(-int(streams * ROOM) // (self._streams * self.processes))
+        return Range().split(self.processes * max(1, passes))
 
     async def build(self, job: Job, progress: Callable[[int], None]) -> Built:
         """Build a whole generation; tells `progress` how many events' worth is done.
@@ -113,7 +129,7 @@ class _Building:
         self._builders = builders
         self._job = job
         self._progress = progress
-        self._left = Range().split(builders.processes)
+        self._left = builders.ranges(job.streams)
         self._busy = 0
         self._changed = asyncio.Event()
         self._reached: dict[Range, float] = {}

@@ -45,6 +45,12 @@ SET version = $3, fingerprints = ARRAY[$4], target = $5, built = 0, created_at =
 WHERE name = $1 AND generation = $2 AND status = 'building'
 RETURNING generation
 
+-- expect_streams --
+-- About how many streams the live generation has: what Postgres has counted last, if it has.
+SELECT coalesce(greatest(max(c.reltuples), 0), 0)::bigint
+FROM projections AS p, pg_class AS c
+WHERE p.name = $1 AND p.status = 'live' AND c.oid = to_regclass(p.name || '_' || p.generation)
+
 -- note_built --
 -- How far a build is.
 UPDATE projections SET built = $3, updated_at = clock_timestamp() WHERE name = $1 AND generation = $2

@@ -124,7 +124,8 @@ class Shadow:
             )
             if begun is None:
                 raise BuildFailedError(problem=MEANWHILE)
-        return Job(projection=self.name, generation=self.generation, target=target)
+            streams: int = await connection.fetchval(REBUILDS["expect_streams"], self.name)
+        return Job(projection=self.name, generation=self.generation, target=target, streams=streams)
 
     async def _begin_again(self) -> None:
         name, generation = self.name, self.generation

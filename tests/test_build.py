@@ -18,6 +18,7 @@ from eventstore.build import (
     Range,
     TooManyStreamsError,
 )
+from eventstore.builders import Builders
 from eventstore.copying import EventReader
 from eventstore.database import Database
 from eventstore.errors import SystematicError
@@ -179,6 +180,16 @@ async def test_the_ranges_of_a_whole_find_every_event_once(
         reader = EventReader(TOPICS)
         found += reader.feed(b"".join(await copied(connection, part, len(sent))))
     assert sorted(found, key=lambda event: event.position) == events
+
+
+@pytest.mark.parametrize(
+    ("streams", "count"), [(0, 3), (1, 3), (250, 3), (251, 6), (300, 6), (500, 6), (501, 9)]
+)
+def test_ranges_are_as_many_for_each_builder_and_can_be_held(streams: int, count: int) -> None:
+    ranges = Builders([], b"", processes=3, streams=100).ranges(streams)
+    assert len(ranges) == count
+    assert (ranges[0].low, ranges[-1].high) == (LOWEST, HIGHEST)
+    assert all(one.high + 1 == other.low for one, other in pairwise(ranges))
 
 
 async def test_a_range_of_too_many_streams_is_built_in_passes_and_leaves_nothing_twice(

@@ -677,9 +677,15 @@ async def test_what_a_fault_of_the_code_put_in_quarantine_is_folded_by_a_rebuild
 
 
 @pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("counted", [True, False], ids=["foreseen", "not foreseen"])
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_builders_that_may_hold_few_streams_make_several_passes_and_nothing_twice(
-    start: StartLoopledger, dsn: str, connection: "Connection[Record]", processes: int
+    start: StartLoopledger,
+    dsn: str,
+    connection: "Connection[Record]",
+    processes: int,
+    *,
+    counted: bool,
 ) -> None:
     await fill(dsn, 800)
     limits = msgspec.structs.replace(
@@ -687,6 +693,8 @@ async def test_builders_that_may_hold_few_streams_make_several_passes_and_nothin
     )
     async with running(start, limits=limits) as client:
         await level(client, CARDS)
+        if counted:
+            await connection.execute("ANALYZE gift_cards_1")
         found = await ready(client, CARDS)
         assert (found["folded"], found["ignored"]) == (640, 160)
         assert await differences(connection, "gift_cards", 1, 2) == {}
@@ -787,9 +795,9 @@ async def test_a_builder_that_cannot_read_its_settings_says_so(
     bad = {"fitbank": {"business_units": {"66": {"time_zone": "Nowhere/Land"}}}}
     init = Builders.__init__
 
-    def with_bad_settings(self: Builders, command: Any, greeting: bytes, processes: int) -> None:  # noqa: ANN401
+    def with_bad_settings(self: Builders, command: Any, greeting: bytes, **others: int) -> None:  # noqa: ANN401
         told = msgspec.json.decode(greeting) | {"providers": bad}
-        init(self, command, msgspec.json.encode(told), processes)
+        init(self, command, msgspec.json.encode(told), **others)
 
     monkeypatch.setattr(Builders, "__init__", with_bad_settings)
     async with running(start) as client:
