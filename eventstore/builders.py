@@ -28,7 +28,7 @@ MOST_PROCESSES = 8
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be built: a generation of a projection, up to `target`, of about so many streams as far as is known."""
+    """What is to be built: a generation of a projection, up to `target`, of about so many streams, if that is known."""
 
     projection: str
     generation: int
