@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -21,6 +21,10 @@ from eventstore.queries import QUERIES
 if TYPE_CHECKING:
     from asyncpg import Connection, Pool, Record
     from asyncpg.pool import PoolConnectionProxy
+
+    _Base = Connection[Record]
+else:
+    _Base = asyncpg.Connection
 
 T = TypeVar("T")
 
@@ -51,6 +55,15 @@ SESSION = {
 RECONNECT_SECONDS = 0.5
 
 Connect: TypeAlias = "Callable[[], Awaitable[Connection[Record]]]"
+
+
+class _Pooled(_Base):
+    """A connection of a pool. The pool closes one that it replaces in a task that nobody waits for."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's own
+        """Close it; if it is dead already, without a word."""
+        with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+            await super().close(timeout=timeout)
 
 
 class Database:
@@ -90,6 +103,7 @@ class Database:
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
             server_settings=SESSION,
+            connection_class=_Pooled,
             init=self._begin,
             reset=_leave_as_it_is,
         )
