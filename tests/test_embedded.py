@@ -184,6 +184,16 @@ def kill(pid: int | None, number: int = signal.SIGKILL) -> int:
     return pid
 
 
+def named(data: Path, what: str) -> list[psutil.Process]:
+    """The processes of a server that do this, as Postgres writes it in their names."""
+    found = []
+    for process in postgres_in(data / "postgres"):
+        with contextlib.suppress(psutil.Error):
+            if f"postgres: {what}" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 async def ended(pid: int) -> None:
     async def gone() -> bool:
         try:
@@ -261,6 +271,26 @@ async def test_a_killed_postmaster_comes_back_by_itself(postgres: EmbeddedPostgr
     await write(postgres.dsn)
     for _ in range(2):
         await comes_back(postgres, kill(postgres.postmaster_pid))
+
+
+async def test_a_recovery_whose_process_is_killed_is_begun_again(
+    postgres: EmbeddedPostgres, data: Path
+) -> None:
+    async def recovery() -> psutil.Process:
+        while not (found := named(data, "startup")):  # noqa: ASYNC110 - Postgres sends no word of it
+            await asyncio.sleep(0.001)
+        return found[0]
+
+    await write(postgres.dsn)
+    for _ in range(3):
+        postmaster = postgres.postmaster_pid
+        (checkpointer,) = named(data, "checkpointer")
+        checkpointer.kill()
+        with contextlib.suppress(psutil.NoSuchProcess, TimeoutError):
+            async with asyncio.timeout(5):
+                (await recovery()).kill()
+        assert postmaster is not None
+        await comes_back(postgres, postmaster)
 
 
 async def test_each_failure_to_come_back_is_reported(postgres: EmbeddedPostgres) -> None:
