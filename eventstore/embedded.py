@@ -71,8 +71,8 @@ SERVER_SETTINGS: Final = {
     "checkpoint_timeout": "15min",
     "checkpoint_completion_target": "0.9",
     "jit": "off",
-    # We start it again when it ends. By itself it may wait for ever: Postgres 18.4 does not notice when its recovery from
-    # a crash loses its process.
+    # We start it again when it ends. By itself it may wait for ever: Postgres 18.4 does not notice when its recovery
+    # from a crash loses its process.
     "restart_after_crash": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
