@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from simulation.client import send
@@ -34,6 +35,12 @@ def counts(server: ServerProcess) -> dict[str, tuple[int, int, int]]:
         )
         for item in server.get("/v1/projections")["items"]
     }
+
+
+def has_folded(server: ServerProcess, position: int) -> bool:
+    """Whether every projection is there."""
+    items = server.get("/v1/projections")["items"]
+    return all(item["checkpoint"] >= position for item in items)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -101,9 +108,12 @@ async def test_of_two_servers_on_one_database_one_projects_and_the_other_takes_o
                 server = (one, other)[position % 2]
                 assert await asyncio.to_thread(server.deliver, "l-1") == position
             assert await connection.fetchval(holders) == 1
+            workers = one.workers("http") + one.workers("projecting")
             one.process.kill()
+            # Until they notice that their parent is gone, they go on.
+            await asyncio.to_thread(eventually, lambda: not any(map(psutil.pid_exists, workers)))
             await asyncio.to_thread(other.deliver, "l-2")
-            await asyncio.to_thread(other.get, "/v1/locations/l-2?at_least=6")
+            await asyncio.to_thread(eventually, lambda: has_folded(other, 6))
             assert await connection.fetchval(holders) == 1
         finally:
             await connection.close()
