@@ -264,7 +264,7 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(
 async def test_a_head_that_does_not_come_to_its_end_is_refused_and_its_connection_closed(
     start: StartLoopledger,
 ) -> None:
-    async with start(limits=Limits(head_seconds=0.3)) as loopledger:
+    async with start(limits=Limits(head_seconds=1)) as loopledger:
         for request, size in ((delivery(), 1), (delivery(), 60), (QUESTION, 40)):
             async with connected(loopledger.url) as sender:
                 sender.writer.write(request[:size])
@@ -281,14 +281,14 @@ async def test_a_connection_that_has_brought_a_head_has_its_time_for_the_rest(
     start: StartLoopledger,
 ) -> None:
     async with (
-        start(limits=Limits(head_seconds=0.3)) as loopledger,
+        start(limits=Limits(head_seconds=1)) as loopledger,
         connected(loopledger.url) as sender,
     ):
         sent = delivery()
         sender.writer.write(sent[:-1])
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.5)
         assert (await sender.send(sent[-1:])).status == 200
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.5)
         assert (await sender.send(QUESTION)).status == 200
 
 

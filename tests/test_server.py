@@ -273,7 +273,7 @@ def test_where_few_files_may_be_open_connections_are_turned_away_before_none_is_
         address = ("127.0.0.1", server.port)
         for _ in range(350):
             stack.enter_context(socket.create_connection(address))
-        last = stack.enter_context(socket.create_connection(address))
+        last = stack.enter_context(socket.create_connection(address, timeout=10))
         assert last.recv(100).startswith(b"HTTP/1.1 503 ")
     code, output = server.stop()
     assert code == 0
