@@ -18,7 +18,6 @@ from eventstore.tasks import together
 # A report is a short line, unless it quotes an error.
 LONGEST_LINE = 1024 * 1024
 
-
 # Streams are not spread quite evenly, and there may be more of them than before: a range that proves too large has been
 # built in vain.
 ROOM = 1.2

@@ -26,13 +26,13 @@ from eventstore.events import Event, NewEvent
 from eventstore.limits import Limits
 from eventstore.log import Log
 from eventstore.projection import handled_topics
-from eventstore.projector import Projector
 from eventstore.queries import QUERIES
 from eventstore.registry import Registry
 from eventstore.tables import GenerationTables
 from projections.gift_cards import PROJECTION
 from providers import load_providers
 from tests.support import new_event, values
+from tests.test_projector import projector
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -55,16 +55,7 @@ async def append(database: Database, events: Sequence[NewEvent]) -> list[Event]:
 
 async def fold_live(database: Database) -> None:
     """Have the live generation fold all there is."""
-    log = Log(database, LIMITS)
-    one = Projector(
-        PROJECTION,
-        sources=PROVIDERS,
-        database=database,
-        log=log,
-        registry=Registry(database),
-        limits=LIMITS,
-    )
-    await one.set_up()
+    one = await projector(database, Log(database, LIMITS), limits=LIMITS)
     while await one.fold_next():
         pass
 

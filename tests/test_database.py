@@ -11,11 +11,9 @@ import pytest
 from eventstore.database import Database
 from eventstore.limits import Limits
 from eventstore.log import Log
-from eventstore.projector import Projector
-from eventstore.registry import Registry
 from projections.gift_cards import PROJECTION
-from providers import load_providers
 from tests.support import new_event
+from tests.test_projector import projector
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -65,15 +63,7 @@ async def test_a_fold_that_began_with_an_empty_table_reads_no_table_as_a_whole_l
     await database.open()
     log = Log(database, LIMITS)
     await log.start()
-    one = Projector(
-        PROJECTION,
-        sources=load_providers({}),
-        database=database,
-        log=log,
-        registry=Registry(database),
-        limits=LIMITS,
-    )
-    await one.set_up()
+    one = await projector(database, log, limits=LIMITS)
     for n in range(10):
         cards = [new_event("gift-card.updated", {"id": f"c-{m}", "balance": n}) for m in range(50)]
         await asyncio.gather(*map(log.append, cards))

@@ -36,7 +36,10 @@ async def log(database: Database) -> AsyncIterator[Log]:
 
 
 async def projector(
-    database: Database, log: Log, projection: Projection[Any] = PROJECTION
+    database: Database,
+    log: Log,
+    projection: Projection[Any] = PROJECTION,
+    limits: Limits = LIMITS,
 ) -> Projector[Any]:
     found = Projector(
         projection,
@@ -44,7 +47,7 @@ async def projector(
         database=database,
         log=log,
         registry=Registry(database),
-        limits=LIMITS,
+        limits=limits,
     )
     await found.set_up()
     return found
