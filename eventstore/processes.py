@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import psutil
 import structlog
@@ -110,24 +110,31 @@ def end(process: subprocess.Popen[bytes], stop_seconds: float) -> None:
             return
 
 
-def check_way(account: Account, way: Iterable[Path]) -> None:
-    """If we are root, name the first directory that bars the way of Postgres's user.
+def first_barred(account: Account, way: Iterable[Path]) -> str | None:
+    """If we are root, give the first of these that Postgres's user may not enter, or run; None if there is none.
 
     The user itself is asked, by a shell: permission bits tell nothing of access lists.
     """
     script = 'for each do [ -x "$each" ] || { printf %s "$each"; exit 1; }; done'
     if account is None:
-        return
+        return None
     status, barred = run(account, ["/bin/sh", "-c", script, "sh", *way], Path("/"))
-    if status != 0:
-        raise PostgresError(
-            problem=f"as root, Postgres runs as the user {account.pw_name}, "
-            f"who may not enter {barred}",
-            remedy="Put the checkout (or LOOPLEDGER_DATA_DIR) where this user may enter, for "
-            "example below /opt or /var/lib (`make run VENV=/opt/...` puts the virtual "
-            "environment elsewhere); or run Loopledger as an ordinary user; "
-            f"or {OWN_POSTGRES}.",
-        )
+    return barred if status != 0 else None
+
+
+def check_way(account: Account, way: Iterable[Path]) -> None:
+    """Raise PostgresError if we are root, and Postgres's user may not enter one of these directories."""
+    if account is not None and (barred := first_barred(account, way)) is not None:
+        refuse_barred(account, barred)
+
+
+def refuse_barred(account: pwd.struct_passwd, barred: str) -> NoReturn:
+    """Say which directory bars the way of Postgres's user. Raises PostgresError."""
+    raise PostgresError(
+        problem=f"as root, Postgres runs as the user {account.pw_name}, who may not enter {barred}",
+        remedy="Set LOOPLEDGER_DATA_DIR to a directory that this user may enter, for example below "
+        f"/var/lib; or run Loopledger as an ordinary user; or {OWN_POSTGRES}.",
+    )
 
 
 def end_leftovers(directory: Path, stopping: threading.Event) -> None:

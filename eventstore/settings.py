@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     workers: Positive = 1
-    data_dir: Path = Path("data")
+    data_dir: Path | None = None
     database_url: str | None = None
     postgres_user: str = "nobody"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -41,9 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # A database URL and a provider's section may hold secrets.
-        return (
-            f"Settings(host={self.host!r}, port={self.port}, data_dir={str(self.data_dir)!r}, ...)"
-        )
+        return f"Settings(host={self.host!r}, port={self.port}, ...)"
 
 
 def load_settings(

@@ -553,18 +553,6 @@ async def test_as_root_a_directory_that_bars_the_way_is_named(place: Path) -> No
 
 
 @only_root
-async def test_as_root_binaries_out_of_reach_are_named(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (place / "closed").mkdir(mode=0o700)
-    binaries = place / "closed" / "bin"
-    shutil.copytree(embedded._binaries(), binaries)
-    monkeypatch.setattr(embedded, "_binaries", lambda: binaries)
-    with pytest.raises(PostgresError, match=rf"may not enter {place}/closed\. .*make run VENV="):
-        await EmbeddedPostgres(place / "data").start()
-
-
-@only_root
 async def test_as_root_an_unprivileged_user_must_exist(place: Path) -> None:
     for name in ("no-such-user", "root"):
         with pytest.raises(PostgresError, match=f"no unprivileged user '{name}'"):

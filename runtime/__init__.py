@@ -1,0 +1,1 @@
+"""What makes a running server of the parts: settings, processes, logging."""

@@ -1,0 +1,52 @@
+"""Where the embedded Postgres keeps its data when no setting says so: one place, whatever the current directory is.
+
+Earlier versions used `./data`. A store that lies there goes on being used; where there are two, neither is guessed.
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+
+from eventstore.errors import LoopledgerError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class TwoStoresError(LoopledgerError):
+    """There are two stores, {first} and {second}: set LOOPLEDGER_DATA_DIR to the one that you mean."""
+
+
+def data_directory(chosen: Path | None) -> Path:
+    """Give the data directory, absolute: the one that was chosen, or else the default. Raises TwoStoresError."""
+    if chosen is not None:
+        return chosen.absolute()
+    return existing_store([default_directory(), Path("data").absolute(), ROOT / "data"])
+
+
+def default_directory() -> Path:
+    """The default place: on Linux ~/.local/share/loopledger, for root /var/lib/loopledger.
+
+    Root's own home is closed to the user that Postgres runs as.
+    """
+    if os.geteuid() == 0:
+        return platformdirs.site_state_path("loopledger", appauthor=False)
+    return platformdirs.user_data_path("loopledger", appauthor=False)
+
+
+def existing_store(places: Iterable[Path]) -> Path:
+    """Give the one of these directories that holds a store, the first of them if none does. Raises TwoStoresError."""
+    first, *others = dict.fromkeys(place.resolve() for place in places)
+    stores = [place for place in (first, *others) if _is_store(place)]
+    if len(stores) > 1:
+        raise TwoStoresError(first=stores[0], second=stores[1])
+    return stores[0] if stores else first
+
+
+def _is_store(place: Path) -> bool:
+    """Whether Loopledger has made this directory; `postgres` alone may be anybody's."""
+    with suppress(PermissionError):
+        return (place / "lock").is_file() and (place / "postgres").is_dir()
+    return False
