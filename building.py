@@ -14,9 +14,9 @@ import uvloop
 
 from eventstore.build import Builder, Range, TooManyStreamsError
 from eventstore.builders import Done, Failed, Job, Reached, Report, TooMany
-from eventstore.database import Database
 from eventstore.errors import describe, passes
 from eventstore.limits import Limits
+from eventstore.postgres.database import Database
 from projections import load_projections
 from providers import load_providers, settings_types
 

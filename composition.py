@@ -16,11 +16,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from eventstore.builders import Builders
-from eventstore.database import Database
 from eventstore.errors import PostgresError, SettingsError, describe, heed_cancellation, is_outage
 from eventstore.fingerprint import fingerprint
-from eventstore.leadership import lead
 from eventstore.log import Log
+from eventstore.postgres.database import Database
+from eventstore.postgres.leader import lead
 from eventstore.rebuild import Conductor
 from eventstore.registry import Registry
 from eventstore.rejections import Rejections

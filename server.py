@@ -34,7 +34,6 @@ from composition import (
     settings_from,
     verifier_of,
 )
-from eventstore.embedded import EmbeddedPostgres, embedded_dsn
 from eventstore.errors import (
     ExposedError,
     LoopledgerError,
@@ -42,6 +41,7 @@ from eventstore.errors import (
     describe,
     is_outage,
 )
+from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
 from eventstore.settings import Settings, is_loopback
 from providers import load_providers
 from runtime.data_directory import data_directory

@@ -23,7 +23,7 @@ import msgspec
 
 from benchmarks.processes import fail
 from eventstore.events import Event
-from eventstore.queries import load_queries
+from eventstore.postgres.queries import load_queries
 from projections.gift_cards import GiftCard, evolve
 from providers import load_providers
 from providers.facts import GiftCardFact

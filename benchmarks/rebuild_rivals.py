@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from benchmarks.processes import ROOT, fail
-from eventstore.queries import load_queries
+from eventstore.postgres.queries import load_queries
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

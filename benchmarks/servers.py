@@ -14,8 +14,8 @@ import psutil
 from benchmarks import processes
 from benchmarks.processes import fail
 from benchmarks.traffic import SIGNATURE_HEADER, SIGNATURE_PREFIX, Signer, gift_card_updates
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.limits import Limits
+from eventstore.postgres.embedded import EmbeddedPostgres
 from providers import settings_types
 
 SECRET_VARIABLE = "BENCHMARK_SECRET"  # noqa: S105 - a name

@@ -28,7 +28,7 @@ from eventstore.errors import (
 )
 from eventstore.events import Appended, NewEvent
 from eventstore.limits import Limits
-from eventstore.queries import QUERIES
+from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -13,15 +13,15 @@ import msgspec
 from eventstore.copying import EventReader, copy_rows
 from eventstore.errors import SystematicError
 from eventstore.events import Event
+from eventstore.postgres.queries import load_queries
 from eventstore.projection import Projection, Source, State, fold_handled, handled_topics
-from eventstore.queries import load_queries
 from eventstore.tables import GenerationTables, Row, journal_row, state_rows
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-    from eventstore.database import Connect
     from eventstore.limits import Limits
+    from eventstore.postgres.database import Connect
 
 TEMPLATES = load_queries(Path(__file__).with_name("build.sql"))
 

@@ -10,8 +10,8 @@ import msgspec
 from eventstore.columns import Column, columns_of, mask
 from eventstore.events import Event
 from eventstore.history import Change
+from eventstore.postgres.queries import load_queries
 from eventstore.projection import Projection, Source, State, fold
-from eventstore.queries import load_queries
 from eventstore.tables import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from eventstore.errors import (
     is_outage,
 )
 from eventstore.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent, Tail
-from eventstore.queries import QUERIES
+from eventstore.postgres.queries import QUERIES
 from eventstore.wakeup import HeadListener, HeadNotifier
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
-    from eventstore.database import Database
     from eventstore.limits import Limits
+    from eventstore.postgres.database import Database
 
 logger = structlog.get_logger()
 

@@ -20,15 +20,15 @@ from eventstore.errors import (
 )
 from eventstore.events import Tail
 from eventstore.fingerprint import fingerprint
+from eventstore.postgres.queries import QUERIES
 from eventstore.projection import Folded, Projection, Source, State, fold_handled, handled_topics
-from eventstore.queries import QUERIES
 from eventstore.tables import GenerationTables, Row, Stretch, journal_row
 from eventstore.tasks import together
 
 if TYPE_CHECKING:
-    from eventstore.database import Database
     from eventstore.limits import Limits
     from eventstore.log import Log
+    from eventstore.postgres.database import Database
     from eventstore.registry import Registry
 
 logger = structlog.get_logger()

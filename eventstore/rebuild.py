@@ -17,9 +17,9 @@ from eventstore.builders import BuildFailedError
 from eventstore.diff import TEMPLATES as DIFF_TEMPLATES
 from eventstore.diff import Comparison, Diff
 from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_outage, passes
+from eventstore.postgres.queries import QUERIES, REBUILDS
 from eventstore.projection import Projection
 from eventstore.projector import Projector
-from eventstore.queries import QUERIES, REBUILDS
 from eventstore.registry import REBUILDING, Generations, Rebuild
 from eventstore.shadow import MEANWHILE, Engine, Shadow
 from eventstore.tables import GenerationTables

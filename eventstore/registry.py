@@ -16,12 +16,12 @@ from eventstore.errors import (
     NotReadyError,
     RebuildingError,
 )
-from eventstore.queries import QUERIES, REBUILDS
+from eventstore.postgres.queries import QUERIES, REBUILDS
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
-    from eventstore.database import Database
+    from eventstore.postgres.database import Database
 
 # Seconds between looks at a checkpoint that another process may move.
 LOOK_SECONDS = 0.01

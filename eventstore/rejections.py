@@ -18,11 +18,11 @@ from eventstore.errors import (
     is_outage,
     printable,
 )
-from eventstore.queries import QUERIES
+from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
-    from eventstore.database import Database
     from eventstore.limits import Limits
+    from eventstore.postgres.database import Database
 
 logger = structlog.get_logger()
 

@@ -23,16 +23,16 @@ from eventstore.errors import (
     passes,
 )
 from eventstore.fingerprint import fingerprint
+from eventstore.postgres.queries import QUERIES, REBUILDS
 from eventstore.projection import Projection, Source, handled_topics
 from eventstore.projector import Projector
-from eventstore.queries import QUERIES, REBUILDS
 from eventstore.tables import GenerationTables
 from eventstore.tasks import alongside, together
 
 if TYPE_CHECKING:
-    from eventstore.database import Database
     from eventstore.limits import Limits
     from eventstore.log import Log
+    from eventstore.postgres.database import Database
     from eventstore.registry import Registry
 
 logger = structlog.get_logger()

@@ -17,14 +17,14 @@ from eventstore.columns import (
 from eventstore.copying import copy_rows
 from eventstore.errors import PostgresError
 from eventstore.events import Event
+from eventstore.postgres.queries import load_queries
 from eventstore.projection import Projection, State
-from eventstore.queries import load_queries
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
     from asyncpg.pool import PoolConnectionProxy
 
-    from eventstore.database import Database
+    from eventstore.postgres.database import Database
 
     Session: TypeAlias = Connection[Record] | PoolConnectionProxy[Record]
 

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from eventstore.database import Connect, keep_connected, lost
-from eventstore.queries import QUERIES
+from eventstore.postgres.database import Connect, keep_connected, lost
+from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from eventstore.database import Database
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.limits import Limits
+from eventstore.postgres.database import Database
+from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.settings import Settings
 from server import Running, running_alone
 from tests.support import Client

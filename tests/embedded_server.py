@@ -14,8 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import PostgresError
+from eventstore.postgres.embedded import EmbeddedPostgres
 
 
 async def serve(data_dir: Path) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import asyncpg
 
-from eventstore.database import Database
-from eventstore.queries import QUERIES
+from eventstore.postgres.database import Database
+from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

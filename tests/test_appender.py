@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from eventstore.appender import Appender
-from eventstore.database import Database
 from eventstore.errors import QueueFullError, RefusedError, UnavailableError
 from eventstore.events import Appended, NewEvent
 from eventstore.limits import Limits
+from eventstore.postgres.database import Database
 from tests.faults import AWAY, LOST, Fate, Faults, FaultyConnection, scripted
 from tests.support import new_event
 

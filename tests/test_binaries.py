@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eventstore import binaries
-from eventstore.binaries import INSTALLATION, NEEDED, binaries_for, wheel_binaries
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import PostgresError
+from eventstore.postgres import binaries
+from eventstore.postgres.binaries import INSTALLATION, NEEDED, binaries_for, wheel_binaries
+from eventstore.postgres.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root runs Postgres as somebody else"

@@ -20,13 +20,13 @@ from eventstore.build import (
 )
 from eventstore.builders import Builders
 from eventstore.copying import EventReader
-from eventstore.database import Database
 from eventstore.errors import SystematicError
 from eventstore.events import Event, NewEvent
 from eventstore.limits import Limits
 from eventstore.log import Log
+from eventstore.postgres.database import Database
+from eventstore.postgres.queries import QUERIES
 from eventstore.projection import handled_topics
-from eventstore.queries import QUERIES
 from eventstore.registry import Registry
 from eventstore.tables import GenerationTables
 from projections.gift_cards import PROJECTION

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore.database import Database
 from eventstore.limits import Limits
 from eventstore.log import Log
+from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
 from tests.support import new_event
 from tests.test_projector import projector

@@ -21,10 +21,10 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from eventstore import embedded
-from eventstore.embedded import EmbeddedPostgres
 from eventstore.errors import PostgresError
-from eventstore.processes import postgres_in
+from eventstore.postgres import embedded
+from eventstore.postgres.embedded import EmbeddedPostgres
+from eventstore.postgres.processes import postgres_in
 
 ROOT = Path(__file__).parent.parent
 USER = "nobody"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore.database import Database, keep_connected
 from eventstore.events import Tail
 from eventstore.limits import Limits
 from eventstore.log import Log, contiguous
+from eventstore.postgres.database import Database, keep_connected
 from tests.support import new_event, values
 
 if TYPE_CHECKING:

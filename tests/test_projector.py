@@ -8,11 +8,11 @@ import asyncpg
 import msgspec
 import pytest
 
-from eventstore.database import Database
 from eventstore.errors import FencedError, IncompleteError
 from eventstore.events import Tail
 from eventstore.limits import Limits
 from eventstore.log import Log
+from eventstore.postgres.database import Database
 from eventstore.projection import Projection
 from eventstore.projector import Projector
 from eventstore.registry import Registry

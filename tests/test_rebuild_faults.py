@@ -26,11 +26,11 @@ from building import Greeting
 from eventstore import projector, rebuild, shadow
 from eventstore.build import Builder, Built, Range, TooManyStreamsError
 from eventstore.builders import Builders, BuildFailedError, Job
-from eventstore.database import Database
 from eventstore.errors import describe
 from eventstore.events import Event
 from eventstore.limits import Limits
 from eventstore.log import Log
+from eventstore.postgres.database import Database
 from eventstore.rebuild import Keeper
 from eventstore.shadow import Shadow
 from eventstore.tables import GenerationTables

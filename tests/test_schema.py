@@ -6,9 +6,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from eventstore import database as module
-from eventstore.database import Database, all_migrations, migrate, set_up_schema
 from eventstore.errors import LogCorruptedError, PostgresError
+from eventstore.postgres import database as module
+from eventstore.postgres.database import Database, all_migrations, migrate, set_up_schema
 from tests.conftest import Cluster
 
 EMPTY = "template1"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from eventstore.database import Database
 from eventstore.limits import Limits
 from eventstore.log import Log
-from eventstore.queries import load_queries
+from eventstore.postgres.database import Database
+from eventstore.postgres.queries import load_queries
 from eventstore.settings import load_settings
 from projections import load_projections
 from providers import load_providers, settings_types

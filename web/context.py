@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
-from eventstore.database import Database
 from eventstore.limits import Limits
 from eventstore.log import Log
+from eventstore.postgres.database import Database
 from eventstore.projection import Projection
 from eventstore.registry import Registry
 from eventstore.rejections import Rejections

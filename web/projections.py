@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from eventstore.errors import NotSwitchedError
-from eventstore.queries import QUERIES
+from eventstore.postgres.queries import QUERIES
 from eventstore.registry import Generations
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_answer

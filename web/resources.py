@@ -11,8 +11,8 @@ from aiohttp import web
 
 from eventstore.columns import mask
 from eventstore.history import Change, Step, history
+from eventstore.postgres.queries import QUERIES
 from eventstore.projection import Projection
-from eventstore.queries import QUERIES
 from eventstore.tables import StateView
 from providers.provider import stream_part
 from web import parameters

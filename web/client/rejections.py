@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from rich.console import RenderableType
 
-from eventstore.database import Database
 from eventstore.limits import Limits
+from eventstore.postgres.database import Database
 from eventstore.rejections import Rejections
 from web.client.asking import (
     Screen,

@@ -16,7 +16,7 @@ from eventstore.errors import (
     heed_cancellation,
     is_outage,
 )
-from eventstore.queries import QUERIES
+from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Pool, Record
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 logger = structlog.get_logger()
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SCHEMA = ROOT / "schema.sql"
 MIGRATIONS = ROOT / "migrations"
 OLDEST_MAJOR = 15

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from eventstore.database import Connect, keep_connected, lost
-from eventstore.queries import QUERIES
+from eventstore.postgres.database import Connect, keep_connected, lost
+from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

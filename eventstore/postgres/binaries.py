@@ -21,7 +21,7 @@ import platformdirs
 import structlog
 
 from eventstore.errors import PostgresError
-from eventstore.processes import OWN_POSTGRES, Account, first_barred, refuse_barred, way_to
+from eventstore.postgres.processes import OWN_POSTGRES, Account, first_barred, refuse_barred, way_to
 
 MAJOR: Final = 18
 

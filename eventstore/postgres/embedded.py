@@ -23,9 +23,9 @@ import asyncpg
 import psutil
 import structlog
 
-from eventstore.binaries import MAJOR, binaries_for
 from eventstore.errors import PostgresError, is_outage
-from eventstore.processes import (
+from eventstore.postgres.binaries import MAJOR, binaries_for
+from eventstore.postgres.processes import (
     OWN_POSTGRES,
     WATCH_SECONDS,
     account_for,

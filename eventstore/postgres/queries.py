@@ -14,5 +14,5 @@ def load_queries(file: Path) -> dict[str, str]:
     }
 
 
-QUERIES = load_queries(Path(__file__).with_name("queries.sql"))
-REBUILDS = load_queries(Path(__file__).with_name("rebuild.sql"))
+QUERIES = load_queries(Path(__file__).parent.with_name("queries.sql"))
+REBUILDS = load_queries(Path(__file__).parent.with_name("rebuild.sql"))

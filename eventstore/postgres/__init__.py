@@ -1,0 +1,1 @@
+"""Postgres: connections and schema, which error means what, and the embedded server."""
