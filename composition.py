@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from eventstore.builders import Builders
 from eventstore.errors import PostgresError, SettingsError, describe, heed_cancellation, is_outage
 from eventstore.fingerprint import fingerprint
-from eventstore.log import Log
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.leader import lead
 from eventstore.rebuild import Conductor

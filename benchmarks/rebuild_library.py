@@ -22,7 +22,7 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.processes import fail
-from eventstore.events import Event
+from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
 from projections.gift_cards import GiftCard, evolve
 from providers import load_providers

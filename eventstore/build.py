@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-from eventstore.copying import EventReader, copy_rows
 from eventstore.errors import SystematicError
-from eventstore.events import Event
+from eventstore.log.copy_out import EventReader, copy_rows
+from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
 from eventstore.projection import Projection, Source, State, fold_handled, handled_topics
 from eventstore.tables import GenerationTables, Row, journal_row, state_rows

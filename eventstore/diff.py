@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic
 import msgspec
 
 from eventstore.columns import Column, columns_of, mask
-from eventstore.events import Event
 from eventstore.history import Change
+from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
 from eventstore.projection import Projection, Source, State, fold
 from eventstore.tables import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from eventstore.columns import Column, columns_of
-from eventstore.events import Event
+from eventstore.log.events import Event
 from eventstore.projection import Folded, Projection, Source, State, Verdict, fold
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from eventstore.columns import LONGEST_INDEXED, check_storable
 from eventstore.errors import describe
-from eventstore.events import Event
+from eventstore.log.events import Event
 
 State = TypeVar("State", bound=msgspec.Struct)
 

@@ -18,8 +18,8 @@ from eventstore.errors import (
     is_outage,
     is_poison,
 )
-from eventstore.events import Tail
 from eventstore.fingerprint import fingerprint
+from eventstore.log.events import Tail
 from eventstore.postgres.queries import QUERIES
 from eventstore.projection import Folded, Projection, Source, State, fold_handled, handled_topics
 from eventstore.tables import GenerationTables, Row, Stretch, journal_row
@@ -27,7 +27,7 @@ from eventstore.tasks import together
 
 if TYPE_CHECKING:
     from eventstore.limits import Limits
-    from eventstore.log import Log
+    from eventstore.log.log import Log
     from eventstore.postgres.database import Database
     from eventstore.registry import Registry
 

@@ -31,7 +31,7 @@ from eventstore.tasks import alongside, together
 
 if TYPE_CHECKING:
     from eventstore.limits import Limits
-    from eventstore.log import Log
+    from eventstore.log.log import Log
     from eventstore.postgres.database import Database
     from eventstore.registry import Registry
 

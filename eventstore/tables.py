@@ -14,9 +14,9 @@ from eventstore.columns import (
     names_of,
     values_of,
 )
-from eventstore.copying import copy_rows
 from eventstore.errors import PostgresError
-from eventstore.events import Event
+from eventstore.log.copy_out import copy_rows
+from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
 from eventstore.projection import Projection, State
 

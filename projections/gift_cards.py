@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET
 
 from eventstore.columns import SECRET
-from eventstore.events import Event
+from eventstore.log.events import Event
 from eventstore.projection import Journal, Projection, Total
 from projections.merging import Tracked, tracked
 from providers.facts import GiftCardFact

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from eventstore.errors import SettingsError
-from eventstore.events import Event
+from eventstore.log.events import Event
 from providers.facts import Fact, Given, Phase, TransactionFact
 from providers.provider import (
     Provider,

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from eventstore.events import Event
+from eventstore.log.events import Event
 from providers.facts import Fact, GiftCardFact, Given, LocationFact, Phase, TransactionFact
 from providers.provider import (
     Provider,

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from eventstore.errors import LoopledgerError
-from eventstore.events import Event
+from eventstore.log.events import Event
 from providers.facts import Fact
 
 # A topic or a tenant longer than this names nothing; a part of a stream's name that would be longer is a hash.

@@ -11,7 +11,7 @@ import yarl
 from asyncpg import Record
 from multidict import CIMultiDict
 
-from eventstore.events import Event, NewEvent
+from eventstore.log.events import Event, NewEvent
 from providers import load_providers
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

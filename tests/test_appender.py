@@ -12,10 +12,10 @@ import asyncpg
 import msgspec
 import pytest
 
-from eventstore.appender import Appender
 from eventstore.errors import QueueFullError, RefusedError, UnavailableError
-from eventstore.events import Appended, NewEvent
 from eventstore.limits import Limits
+from eventstore.log.appender import Appender
+from eventstore.log.events import Appended, NewEvent
 from eventstore.postgres.database import Database
 from tests.faults import AWAY, LOST, Fate, Faults, FaultyConnection, scripted
 from tests.support import new_event

@@ -19,11 +19,11 @@ from eventstore.build import (
     TooManyStreamsError,
 )
 from eventstore.builders import Builders
-from eventstore.copying import EventReader
 from eventstore.errors import SystematicError
-from eventstore.events import Event, NewEvent
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.copy_out import EventReader
+from eventstore.log.events import Event, NewEvent
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.queries import QUERIES
 from eventstore.projection import handled_topics

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventstore.copying import copy_rows
+from eventstore.log.copy_out import copy_rows
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

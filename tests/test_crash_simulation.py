@@ -25,9 +25,9 @@ from eventstore.errors import (
     UnavailableError,
     is_outage,
 )
-from eventstore.events import Appended, Event, NewEvent
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.events import Appended, Event, NewEvent
+from eventstore.log.log import Log
 from eventstore.projection import fold
 from eventstore.projector import Projector
 from eventstore.registry import Registry

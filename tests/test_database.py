@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
 from tests.support import new_event

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 import composition
-from eventstore.appender import Tell
-from eventstore.events import Appended
 from eventstore.limits import Limits
+from eventstore.log.appender import Tell
+from eventstore.log.events import Appended
 from tests.conftest import StartLoopledger
 from tests.support import NOON, Answer, Client, encoded, loopz_headers
 from web.gate import Gate

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from eventstore.events import Tail
 from eventstore.limits import Limits
-from eventstore.log import Log, contiguous
+from eventstore.log.events import Tail
+from eventstore.log.log import Log, contiguous
 from eventstore.postgres.database import Database, keep_connected
 from tests.support import new_event, values
 

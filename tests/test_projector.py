@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from eventstore.errors import FencedError, IncompleteError
-from eventstore.events import Tail
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.events import Tail
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.projection import Projection
 from eventstore.projector import Projector

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from multidict import CIMultiDict
 
-from eventstore.events import Event, NewEvent
 from eventstore.history import history
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.events import Event, NewEvent
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.projection import Projection, fold
 from eventstore.projector import Projector

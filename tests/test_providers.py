@@ -26,7 +26,7 @@ from msgspec import UNSET
 from multidict import CIMultiDict
 
 from eventstore.errors import SettingsError
-from eventstore.events import Event
+from eventstore.log.events import Event
 from eventstore.settings import load_settings
 from providers import fitbank, load_providers, loopz, settings_types
 from providers.facts import Fact, Phase, TransactionFact

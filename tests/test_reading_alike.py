@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventstore.errors import LoopledgerError
-from eventstore.events import Event
+from eventstore.log.events import Event
 from providers import loopz
 from tests.support import NOON, encoded
 

@@ -27,9 +27,9 @@ from eventstore import projector, rebuild, shadow
 from eventstore.build import Builder, Built, Range, TooManyStreamsError
 from eventstore.builders import Builders, BuildFailedError, Job
 from eventstore.errors import describe
-from eventstore.events import Event
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.events import Event
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.rebuild import Keeper
 from eventstore.shadow import Shadow

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from eventstore.events import Event
+from eventstore.log.events import Event
 from eventstore.projection import Projection, Source, fold
 from torture.ledger import Ledger, Sent
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.queries import load_queries
 from eventstore.settings import load_settings

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from eventstore.limits import Limits
-from eventstore.log import Log
+from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.projection import Projection
 from eventstore.registry import Registry

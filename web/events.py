@@ -4,7 +4,7 @@ import hashlib
 
 from aiohttp import web
 
-from eventstore.events import EventWithHeaders
+from eventstore.log.events import EventWithHeaders
 from web import parameters
 from web.context import CONTEXT, Page, header_pairs, json_answer, octets
 from web.problems import NotFoundError

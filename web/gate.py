@@ -19,8 +19,8 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import SERVER_SOFTWARE, HttpProcessingError, HttpRequestParser, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
-from eventstore.events import Appended
 from eventstore.limits import Limits
+from eventstore.log.events import Appended
 from web.ingest import Arrival, Handler, Ingest, acknowledgement
 from web.problems import HeadTooSlowError, TooManyConnectionsError, problem_of
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientError
 from asyncpg.pgproto.pgproto import UUID
 
-from eventstore.appender import Tell
 from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, printable
-from eventstore.events import Appended, NewEvent
 from eventstore.limits import Limits
+from eventstore.log.appender import Tell
+from eventstore.log.events import Appended, NewEvent
 from eventstore.rejections import NewRejection
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError

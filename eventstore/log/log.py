@@ -8,15 +8,15 @@ from uuid import UUID
 
 import structlog
 
-from eventstore.appender import Appender, Tell
 from eventstore.errors import (
     IncompleteReadError,
     heed_cancellation,
     is_outage,
 )
-from eventstore.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent, Tail
+from eventstore.log.appender import Appender, Tell
+from eventstore.log.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent, Tail
+from eventstore.log.head import HeadListener, HeadNotifier
 from eventstore.postgres.queries import QUERIES
-from eventstore.wakeup import HeadListener, HeadNotifier
 
 if TYPE_CHECKING:
     from asyncpg import Record

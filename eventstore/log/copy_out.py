@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from asyncpg.pgproto.pgproto import UUID
 
-from eventstore.events import Event
+from eventstore.log.events import Event
 
 if TYPE_CHECKING:
     from eventstore.tables import Session

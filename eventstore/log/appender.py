@@ -26,8 +26,8 @@ from eventstore.errors import (
     is_outage,
     is_poison,
 )
-from eventstore.events import Appended, NewEvent
 from eventstore.limits import Limits
+from eventstore.log.events import Appended, NewEvent
 from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:

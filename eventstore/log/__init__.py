@@ -1,0 +1,1 @@
+"""The log: what an event is, appending, reading, and knowing how far it reaches."""
