@@ -17,12 +17,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from eventstore.builders import Builders
 from eventstore.errors import PostgresError, SettingsError, describe, heed_cancellation, is_outage
-from eventstore.fingerprint import fingerprint
+from eventstore.fold.fingerprint import fingerprint
+from eventstore.fold.registry import Registry
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.leader import lead
 from eventstore.rebuild import Conductor
-from eventstore.registry import Registry
 from eventstore.rejections import Rejections
 from eventstore.settings import Settings, load_settings
 from eventstore.shadow import Engine

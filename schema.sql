@@ -1,5 +1,5 @@
 -- What is permanent: the log and the registry of its projections. A projection's own tables are made by
--- eventstore/tables.py, one set per generation. Postgres 15 or newer.
+-- eventstore/fold/generation.py, one set per generation. Postgres 15 or newer.
 --
 -- An existing database gets here by migrations/; a test holds the two ways together.
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic
 import msgspec
 
 from eventstore.errors import SystematicError
+from eventstore.fold.generation import GenerationTables, Row, journal_row, state_rows
+from eventstore.fold.projection import Projection, Source, State, fold_handled, handled_topics
 from eventstore.log.copy_out import EventReader, copy_rows
 from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
-from eventstore.projection import Projection, Source, State, fold_handled, handled_topics
-from eventstore.tables import GenerationTables, Row, journal_row, state_rows
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

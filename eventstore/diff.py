@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-from eventstore.columns import Column, columns_of, mask
+from eventstore.fold.columns import Column, columns_of, mask
+from eventstore.fold.generation import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
+from eventstore.fold.projection import Projection, Source, State, fold
 from eventstore.history import Change
 from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
-from eventstore.projection import Projection, Source, State, fold
-from eventstore.tables import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

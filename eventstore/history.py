@@ -7,9 +7,9 @@ from uuid import UUID
 
 import msgspec
 
-from eventstore.columns import Column, columns_of
+from eventstore.fold.columns import Column, columns_of
+from eventstore.fold.projection import Folded, Projection, Source, State, Verdict, fold
 from eventstore.log.events import Event
-from eventstore.projection import Folded, Projection, Source, State, Verdict, fold
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -17,12 +17,12 @@ from eventstore.builders import BuildFailedError
 from eventstore.diff import TEMPLATES as DIFF_TEMPLATES
 from eventstore.diff import Comparison, Diff
 from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_outage, passes
+from eventstore.fold.generation import GenerationTables
+from eventstore.fold.projection import Projection
+from eventstore.fold.projector import Projector
+from eventstore.fold.registry import REBUILDING, Generations, Rebuild
 from eventstore.postgres.queries import QUERIES, REBUILDS
-from eventstore.projection import Projection
-from eventstore.projector import Projector
-from eventstore.registry import REBUILDING, Generations, Rebuild
 from eventstore.shadow import MEANWHILE, Engine, Shadow
-from eventstore.tables import GenerationTables
 from eventstore.tasks import alongside
 
 if TYPE_CHECKING:

@@ -22,18 +22,18 @@ from eventstore.errors import (
     heed_cancellation,
     passes,
 )
-from eventstore.fingerprint import fingerprint
+from eventstore.fold.fingerprint import fingerprint
+from eventstore.fold.generation import GenerationTables
+from eventstore.fold.projection import Projection, Source, handled_topics
+from eventstore.fold.projector import Projector
 from eventstore.postgres.queries import QUERIES, REBUILDS
-from eventstore.projection import Projection, Source, handled_topics
-from eventstore.projector import Projector
-from eventstore.tables import GenerationTables
 from eventstore.tasks import alongside, together
 
 if TYPE_CHECKING:
+    from eventstore.fold.registry import Registry
     from eventstore.limits import Limits
     from eventstore.log.log import Log
     from eventstore.postgres.database import Database
-    from eventstore.registry import Registry
 
 logger = structlog.get_logger()
 

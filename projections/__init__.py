@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from eventstore.projection import Projection
+from eventstore.fold.projection import Projection
 
 
 def load_projections() -> dict[str, Projection[Any]]:

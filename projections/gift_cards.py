@@ -6,9 +6,9 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET
 
-from eventstore.columns import SECRET
+from eventstore.fold.columns import SECRET
+from eventstore.fold.projection import Journal, Projection, Total
 from eventstore.log.events import Event
-from eventstore.projection import Journal, Projection, Total
 from projections.merging import Tracked, tracked
 from providers.facts import GiftCardFact
 

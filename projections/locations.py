@@ -2,7 +2,7 @@
 
 from msgspec import UNSET
 
-from eventstore.projection import Projection
+from eventstore.fold.projection import Projection
 from projections.merging import Tracked, tracked
 from providers.facts import LocationFact
 

@@ -5,8 +5,8 @@ from decimal import Decimal
 import msgspec
 from msgspec import UNSET
 
+from eventstore.fold.projection import Journal, Projection, Total
 from eventstore.log.events import Event
-from eventstore.projection import Journal, Projection, Total
 from projections.merging import Tracked, tracked
 from providers.facts import Phase, TransactionFact
 

@@ -20,15 +20,15 @@ from eventstore.build import (
 )
 from eventstore.builders import Builders
 from eventstore.errors import SystematicError
+from eventstore.fold.generation import GenerationTables
+from eventstore.fold.projection import handled_topics
+from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.copy_out import EventReader
 from eventstore.log.events import Event, NewEvent
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.queries import QUERIES
-from eventstore.projection import handled_topics
-from eventstore.registry import Registry
-from eventstore.tables import GenerationTables
 from projections.gift_cards import PROJECTION
 from providers import load_providers
 from tests.support import new_event, values

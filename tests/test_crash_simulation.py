@@ -25,12 +25,12 @@ from eventstore.errors import (
     UnavailableError,
     is_outage,
 )
+from eventstore.fold.projection import fold
+from eventstore.fold.projector import Projector
+from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, Event, NewEvent
 from eventstore.log.log import Log
-from eventstore.projection import fold
-from eventstore.projector import Projector
-from eventstore.registry import Registry
 from projections import load_projections
 from providers import load_providers
 from tests.conftest import Cluster

@@ -11,8 +11,8 @@ from typing import ClassVar, Protocol
 import msgspec
 import pytest
 
-from eventstore.fingerprint import ROOT, fingerprint
-from eventstore.projection import Projection
+from eventstore.fold.fingerprint import ROOT, fingerprint
+from eventstore.fold.projection import Projection
 from projections import load_projections
 from providers import fitbank, load_providers
 
@@ -22,7 +22,7 @@ PROJECT = {
 """Cards."""
 
 import msgspec
-from eventstore.projection import Projection
+from eventstore.fold.projection import Projection
 from facts import CardFact
 from rules import Base, newer
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from eventstore.projection import Projection
+from eventstore.fold.projection import Projection
 from projections import load_projections
 from projections.gift_cards import GiftCard, evolve
 from projections.merging import Tracked

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from eventstore.errors import FencedError, IncompleteError
+from eventstore.fold.projection import Projection
+from eventstore.fold.projector import Projector
+from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.events import Tail
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
-from eventstore.projection import Projection
-from eventstore.projector import Projector
-from eventstore.registry import Registry
 from projections.gift_cards import PROJECTION
 from projections.merging import Tracked
 from providers import load_providers

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from multidict import CIMultiDict
 
+from eventstore.fold.projection import Projection, fold
+from eventstore.fold.projector import Projector
+from eventstore.fold.registry import Registry, Standing
 from eventstore.history import history
 from eventstore.limits import Limits
 from eventstore.log.events import Event, NewEvent
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
-from eventstore.projection import Projection, fold
-from eventstore.projector import Projector
-from eventstore.registry import Registry, Standing
 from projections import load_projections
 from projections.gift_cards import GiftCard, evolve
 from providers import load_providers

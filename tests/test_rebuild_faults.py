@@ -27,13 +27,13 @@ from eventstore import projector, rebuild, shadow
 from eventstore.build import Builder, Built, Range, TooManyStreamsError
 from eventstore.builders import Builders, BuildFailedError, Job
 from eventstore.errors import describe
+from eventstore.fold.generation import GenerationTables
 from eventstore.limits import Limits
 from eventstore.log.events import Event
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.rebuild import Keeper
 from eventstore.shadow import Shadow
-from eventstore.tables import GenerationTables
 from projections import load_projections
 from providers import load_providers, loopz, settings_types
 from providers.facts import Fact

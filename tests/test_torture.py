@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from eventstore.projection import Projection
+from eventstore.fold.projection import Projection
 from projections import load_projections
 from providers import load_providers
 from tests.support import NOON, new_event, on_record

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import msgspec
 
+from eventstore.fold.projection import Projection, Source, fold
 from eventstore.log.events import Event
-from eventstore.projection import Projection, Source, fold
 from torture.ledger import Ledger, Sent
 
 # How many violations are kept with their facts; all are counted.

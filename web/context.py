@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import web
 
+from eventstore.fold.projection import Projection
+from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
-from eventstore.projection import Projection
-from eventstore.registry import Registry
 from eventstore.rejections import Rejections
 from providers.provider import Provider
 from verification.verifier import Verifier

@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from eventstore.errors import NotSwitchedError
+from eventstore.fold.registry import Generations
 from eventstore.postgres.queries import QUERIES
-from eventstore.registry import Generations
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_answer
 from web.problems import NotFoundError

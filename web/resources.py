@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from eventstore.columns import mask
+from eventstore.fold.columns import mask
+from eventstore.fold.generation import StateView
+from eventstore.fold.projection import Projection
 from eventstore.history import Change, Step, history
 from eventstore.postgres.queries import QUERIES
-from eventstore.projection import Projection
-from eventstore.tables import StateView
 from providers.provider import stream_part
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_answer

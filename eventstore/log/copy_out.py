@@ -13,7 +13,7 @@ from asyncpg.pgproto.pgproto import UUID
 from eventstore.log.events import Event
 
 if TYPE_CHECKING:
-    from eventstore.tables import Session
+    from eventstore.fold.generation import Session
 
 # Rows that are sent at a time.
 _ROWS = 500

@@ -18,18 +18,25 @@ from eventstore.errors import (
     is_outage,
     is_poison,
 )
-from eventstore.fingerprint import fingerprint
+from eventstore.fold.fingerprint import fingerprint
+from eventstore.fold.generation import GenerationTables, Row, Stretch, journal_row
+from eventstore.fold.projection import (
+    Folded,
+    Projection,
+    Source,
+    State,
+    fold_handled,
+    handled_topics,
+)
 from eventstore.log.events import Tail
 from eventstore.postgres.queries import QUERIES
-from eventstore.projection import Folded, Projection, Source, State, fold_handled, handled_topics
-from eventstore.tables import GenerationTables, Row, Stretch, journal_row
 from eventstore.tasks import together
 
 if TYPE_CHECKING:
+    from eventstore.fold.registry import Registry
     from eventstore.limits import Limits
     from eventstore.log.log import Log
     from eventstore.postgres.database import Database
-    from eventstore.registry import Registry
 
 logger = structlog.get_logger()
 

@@ -24,9 +24,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from eventstore.projection import Projection, Source
+from eventstore.fold.projection import Projection, Source
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 DIGITS = 16
 

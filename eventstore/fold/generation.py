@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
 import asyncpg
 import msgspec
 
-from eventstore.columns import (
+from eventstore.errors import PostgresError
+from eventstore.fold.columns import (
     Column,
     columns_of,
     identifier,
     names_of,
     values_of,
 )
-from eventstore.errors import PostgresError
+from eventstore.fold.projection import Projection, State
 from eventstore.log.copy_out import copy_rows
 from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
-from eventstore.projection import Projection, State
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

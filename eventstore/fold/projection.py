@@ -5,8 +5,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
-from eventstore.columns import LONGEST_INDEXED, check_storable
 from eventstore.errors import describe
+from eventstore.fold.columns import LONGEST_INDEXED, check_storable
 from eventstore.log.events import Event
 
 State = TypeVar("State", bound=msgspec.Struct)
