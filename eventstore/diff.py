@@ -10,9 +10,9 @@ import msgspec
 from eventstore.fold.columns import Column, columns_of, mask
 from eventstore.fold.generation import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
 from eventstore.fold.projection import Projection, Source, State, fold
-from eventstore.history import Change
 from eventstore.log.events import Event
 from eventstore.postgres.queries import load_queries
+from eventstore.query.history import Change
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

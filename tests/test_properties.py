@@ -19,11 +19,11 @@ from multidict import CIMultiDict
 from eventstore.fold.projection import Projection, fold
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry, Standing
-from eventstore.history import history
 from eventstore.limits import Limits
 from eventstore.log.events import Event, NewEvent
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
+from eventstore.query.history import history
 from projections import load_projections
 from projections.gift_cards import GiftCard, evolve
 from providers import load_providers

@@ -12,8 +12,8 @@ from aiohttp import web
 from eventstore.fold.columns import mask
 from eventstore.fold.generation import StateView
 from eventstore.fold.projection import Projection
-from eventstore.history import Change, Step, history
 from eventstore.postgres.queries import QUERIES
+from eventstore.query.history import Change, Step, history
 from providers.provider import stream_part
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_answer
