@@ -1,6 +1,6 @@
 """A builder process: builds the ranges of a new generation that it is told on standard input.
 
-It is told its settings, its job, then one range a line; what it says is in eventstore/builders.py.
+It is told its settings, its job, then one range a line; what it says is in eventstore/rebuild/pool.py.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import uvloop
 
-from eventstore.build import Builder, Range, TooManyStreamsError
-from eventstore.builders import Done, Failed, Job, Reached, Report, TooMany
 from eventstore.errors import describe, passes
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
+from eventstore.rebuild.builder import Builder, Range, TooManyStreamsError
+from eventstore.rebuild.pool import Done, Failed, Job, Reached, Report, TooMany
 from projections import load_projections
 from providers import load_providers, settings_types
 

@@ -15,17 +15,17 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from eventstore.builders import Builders
 from eventstore.errors import PostgresError, SettingsError, describe, heed_cancellation, is_outage
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.registry import Registry
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.leader import lead
-from eventstore.rebuild import Conductor
+from eventstore.rebuild.build import Engine
+from eventstore.rebuild.conductor import Conductor
+from eventstore.rebuild.pool import Builders
 from eventstore.rejections import Rejections
 from eventstore.settings import Settings, load_settings
-from eventstore.shadow import Engine
 from projections import load_projections
 from providers import load_providers, settings_types
 from verification.keyring import Secret

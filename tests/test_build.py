@@ -10,15 +10,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventstore.build import (
-    HIGHEST,
-    LOWEST,
-    TEMPLATES,
-    Builder,
-    Range,
-    TooManyStreamsError,
-)
-from eventstore.builders import Builders
 from eventstore.errors import SystematicError
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import handled_topics
@@ -29,6 +20,15 @@ from eventstore.log.events import Event, NewEvent
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.queries import QUERIES
+from eventstore.rebuild.builder import (
+    HIGHEST,
+    LOWEST,
+    TEMPLATES,
+    Builder,
+    Range,
+    TooManyStreamsError,
+)
+from eventstore.rebuild.pool import Builders
 from projections.gift_cards import PROJECTION
 from providers import load_providers
 from tests.support import new_event, values

@@ -23,17 +23,18 @@ from hypothesis import strategies as st
 
 import composition
 from building import Greeting
-from eventstore import projector, rebuild, shadow
-from eventstore.build import Builder, Built, Range, TooManyStreamsError
-from eventstore.builders import Builders, BuildFailedError, Job
 from eventstore.errors import describe
+from eventstore.fold import projector
 from eventstore.fold.generation import GenerationTables
 from eventstore.limits import Limits
 from eventstore.log.events import Event
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
-from eventstore.rebuild import Keeper
-from eventstore.shadow import Shadow
+from eventstore.rebuild import build, conductor
+from eventstore.rebuild.build import Shadow
+from eventstore.rebuild.builder import Builder, Built, Range, TooManyStreamsError
+from eventstore.rebuild.conductor import Keeper
+from eventstore.rebuild.pool import Builders, BuildFailedError, Job
 from projections import load_projections
 from providers import load_providers, loopz, settings_types
 from providers.facts import Fact
@@ -119,9 +120,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebuild, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(shadow, "REPORT_SECONDS", 0.05)
-    monkeypatch.setattr(shadow, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(conductor, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(build, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(build, "PAUSE_SECONDS", 0.05)
 
 
 @asynccontextmanager

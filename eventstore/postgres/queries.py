@@ -15,4 +15,4 @@ def load_queries(file: Path) -> dict[str, str]:
 
 
 QUERIES = load_queries(Path(__file__).parent.with_name("queries.sql"))
-REBUILDS = load_queries(Path(__file__).parent.with_name("rebuild.sql"))
+REBUILDS = load_queries(Path(__file__).parent.parent / "rebuild" / "rebuild.sql")

@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from eventstore.build import Built, Range
 from eventstore.errors import LoopledgerError
+from eventstore.rebuild.builder import Built, Range
 from eventstore.tasks import together
 
 # A report is a short line, unless it quotes an error.

@@ -14,7 +14,6 @@ import asyncpg
 import msgspec
 import structlog
 
-from eventstore.builders import BuilderDiedError, Builders, BuildFailedError, Job
 from eventstore.errors import (
     IncompleteError,
     SystematicError,
@@ -27,6 +26,7 @@ from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, handled_topics
 from eventstore.fold.projector import Projector
 from eventstore.postgres.queries import QUERIES, REBUILDS
+from eventstore.rebuild.pool import BuilderDiedError, Builders, BuildFailedError, Job
 from eventstore.tasks import alongside, together
 
 if TYPE_CHECKING:

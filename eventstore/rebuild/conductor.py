@@ -13,16 +13,16 @@ import asyncpg
 import msgspec
 import structlog
 
-from eventstore.builders import BuildFailedError
-from eventstore.diff import TEMPLATES as DIFF_TEMPLATES
-from eventstore.diff import Comparison, Diff
 from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_outage, passes
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import REBUILDING, Generations, Rebuild
 from eventstore.postgres.queries import QUERIES, REBUILDS
-from eventstore.shadow import MEANWHILE, Engine, Shadow
+from eventstore.rebuild.build import MEANWHILE, Engine, Shadow
+from eventstore.rebuild.diff import TEMPLATES as DIFF_TEMPLATES
+from eventstore.rebuild.diff import Comparison, Diff
+from eventstore.rebuild.pool import BuildFailedError
 from eventstore.tasks import alongside
 
 if TYPE_CHECKING:
