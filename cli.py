@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import composition
 import server
 from eventstore.errors import LoopledgerError
+from runtime import wiring
 from simulation import command as simulate
 from web.client import projections, quarantine, rebuild, rejections, sign
 
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_sign(given: argparse.Namespace) -> int:
     """Sign by the settings of this machine."""
-    return sign.run(given, composition.settings_from(os.environ), composition.read_secret)
+    return sign.run(given, wiring.settings_from(os.environ), wiring.read_secret)
 
 
 def run_rejections(given: argparse.Namespace) -> int:
     """Ask about rejections; to vouch for one is done in the database itself."""
     if given.action == "retry" and given.trust:
-        dsn = server.dsn_of(composition.settings_from(os.environ))
+        dsn = server.dsn_of(wiring.settings_from(os.environ))
         asyncio.run(rejections.vouch(given.id, dsn))
     return rejections.run(given)
 

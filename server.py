@@ -24,7 +24,19 @@ import msgspec
 import structlog
 import uvloop
 
-from composition import (
+from eventstore.errors import (
+    ExposedError,
+    LoopledgerError,
+    SettingsError,
+    describe,
+    is_outage,
+)
+from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
+from providers import load_providers
+from runtime.data_directory import data_directory
+from runtime.settings import Settings
+from runtime.supervisor import Workers, parent_gone
+from runtime.wiring import (
     answering,
     configure_logging,
     once_there,
@@ -34,18 +46,7 @@ from composition import (
     settings_from,
     verifier_of,
 )
-from eventstore.errors import (
-    ExposedError,
-    LoopledgerError,
-    SettingsError,
-    describe,
-    is_outage,
-)
-from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
-from eventstore.settings import Settings, is_loopback
-from providers import load_providers
-from runtime.data_directory import data_directory
-from workers import Workers, parent_gone
+from web.auth import is_loopback
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.postgres.embedded import EmbeddedPostgres
-from eventstore.settings import Settings
+from runtime.settings import Settings
 from server import Running, running_alone
 from tests.support import Client
 

@@ -12,10 +12,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from composition import read_secret
 from eventstore.limits import MIB, Limits
 from providers import settings_types
 from providers.loopz import Settings as LoopzSettings
+from runtime.wiring import read_secret
 from tests.conftest import StartLoopledger
 from tests.support import Client, encoded, loopz_headers
 from verification.signing import sign

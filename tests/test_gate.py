@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-import composition
 from eventstore.limits import Limits
 from eventstore.log.appender import Tell
 from eventstore.log.events import Appended
+from runtime import wiring
 from tests.conftest import StartLoopledger
 from tests.support import NOON, Answer, Client, encoded, loopz_headers
 from web.gate import Gate
@@ -251,7 +251,7 @@ async def test_what_is_no_http_is_refused(sender: Sender) -> None:
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(
     start: StartLoopledger, connection: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(composition, "KEEPALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(wiring, "KEEPALIVE_SECONDS", 0.2)
     async with start() as loopledger, connected(loopledger.url) as sender:
         async with connected(loopledger.url) as silent, connection.transaction():
             await connection.fetchval("SELECT position FROM log_head FOR UPDATE")

@@ -10,11 +10,11 @@ import asyncpg
 import msgspec
 import pytest
 
-from composition import read_secret
 from eventstore.limits import MIB, Limits
-from eventstore.settings import Settings
 from providers import settings_types
 from providers.loopz import Settings as LoopzSettings
+from runtime.settings import Settings
+from runtime.wiring import read_secret
 from server import running_alone
 from tests.conftest import Cluster
 from tests.support import encoded, loopz_headers, values

@@ -27,7 +27,6 @@ from multidict import CIMultiDict
 
 from eventstore.errors import SettingsError
 from eventstore.log.events import Event
-from eventstore.settings import load_settings
 from providers import fitbank, load_providers, loopz, settings_types
 from providers.facts import Fact, Phase, TransactionFact
 from providers.provider import (
@@ -40,6 +39,7 @@ from providers.provider import (
     stream_name,
     stream_part,
 )
+from runtime.settings import load_settings
 from tests.support import NOON, encoded, loopz_headers
 
 DELIVERIES = Path(__file__).with_name("deliveries")

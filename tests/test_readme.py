@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventstore.settings import Settings
+from runtime.settings import Settings
 from tests.documented import ROOT, follow, steps
 from tests.test_server import ServerProcess
 

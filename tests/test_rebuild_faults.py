@@ -21,8 +21,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import composition
-from building import Greeting
 from eventstore.errors import describe
 from eventstore.fold import projector
 from eventstore.fold.generation import GenerationTables
@@ -40,6 +38,8 @@ from providers import load_providers, loopz, settings_types
 from providers.facts import Fact
 from providers.fitbank import Settings as FitBankSettings
 from providers.provider import UndecodableError
+from runtime import wiring
+from runtime.builder_process import Greeting
 from tests import reference_model
 from tests.conftest import Cluster, StartLoopledger
 from tests.reference_model import Sent
@@ -109,7 +109,7 @@ async def build_all(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build in this process, and look often."""
-    monkeypatch.setattr(composition, "Builders", QuickBuilders)
+    monkeypatch.setattr(wiring, "Builders", QuickBuilders)
     hurry(monkeypatch)
 
 
@@ -396,7 +396,7 @@ class Prey:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if (
-                    any("building.py" in word for word in process.cmdline())
+                    any("runtime.builder_process" in word for word in process.cmdline())
                     and process.environ().get("DATABASE_URL") == self._dsn
                 ):
                     found.append(process)
@@ -728,7 +728,7 @@ async def test_a_rebuild_that_is_discarded_while_it_is_built_ends_at_once_and_le
         await client.request("POST", f"{CARDS}/rebuild")
         await until(client, f"{CARDS}/rebuild", lambda r: 0 < r["percent"] < 100)
         children = psutil.Process().children()
-        builders = [one for one in children if "building.py" in " ".join(one.cmdline())]
+        builders = [one for one in children if "runtime.builder_process" in " ".join(one.cmdline())]
         assert builders
         async with asyncio.timeout(2):
             await post(client, f"{CARDS}/discard")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from composition import settings_from
 from eventstore.errors import ExposedError, SettingsError
-from eventstore.settings import Settings
+from runtime.settings import Settings
+from runtime.wiring import settings_from
 from server import refuse_exposure
 
 

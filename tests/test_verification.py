@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from eventstore.errors import LoopledgerError, SettingsError
-from eventstore.settings import load_settings
+from runtime.settings import load_settings
 from tests.support import NOON
 from verification.keyring import Hidden
 from verification.signatures import MOST_PUBLIC_KEY_SIGNATURES, MOST_SIGNATURES

@@ -14,9 +14,9 @@ from eventstore.limits import Limits
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.postgres.queries import load_queries
-from eventstore.settings import load_settings
 from projections import load_projections
 from providers import load_providers, settings_types
+from runtime.settings import load_settings
 from torture.checks import (
     FreshFold,
     LogCheck,

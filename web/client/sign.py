@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import msgspec
 
-from eventstore.settings import Settings
+from runtime.settings import Settings
 from verification.keyring import Reader
 from verification.signing import sign
 from verification.verifier import Verification

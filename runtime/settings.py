@@ -5,7 +5,6 @@ environment that is a table or a list is written as JSON. `DATABASE_URL` goes by
 """
 
 import difflib
-import ipaddress
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,16 +90,6 @@ def load_settings(
     limits = converted.pop("limits")
     base: Settings = _convert(values, Settings, "", sources)
     return msgspec.structs.replace(base, limits=limits, providers=converted)
-
-
-def is_loopback(host: str | None) -> bool:
-    """Say whether only this machine can reach an address, or be at it."""
-    if host == "localhost":
-        return True
-    try:
-        return host is not None and ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _variables(

@@ -25,9 +25,9 @@ from eventstore.rebuild.build import Engine
 from eventstore.rebuild.conductor import Conductor
 from eventstore.rebuild.pool import Builders
 from eventstore.rejections import Rejections
-from eventstore.settings import Settings, load_settings
 from projections import load_projections
 from providers import load_providers, settings_types
+from runtime.settings import Settings, load_settings
 from verification.keyring import Secret
 from verification.verifier import Verification, Verifier
 from web.app import make_app
@@ -52,7 +52,7 @@ KEEPALIVE_SECONDS = 75.0
 AWAY_SECONDS = 0.2
 
 # What a builder process runs.
-BUILDING = str(Path(__file__).with_name("building.py").resolve())
+BUILDER = ("-m", "runtime.builder_process")
 
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
@@ -167,7 +167,7 @@ def conductor_of(settings: Settings, parts: Parts, dsn: str) -> Conductor:
         registry=parts.registry,
         limits=settings.limits,
         builders=Builders(
-            [sys.executable, BUILDING],
+            [sys.executable, *BUILDER],
             msgspec.json.encode(greeting),
             processes=settings.limits.rebuild_processes,
             streams=settings.limits.rebuild_streams,

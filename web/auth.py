@@ -1,0 +1,52 @@
+"""Who may ask: this machine only, unless told otherwise."""
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from web.context import CONTEXT
+from web.problems import NotLocalError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# What a load balancer asks.
+OPEN = frozenset({"/healthz", "/readyz"})
+
+
+# What proxies add.
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+
+
+@web.middleware
+async def local_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer questions of this machine only, unless told otherwise: states and events are nobody else's business."""
+    if request.app[CONTEXT].api_for_all or request.path in OPEN or is_from_here(request):
+        return await handler(request)
+    raise NotLocalError(path=request.path)
+
+
+def is_from_here(request: web.Request) -> bool:
+    """Say whether a request was made on this machine, by nobody's proxy and by no page of somebody else's.
+
+    A proxy shows by its headers, a page by its Origin, one that rebinds its name by the Host. A proxy that adds none of
+    these cannot be told: docs/operations.md says to forward /webhooks/ only.
+    """
+    headers = request.headers
+    return (
+        is_loopback(request.remote)
+        and is_loopback(request.url.host)
+        and not any(name in headers for name in FORWARDED)
+        and headers.get("Sec-Fetch-Site", "none") in {"none", "same-origin"}
+        and headers.get("Origin") is None
+    )
+
+
+def is_loopback(host: str | None) -> bool:
+    """Say whether only this machine can reach an address, or be at it."""
+    if host == "localhost":
+        return True
+    try:
+        return host is not None and ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
