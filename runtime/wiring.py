@@ -32,8 +32,8 @@ from verification.keyring import Secret
 from verification.verifier import Verification, Verifier
 from web.app import make_app
 from web.context import Context, Door
-from web.gate import Gate
-from web.ingest import Ingest
+from web.ingest.protocol import Gate
+from web.ingest.receiver import Ingest
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from eventstore.log.events import Appended
 from runtime import wiring
 from tests.conftest import StartLoopledger
 from tests.support import NOON, Answer, Client, encoded, loopz_headers
-from web.gate import Gate
-from web.ingest import Arrival, Ingest
+from web.ingest.protocol import Gate
+from web.ingest.receiver import Arrival, Ingest
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

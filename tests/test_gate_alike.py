@@ -20,9 +20,9 @@ from tests.conftest import Cluster
 from tests.support import encoded, loopz_headers, values
 from verification.signing import sign
 from verification.verifier import Verification
-from web import gate
-from web.ingest import Ingest
-from web.rate import RateLimiter
+from web.ingest import protocol as gate
+from web.ingest.rate import RateLimiter
+from web.ingest.receiver import Ingest
 
 BODY = encoded({"id": "l-1", "status": "ACTIVE"})
 PATH_SECRET = "a-path-secret-of-some-length"  # noqa: S105 - made up

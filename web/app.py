@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from web import admin, events, projections, rejections
+from web.api import events, health, projections, rejections
+from web.api.states import Resource
 from web.auth import local_only
 from web.context import CONTEXT, Context
 from web.problems import problems
-from web.resources import Resource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,8 +29,8 @@ def make_app(context: Context) -> web.Application:
             web.get("/v1/events/{position}", events.show_event),
             web.get("/v1/events/{position}/body", events.show_body),
             *projections.routes(),
-            web.get("/healthz", admin.healthz),
-            web.get("/readyz", admin.readyz),
+            web.get("/healthz", health.healthz),
+            web.get("/readyz", health.readyz),
         ]
     )
     for projection in context.projections.values():

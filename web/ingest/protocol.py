@@ -21,7 +21,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from eventstore.limits import Limits
 from eventstore.log.events import Appended
-from web.ingest import Arrival, Handler, Ingest, acknowledgement
+from web.ingest.receiver import Arrival, Handler, Ingest, acknowledgement
 from web.problems import HeadTooSlowError, TooManyConnectionsError, problem_of
 
 logger = structlog.get_logger()

@@ -13,7 +13,7 @@ from providers.provider import Recognised
 from verification.verifier import Presented
 from web import parameters
 from web.context import CONTEXT, Context, Door, Page, header_pairs, json_answer, octets
-from web.ingest import new_event, recognise
+from web.ingest.receiver import new_event, recognise
 from web.problems import NotFoundError, NotRetriableError
 
 # Put before the headers of an event that was refused at first.

@@ -20,6 +20,7 @@ from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
 from verification.verifier import Presented
 from web.context import Context, Door
+from web.ingest.rate import RateLimiter, rate_key
 from web.problems import (
     CutShortError,
     EncodedError,
@@ -31,7 +32,6 @@ from web.problems import (
     answer_for,
     problem_of,
 )
-from web.rate import RateLimiter, rate_key
 
 # Headers that let their bearer in somewhere do not go on record.
 CREDENTIALS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
