@@ -95,7 +95,7 @@ async def start_loopledger(
         "LOOPLEDGER_CONFIG": str(config),
         SECRET_VARIABLE: signer.secret,
     }
-    command = ["-m", "cli", "serve", "--workers", str(workers)]
+    command = ["-m", "commands", "serve", "--workers", str(workers)]
     url, process = await stack.enter_async_context(
         processes.server(command, directory / "server.log", environ)
     )

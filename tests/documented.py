@@ -34,7 +34,7 @@ def follow(step: Step, url: str) -> None:
     """Run the command of a step against the server at `url`; what comes out has to be what the page says."""
     command = re.sub(
         r"(?:\.venv/bin/)?\bloopledger (\w+)",
-        rf"{sys.executable} -m cli \1 --url {url}",
+        rf"{sys.executable} -m commands \1 --url {url}",
         step.command.replace(ADDRESS, url),
     )
     result = subprocess.run(

@@ -14,7 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import cli
+import commands
+from commands import projections, quarantine, rebuild
+from commands._diff import money
+from commands._follow import Pace
+from commands._screen import Screen, console
 from tests.fake_loopledger import (
     DIFFERENT,
     JOURNAL,
@@ -25,10 +29,6 @@ from tests.fake_loopledger import (
     built,
     ready,
 )
-from web.client import projections, quarantine, rebuild
-from web.client.asking import Screen, console
-from web.client.differences import money
-from web.client.following import Pace
 
 ROOT = Path(__file__).parent.parent
 QUICK = Pace(poll=0.005, line=0.0, patience=5.0)
@@ -410,7 +410,7 @@ async def test_one_difference_anywhere_keeps_it_from_being_promoted(
 
 async def test_the_options_exclude_one_another(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["rebuild", "transactions", "--promote", "--dry-run"])
+        commands.main(["rebuild", "transactions", "--promote", "--dry-run"])
     assert caught.value.code == 2
     assert "not allowed with" in capsys.readouterr().err
 
@@ -593,13 +593,13 @@ async def test_the_commands_are_there(serve: Serve, capsys: pytest.CaptureFixtur
         ["quarantine", "--url", fake.url, "list"],
         ["quarantine", "show", "transactions", "17", "--url", fake.url],
     ):
-        assert await asyncio.to_thread(cli.main, arguments) == 0
+        assert await asyncio.to_thread(commands.main, arguments) == 0
     assert "Generation 2 of transactions is live." in capsys.readouterr().out
 
 
 def test_the_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["rebuild", "--help"])
+        commands.main(["rebuild", "--help"])
     text = capsys.readouterr().out
     for code in ("0  done", "1  the server", "2  no server", "3  there are", "130  interrupted"):
         assert code in text
@@ -644,4 +644,4 @@ async def test_the_question_is_asked_on_a_real_terminal(
 
 
 def words(fake: FakeLoopledger) -> list[str]:
-    return [sys.executable, "-m", "cli", "rebuild", "transactions", "--url", fake.url]
+    return [sys.executable, "-m", "commands", "rebuild", "transactions", "--url", fake.url]

@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from commands.rejections import vouch
 from eventstore.limits import MIB, Limits
 from providers import settings_types
 from providers.loopz import Settings as LoopzSettings
@@ -20,7 +21,6 @@ from tests.conftest import StartLoopledger
 from tests.support import Client, encoded, loopz_headers
 from verification.signing import sign
 from verification.verifier import Verification
-from web.client.rejections import vouch
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

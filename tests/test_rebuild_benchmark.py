@@ -188,7 +188,7 @@ def test_a_copy_of_loopledger_keeps_no_journal(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == "[]\n"
-    assert (tmp_path / "copy" / "cli.py").is_file()
+    assert (tmp_path / "copy" / "server.py").is_file()
 
 
 def run_of(way: str, projection: str, round_: int, rate: float) -> Run:

@@ -22,7 +22,7 @@ from tests.support import loopz_headers
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
-    "loopledger serve": [sys.executable, "-m", "cli", "serve"],
+    "loopledger serve": [sys.executable, "-m", "commands", "serve"],
     "python server.py": [sys.executable, "server.py"],
     "with few files": ["sh", "-c", 'ulimit -n 400; exec "$0" server.py', sys.executable],
 }

@@ -16,7 +16,8 @@ from aiohttp import test_utils, web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulation import client, command
+from commands import simulate
+from simulation import client
 from simulation.client import send
 from simulation.deliveries import Delivery, Rates, deliveries
 
@@ -366,18 +367,18 @@ async def test_a_run_that_is_stopped_sums_up_what_was_answered() -> None:
 
 def arguments(*given: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    simulate.add_arguments(parser)
     return parser.parse_args(given)
 
 
-async def simulate(*given: str) -> int:
+async def simulated(*given: str) -> int:
     """Run the command in the loop of the test, where the test's server runs too."""
-    return await command._simulate(arguments(*given))
+    return await simulate._simulate(arguments(*given))
 
 
 async def test_the_command_exits_with_0_and_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
     async with server(accept_into([])) as url:
-        assert await simulate("--url", url, "--deliveries", "50", "--seed", "7") == 0
+        assert await simulated("--url", url, "--deliveries", "50", "--seed", "7") == 0
     out = capsys.readouterr().out
     assert "--seed 7" in out.splitlines()[0]
     assert "accepted" in out
@@ -388,7 +389,7 @@ async def test_as_json_the_summary_is_all_that_is_on_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with server(accept_into([])) as url:
-        assert await simulate("--url", url, "--deliveries", "50", "--json") == 0
+        assert await simulated("--url", url, "--deliveries", "50", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["accepted"] == facts["last_position"] == 50
     assert facts["deliveries_per_second"] > 0
@@ -401,7 +402,7 @@ async def test_the_command_exits_with_1_if_something_was_refused(
         return web.Response(status=401)
 
     async with server(refuse) as url:
-        assert await simulate("--url", url, "--deliveries", "3") == 1
+        assert await simulated("--url", url, "--deliveries", "3") == 1
     assert "401" in capsys.readouterr().out
 
 
@@ -411,7 +412,7 @@ def test_the_command_exits_with_2_if_no_server_can_be_reached(
     with socket.socket() as bound:  # bound but not listening: nothing else can answer there
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        assert command.run(arguments("--url", url)) == 2
+        assert simulate.run(arguments("--url", url)) == 2
     said = capsys.readouterr()
     assert "make run" in said.err
     assert not said.out
@@ -429,16 +430,16 @@ async def test_an_interrupted_command_exits_with_130_and_a_partial_summary(
         return await accept(request)
 
     async with server(interrupt_at_fifty) as url:
-        assert await simulate("--url", url, "--deliveries", "1000000", "--json") == 130
+        assert await simulated("--url", url, "--deliveries", "1000000", "--json") == 130
     assert 0 < json.loads(capsys.readouterr().out)["sent"] < 1_000_000
 
 
 async def test_off_a_terminal_progress_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "LINE_SECONDS", 0.1)
+    monkeypatch.setattr(simulate, "LINE_SECONDS", 0.1)
     async with server(accept_into([])) as url:
-        await simulate("--url", url, "--deliveries", "60", "--rate", "200")
+        await simulated("--url", url, "--deliveries", "60", "--rate", "200")
     assert "of 60 sent" in capsys.readouterr().err
 
 

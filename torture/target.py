@@ -159,7 +159,7 @@ class Target:
         }
         with self._log(self.starts).open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 (our own program)
-                [sys.executable, "-m", "cli", "serve", "--workers", str(self._workers)],
+                [sys.executable, "-m", "commands", "serve", "--workers", str(self._workers)],
                 cwd=ROOT,
                 env=environ,
                 stdin=subprocess.DEVNULL,

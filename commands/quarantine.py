@@ -10,19 +10,11 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.text import Text
 
-from web.client.answers import Quarantined, QuarantinePage, Standings
-from web.client.asking import (
-    Screen,
-    Server,
-    add_url,
-    projection_name,
-    reported,
-    server_at,
-    table,
-    this_screen,
-    visible,
-    written_out,
-)
+from commands._answers import Quarantined, QuarantinePage, Standings
+from commands._http import Server, add_url, projection_name, reported, server_at
+from commands._screen import Screen, table, this_screen, visible, written_out
+
+HELP = "the events that could not be folded, and why"
 
 # The most that a page may have (docs/api.md).
 PAGE = 1000

@@ -2,26 +2,22 @@
 
 import argparse
 import asyncio
+import os
 from typing import Any
 
 import msgspec
 from rich.console import RenderableType
 
+from commands._http import Server, add_url, reported, server_at
+from commands._screen import Screen, table, this_screen, visible, written_out
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.rejections import Rejections
-from web.client.asking import (
-    Screen,
-    Server,
-    add_url,
-    reported,
-    server_at,
-    table,
-    this_screen,
-    visible,
-    written_out,
-)
+from runtime.wiring import settings_from
+from server import dsn_of
 from web.problems import NotFoundError
+
+HELP = "what was refused, why, and another try"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
-    """Ask the server; gives back the exit code: 0, 1 if it refused, 2 if it does not answer."""
+    """Ask the server; gives back the exit code: 0, 1 if it refused, 2 if it does not answer.
+
+    To vouch for a rejection is done in the database itself.
+    """
+    if given.action == "retry" and given.trust:
+        asyncio.run(vouch(given.id, dsn_of(settings_from(os.environ))))
     return reported(screen or this_screen(), lambda: asyncio.run(_ask(given)))
 
 

@@ -1,19 +1,17 @@
 """What the commands share: asking a running server over HTTP, and telling people how that went."""
 
 import argparse
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 
+from commands._screen import Screen, visible
 from eventstore.errors import LoopledgerError
 
 T = TypeVar("T")
@@ -23,17 +21,9 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 # Exit codes of every command.
 DONE, REFUSED, NO_SERVER, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
 
-# Columns of a line that no terminal limits.
-WIDE = 200
-
 # Seconds: a promotion answers within 10, an append within 15.
 ANSWER_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
-
-# What a terminal would act upon instead of showing it; line ends and tabs are harmless.
-CONTROLS = {
-    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
-}
 
 
 class NoServerError(LoopledgerError):
@@ -46,59 +36,6 @@ class AnsweredError(LoopledgerError):
 
 class StrangeAnswerError(LoopledgerError):
     """{path} is not answered as Loopledger answers ({problem}): another server, or another version."""
-
-
-class Screen(NamedTuple):
-    """Where a command prints. `ask` asks a question and gives back the answer; None where nobody could answer."""
-
-    out: Console
-    err: Console
-    ask: Callable[[str], str] | None = None
-
-    def say(self, text: str) -> None:
-        """Print a text; a line that goes elsewhere than to a terminal stays one line."""
-        self.out.print(visible(text), soft_wrap=not self.out.is_terminal)
-
-    def complain(self, text: str) -> None:
-        """Print what went wrong, on standard error."""
-        self.err.print(f"loopledger: {visible(text)}", soft_wrap=not self.err.is_terminal)
-
-
-def this_screen() -> Screen:
-    """The standard streams."""
-    out = console(width=None if sys.stdout.isatty() else WIDE)
-    somebody = sys.stdin.isatty() and sys.stdout.isatty()
-    ask = partial(out.input, markup=False, emoji=False) if somebody else None
-    return Screen(out, console(stderr=True), ask)
-
-
-def console(**options: Any) -> Console:  # noqa: ANN401 - rich's own
-    """A console that prints a text as it is: neither [these] nor :these: mean anything."""
-    return Console(highlight=False, markup=False, emoji=False, **options)
-
-
-def visible(text: str) -> str:
-    """Show control characters instead of sending them: a delivery shall not steer anybody's terminal."""
-    return text.replace("\r\n", "\n").translate(CONTROLS)
-
-
-def written_out(facts: Mapping[str, object], headers: list[list[str]], body: bytes) -> str:
-    """Write out all that is on record of a request."""
-    lines = [f"{name}: {value}" for name, value in facts.items()]
-    lines += ["headers:", *(f"  {name}: {value}" for name, value in headers)]
-    return "\n".join([*lines, "", body.decode("utf-8", "backslashreplace")])
-
-
-def table(*, numbers: tuple[str, ...] = (), texts: tuple[str, ...] = (), last: str = "") -> Table:
-    """A table without lines: columns of texts, then of numbers, then one that is wrapped."""
-    made = Table(box=None, pad_edge=False)
-    for heading in texts:
-        made.add_column(heading, no_wrap=True)
-    for heading in numbers:
-        made.add_column(heading, justify="right", no_wrap=True)
-    if last:
-        made.add_column(last, overflow="fold")
-    return made
 
 
 def add_url(parser: argparse.ArgumentParser, *actions: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from web.client.answers import Rebuild
-from web.client.following import Pace
+from commands._answers import Rebuild
+from commands._follow import Pace
 
 AWAY = "the server does not answer; waiting for it"
 

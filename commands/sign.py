@@ -1,17 +1,20 @@
 """The command `loopledger sign`: an example delivery to test one's settings with."""
 
 import argparse
+import os
 import shlex
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import msgspec
 
-from runtime.settings import Settings
-from verification.keyring import Reader
+from commands._http import DONE, add_url
+from commands._screen import Screen, this_screen
+from runtime.wiring import read_secret, settings_from
 from verification.signing import sign
 from verification.verifier import Verification
-from web.client.asking import DONE, Screen, add_url, this_screen
+
+HELP = "print an example delivery that your settings let in"
 
 # What each provider's documentation shows, and the headers that it sends besides.
 EXAMPLES: dict[str, tuple[dict[str, str], dict[str, object]]] = {
@@ -52,15 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(
-    given: argparse.Namespace, settings: Settings, secrets: Reader, screen: Screen | None = None
-) -> int:
-    """Print a curl line whose delivery passes the verification of these settings. Raises UnsignableError."""
+def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
+    """Print a curl line whose delivery passes the verification that the settings of this machine ask for.
+
+    Raises SettingsError, UnsignableError.
+    """
+    settings = settings_from(os.environ)
     headers, example = EXAMPLES[given.provider]
     body = given.body.read() if given.body else msgspec.json.encode(example)
     verification = getattr(settings.providers.get(given.provider), "verification", Verification())
     path, signed = sign(
-        verification, secrets, given.provider, body, datetime.now(UTC), f"msg_{uuid4().hex}"
+        verification, read_secret, given.provider, body, datetime.now(UTC), f"msg_{uuid4().hex}"
     )
     words = ["curl", "-i", given.url + path, "-H", "Content-Type: application/json"]
     for name, value in {**headers, **signed}.items():

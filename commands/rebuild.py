@@ -6,23 +6,24 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 
-from web.client.answers import Diff, Rebuild, Standing
-from web.client.asking import (
+from commands._answers import Diff, Rebuild, Standing
+from commands._diff import comparison
+from commands._follow import PACE, Follower, Pace, PromotedError
+from commands._http import (
     DEFAULT_URL,
     DIFFERENT,
     DONE,
     INTERRUPTED,
     REFUSED,
-    Screen,
     add_url,
     projection_name,
     reported,
     server_at,
-    this_screen,
 )
-from web.client.differences import comparison
-from web.client.following import PACE, Follower, Pace, PromotedError
-from web.client.progress import shown
+from commands._progress import shown
+from commands._screen import Screen, this_screen
+
+HELP = "fold a projection anew, see what would change, promote it"
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from web.client.answers import Diff, Example, Rebuild, Standing, Totals
-from web.client.asking import table, visible
+from commands._answers import Diff, Example, Rebuild, Standing, Totals
+from commands._screen import table, visible
 
 # Columns that hold cents: whole numbers, which nobody shall take for dollars (docs/api.md).
 MINOR_UNITS = frozenset({"balance"})

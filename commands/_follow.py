@@ -7,9 +7,9 @@ from time import perf_counter
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
+from commands._answers import Rebuild, Standing
+from commands._http import AnsweredError, NoServerError, Server
 from eventstore.errors import LoopledgerError
-from web.client.answers import Rebuild, Standing
-from web.client.asking import AnsweredError, NoServerError, Server
 
 T = TypeVar("T")
 

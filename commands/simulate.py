@@ -19,6 +19,8 @@ from rich.table import Table
 from simulation.client import Summary, send
 from simulation.deliveries import Rates, deliveries
 
+HELP = "send a believable stream of deliveries to a server"
+
 __all__ = ["add_arguments", "run"]
 
 EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 130

@@ -7,19 +7,13 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from web.client.answers import Rebuild, Standing, Standings
-from web.client.asking import (
-    Screen,
-    Server,
-    add_url,
-    reported,
-    server_at,
-    table,
-    this_screen,
-    visible,
-)
-from web.client.following import PACE, Follower
-from web.client.progress import facts_of
+from commands._answers import Rebuild, Standing, Standings
+from commands._follow import PACE, Follower
+from commands._http import Server, add_url, reported, server_at
+from commands._progress import facts_of
+from commands._screen import Screen, table, this_screen, visible
+
+HELP = "where each projection stands, and what to do"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

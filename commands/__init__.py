@@ -1,0 +1,46 @@
+"""The command `loopledger`. This folder is the registry: a module without a leading underscore is a command.
+
+Such a module has `HELP`, a line; `add_arguments(parser)`; and `run(given)`, which gives back the exit code.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from eventstore.errors import LoopledgerError
+
+
+def load_commands() -> dict[str, ModuleType]:
+    """Every command, by name."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return {
+        name: importlib.import_module(f"{__name__}.{name}")
+        for name in names
+        if not name.startswith("_")
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives back its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="loopledger",
+        description="An event-sourced state store for the webhooks of closed-loop programmes.",
+        epilog="Settings: environment (LOOPLEDGER_...) and loopledger.toml; see README.md.",
+    )
+    version = importlib.metadata.version("loopledger")
+    parser.add_argument("--version", action="version", version=f"loopledger {version}")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = load_commands()
+    for name, command in commands.items():
+        command.add_arguments(parsers.add_parser(name, help=command.HELP))
+    given = parser.parse_args(arguments)
+    try:
+        code: int = commands[given.command].run(given)
+    except LoopledgerError as error:
+        sys.stderr.write(f"loopledger: {error}\n")
+        return 1
+    return code

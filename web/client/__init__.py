@@ -1,1 +1,0 @@
-"""The commands that ask a running server: one file each, and what they share."""
