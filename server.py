@@ -34,11 +34,11 @@ from eventstore.errors import (
 from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
 from providers import load_providers
 from runtime.data_directory import data_directory
+from runtime.logging import configure_logging
 from runtime.settings import Settings
 from runtime.supervisor import Workers, parent_gone
 from runtime.wiring import (
     answering,
-    configure_logging,
     once_there,
     open_parts,
     prepare,

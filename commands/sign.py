@@ -10,7 +10,8 @@ import msgspec
 
 from commands._http import DONE, add_url
 from commands._screen import Screen, this_screen
-from runtime.wiring import read_secret, settings_from
+from runtime.secrets import read_secret
+from runtime.wiring import settings_from
 from verification.signing import sign
 from verification.verifier import Verification
 

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from eventstore.fold.columns import SECRET
 from eventstore.fold.projection import Journal, Projection, Total
 from eventstore.log.events import Event
-from projections.merging import Tracked, tracked
+from projections.tracked import Tracked, tracked
 from providers.facts import GiftCardFact
 
 

@@ -3,7 +3,7 @@
 from msgspec import UNSET
 
 from eventstore.fold.projection import Projection
-from projections.merging import Tracked, tracked
+from projections.tracked import Tracked, tracked
 from providers.facts import LocationFact
 
 

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from eventstore.fold.projection import Journal, Projection, Total
 from eventstore.log.events import Event
-from projections.merging import Tracked, tracked
+from projections.tracked import Tracked, tracked
 from providers.facts import Phase, TransactionFact
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET
 from eventstore.errors import SettingsError
 from eventstore.log.events import Event
 from providers.facts import Fact, Given, Phase, TransactionFact
+from providers.parsing import Scalar, identity, known_time, major, parse_object, text
 from providers.provider import (
     Provider,
     Recognised,
@@ -22,7 +23,6 @@ from providers.provider import (
     checked_name,
     stream_name,
 )
-from providers.reading import Scalar, identity, known_time, major, parse_object, text
 from verification.verifier import Verification
 
 NAME: Final = "fitbank"

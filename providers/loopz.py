@@ -12,14 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from eventstore.log.events import Event
 from providers.facts import Fact, GiftCardFact, Given, LocationFact, Phase, TransactionFact
-from providers.provider import (
-    Provider,
-    Recognised,
-    UndecodableError,
-    checked_name,
-    stream_name,
-)
-from providers.reading import (
+from providers.parsing import (
     Scalar,
     cents,
     first,
@@ -30,6 +23,13 @@ from providers.reading import (
     parse_object,
     text,
     time,
+)
+from providers.provider import (
+    Provider,
+    Recognised,
+    UndecodableError,
+    checked_name,
+    stream_name,
 )
 from verification.verifier import Verification
 

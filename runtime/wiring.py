@@ -1,21 +1,17 @@
 """The parts of a server put together: database and log, what answers over HTTP, what projects."""
 
 import asyncio
-import logging
-import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from eventstore.errors import PostgresError, SettingsError, describe, heed_cancellation, is_outage
+from eventstore.errors import PostgresError, describe, heed_cancellation, is_outage
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.registry import Registry
 from eventstore.log.log import Log
@@ -27,8 +23,8 @@ from eventstore.rebuild.pool import Builders
 from eventstore.rejections import Rejections
 from projections import load_projections
 from providers import load_providers, settings_types
+from runtime.secrets import read_secret
 from runtime.settings import Settings, load_settings
-from verification.keyring import Secret
 from verification.verifier import Verification, Verifier
 from web.app import make_app
 from web.context import Context, Door
@@ -53,8 +49,6 @@ AWAY_SECONDS = 0.2
 
 # What a builder process runs.
 BUILDER = ("-m", "runtime.builder_process")
-
-_TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -214,57 +208,3 @@ def verifier_of(settings: Settings, provider: str) -> Verifier:
     section = settings.providers.get(provider)
     verification = getattr(section, "verification", None) or Verification()
     return Verifier(verification, read_secret, f"{provider}.verification")
-
-
-def read_secret(secret: Secret) -> bytes:
-    """Read a secret from the environment or a file. Raises SettingsError, without the secret."""
-    try:
-        if secret.env is not None:
-            return os.environb[secret.env.encode()]
-        return Path(secret.file or "").read_bytes()
-    except KeyError:
-        problem = "is not set"
-    except OSError as error:
-        problem = error.strerror or type(error).__name__
-    raise SettingsError(key="a secret of the verification", problem=problem, source=secret.source)
-
-
-def configure_logging(settings: Settings) -> None:
-    """Log to standard error: for people on a terminal, as JSON otherwise."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    console = settings.log_format == "console" or (
-        settings.log_format == "auto" and sys.stderr.isatty()
-    )
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-        if console
-        else structlog.processors.JSONRenderer()
-    )
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Never the local variables of a traceback: they hold bodies, and so codes and names.
-        *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
-    ]
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    # What libraries log takes the same form, or whoever reads the log by machine stumbles.
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
-    # What is no HTTP is quoted there, secrets and all, as often as anybody likes.
-    logging.getLogger("aiohttp.server").addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-    )

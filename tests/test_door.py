@@ -16,7 +16,7 @@ from commands.rejections import vouch
 from eventstore.limits import MIB, Limits
 from providers import settings_types
 from providers.loopz import Settings as LoopzSettings
-from runtime.wiring import read_secret
+from runtime.secrets import read_secret
 from tests.conftest import StartLoopledger
 from tests.support import Client, encoded, loopz_headers
 from verification.signing import sign

@@ -13,8 +13,8 @@ import pytest
 from eventstore.limits import MIB, Limits
 from providers import settings_types
 from providers.loopz import Settings as LoopzSettings
+from runtime.secrets import read_secret
 from runtime.settings import Settings
-from runtime.wiring import read_secret
 from server import running_alone
 from tests.conftest import Cluster
 from tests.support import encoded, loopz_headers, values

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from eventstore.fold.projection import Projection
 from projections import load_projections
 from projections.gift_cards import GiftCard, evolve
-from projections.merging import Tracked
+from projections.tracked import Tracked
 from providers.facts import GiftCardFact, Given
 
 

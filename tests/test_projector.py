@@ -17,7 +17,7 @@ from eventstore.log.events import Tail
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
-from projections.merging import Tracked
+from projections.tracked import Tracked
 from providers import load_providers
 from tests.support import new_event, values
 
