@@ -29,10 +29,9 @@ from projections.gift_cards import GiftCard, evolve
 from providers import load_providers
 from providers.facts import GiftCardFact
 from providers.provider import UnidentifiedError, UnparsableError
-from tests import reference_model
 from tests.conftest import Cluster
-from tests.reference_model import Json, Sent
-from tests.support import encoded, loopz_headers, on_record
+from tests.support import encoded, loopz_headers, on_record, reference_model
+from tests.support.reference_model import Json, Sent
 
 T = TypeVar("T")
 

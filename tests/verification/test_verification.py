@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 
 from eventstore.errors import LoopledgerError, SettingsError
 from runtime.settings import load_settings
-from tests.support import NOON
+from tests.support import NOON, ROOT
 from verification.keyring import Hidden
 from verification.signatures import MOST_PUBLIC_KEY_SIGNATURES, MOST_SIGNATURES
 from verification.signing import UnsignableError, sign
@@ -33,7 +33,7 @@ from verification.verifier import (
     Verifier,
 )
 
-PAGE = Path(__file__).parent.parent / "docs" / "verification.md"
+PAGE = ROOT / "docs" / "verification.md"
 
 BODY = b'{"id": "l-1", "name": "Caf\xc3\xa9"}'
 MESSAGE_ID = "msg_1"

@@ -40,9 +40,9 @@ from providers.provider import (
     stream_part,
 )
 from runtime.settings import load_settings
-from tests.support import NOON, encoded, loopz_headers
+from tests.support import NOON, ROOT, encoded, loopz_headers
 
-DELIVERIES = Path(__file__).with_name("deliveries")
+DELIVERIES = ROOT / "tests" / "deliveries"
 CASES = sorted(DELIVERIES.glob("*/*.http"))
 
 # Deeper than any parser goes.

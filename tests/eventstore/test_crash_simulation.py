@@ -34,8 +34,8 @@ from eventstore.log.log import Log
 from projections import load_projections
 from providers import load_providers
 from tests.conftest import Cluster
-from tests.faults import FaultyDatabase, scripted, seeded
 from tests.support import NOON, new_event
+from tests.support.faults import FaultyDatabase, scripted, seeded
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from commands import projections, quarantine, rebuild
 from commands._diff import money
 from commands._follow import Pace
 from commands._screen import Screen, console
-from tests.fake_loopledger import (
+from tests.support import ROOT
+from tests.support.fake_loopledger import (
     DIFFERENT,
     JOURNAL,
     ROWS,
@@ -30,7 +30,6 @@ from tests.fake_loopledger import (
     ready,
 )
 
-ROOT = Path(__file__).parent.parent
 QUICK = Pace(poll=0.005, line=0.0, patience=5.0)
 UNHEARD = "http://127.0.0.1:9"
 

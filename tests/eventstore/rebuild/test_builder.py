@@ -31,8 +31,8 @@ from eventstore.rebuild.builder import (
 from eventstore.rebuild.pool import Builders
 from projections.gift_cards import PROJECTION
 from providers import load_providers
+from tests.eventstore.fold.test_projector import projector
 from tests.support import new_event, values
-from tests.test_projector import projector
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

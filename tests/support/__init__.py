@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,8 @@ from multidict import CIMultiDict
 
 from eventstore.log.events import Event, NewEvent
 from providers import load_providers
+
+ROOT = Path(__file__).parent.parent.parent
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

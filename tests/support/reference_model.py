@@ -1,6 +1,7 @@
 """What the documents promise, folded naively: written from their words, not from the product's code.
 
-It knows only the shapes that tests/test_properties.py sends. Whatever it cannot read raises, and is quarantined.
+It knows only the shapes that tests/eventstore/fold/test_properties.py sends. Whatever it cannot read raises, and is
+quarantined.
 """
 
 from collections.abc import Iterable, Sequence

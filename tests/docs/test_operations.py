@@ -18,9 +18,9 @@ from urllib.request import Request, urlopen
 import asyncpg
 import pytest
 
-from tests.documented import ROOT, follow, steps
-from tests.support import encoded, loopz_headers
-from tests.test_server import ServerProcess
+from tests.support import ROOT, encoded, loopz_headers
+from tests.support.documented import follow, steps
+from tests.support.server_process import ServerProcess
 
 PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")
 

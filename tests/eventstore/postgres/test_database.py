@@ -12,8 +12,8 @@ from eventstore.limits import Limits
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
+from tests.eventstore.fold.test_projector import projector
 from tests.support import new_event
-from tests.test_projector import projector
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

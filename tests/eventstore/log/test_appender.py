@@ -17,8 +17,8 @@ from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.events import Appended, NewEvent
 from eventstore.postgres.database import Database
-from tests.faults import AWAY, LOST, Fate, Faults, FaultyConnection, scripted
 from tests.support import new_event
+from tests.support.faults import AWAY, LOST, Fate, Faults, FaultyConnection, scripted
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

@@ -14,7 +14,7 @@ import pytest
 from simulation.client import send
 from simulation.deliveries import deliveries
 from tests.conftest import Cluster
-from tests.test_server import ServerProcess
+from tests.support.server_process import ServerProcess
 
 
 @pytest.fixture

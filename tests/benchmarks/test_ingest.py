@@ -23,8 +23,8 @@ from benchmarks.processes import BenchmarkError
 from benchmarks.report import percentile
 from benchmarks.standing import Ledger
 from benchmarks.traffic import SIGNATURE_HEADER, Signer, gift_card_updates, write_requests
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
 INGEST = "benchmarks.ingest --seconds 0.3 --connections 4 --rounds 1 --json"
 LAG = "benchmarks.lag --seconds 1 --rate 50 --json"
 INSTALL_WRK = "benchmark: wrk is not installed. On Debian: apt-get install wrk\n"

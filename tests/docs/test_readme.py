@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from runtime.settings import Settings
-from tests.documented import ROOT, follow, steps
-from tests.test_server import ServerProcess
+from tests.support import ROOT
+from tests.support.documented import follow, steps
+from tests.support.server_process import ServerProcess
 
 README = (ROOT / "README.md").read_text("utf-8")
 

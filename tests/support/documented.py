@@ -3,10 +3,9 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
 
 # Where a server is, in every page.
 ADDRESS = "http://127.0.0.1:8080"

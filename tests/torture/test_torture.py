@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ import pytest
 from eventstore.fold.projection import Projection
 from projections import load_projections
 from providers import load_providers
-from tests.support import NOON, new_event, on_record
+from tests.support import NOON, ROOT, new_event, on_record
 from torture.checks import (
     FreshFold,
     LogCheck,
@@ -30,7 +29,6 @@ from torture.kills import KINDS
 from torture.ledger import Ledger, Sent, digest_of
 from torture.load import sent, unique
 
-ROOT = Path(__file__).parent.parent
 SECONDS = 240
 
 

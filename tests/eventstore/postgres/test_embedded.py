@@ -25,8 +25,8 @@ from eventstore.errors import PostgresError
 from eventstore.postgres import embedded
 from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.processes import postgres_in
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
 USER = "nobody"
 IS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not IS_ROOT, reason="only root runs Postgres as somebody else")
@@ -119,7 +119,7 @@ def serve(spawn: Callable[..., subprocess.Popen[str]]) -> Serve:
     def start(data_dir: Path, *user: str, wait: bool = True) -> Server:
         process = spawn(
             sys.executable,
-            ROOT / "tests" / "embedded_server.py",
+            ROOT / "tests" / "support" / "embedded_server.py",
             data_dir,
             *user,
             stdin=subprocess.PIPE,

@@ -378,7 +378,9 @@ def test_cash_methods_swapped_changes_that_of_transactions_alone() -> None:
 
 
 def test_it_is_the_same_in_every_process() -> None:
-    script = "from tests.test_fingerprint import real; print(sorted(real().items()))"
+    script = (
+        "from tests.eventstore.fold.test_fingerprint import real; print(sorted(real().items()))"
+    )
     taken = [
         subprocess.run(
             [sys.executable, "-c", script],

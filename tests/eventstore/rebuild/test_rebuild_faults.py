@@ -40,13 +40,12 @@ from providers.fitbank import Settings as FitBankSettings
 from providers.provider import UndecodableError
 from runtime import wiring
 from runtime.builder_process import Greeting
-from tests import reference_model
 from tests.conftest import Cluster, StartLoopledger
-from tests.reference_model import Sent
-from tests.support import NOON, Client, new_event, values
-from tests.test_properties import Live, logs, of_tenant, to_event, wild_deliveries
-from tests.test_rebuild import post, send_cards, send_cash, until
-from tests.test_server import ServerProcess
+from tests.eventstore.fold.test_properties import Live, logs, of_tenant, to_event, wild_deliveries
+from tests.eventstore.rebuild.test_rebuild import post, send_cards, send_cash, until
+from tests.support import NOON, Client, new_event, reference_model, values
+from tests.support.reference_model import Sent
+from tests.support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
