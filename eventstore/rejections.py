@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,11 +19,13 @@ from eventstore.errors import (
     is_outage,
     printable,
 )
-from eventstore.postgres.queries import QUERIES
+from eventstore.postgres.queries import load_queries
 
 if TYPE_CHECKING:
     from eventstore.limits import Limits
     from eventstore.postgres.database import Database
+
+QUERIES = load_queries(Path(__file__).with_name("rejections.sql"))
 
 logger = structlog.get_logger()
 

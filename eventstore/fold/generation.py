@@ -1,8 +1,7 @@
 """The tables of one generation of a projection: its states, one row a stream, and its journal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias
 
 import asyncpg
 import msgspec
@@ -16,19 +15,12 @@ from eventstore.fold.columns import (
     values_of,
 )
 from eventstore.fold.projection import Projection, State
+from eventstore.fold.queries import QUERIES
 from eventstore.log.copy_out import copy_rows
 from eventstore.log.events import Event
-from eventstore.postgres.queries import load_queries
 
 if TYPE_CHECKING:
-    from asyncpg import Connection, Record
-    from asyncpg.pool import PoolConnectionProxy
-
-    from eventstore.postgres.database import Database
-
-    Session: TypeAlias = Connection[Record] | PoolConnectionProxy[Record]
-
-TEMPLATES = load_queries(Path(__file__).with_name("tables.sql"))
+    from eventstore.postgres.database import Database, Session
 
 STATE_COLUMNS = (Column("stream", "text"), Column("position", "bigint"))
 JOURNAL_COLUMNS = (
@@ -95,7 +87,7 @@ class GenerationTables(Generic[State]):
         if (journal := projection.journal) is not None:
             columns = (*JOURNAL_COLUMNS, *columns_of(journal.entry))
             self.journal = Table(f"{journal.name}_{generation}", journal.name, columns)
-        self._load = TEMPLATES["load"].format(**self.states.words, names=names_of(self.columns))
+        self._load = QUERIES["load"].format(**self.states.words, names=names_of(self.columns))
         self._fold = self._fold_statement()
 
     @property
@@ -106,7 +98,7 @@ class GenerationTables(Generic[State]):
     async def create(self, connection: "Session") -> None:
         """Make the tables, without indexes, if they are not there."""
         for table in self.tables:
-            await connection.execute(TEMPLATES["create"].format(**table.words))
+            await connection.execute(QUERIES["create"].format(**table.words))
 
     async def index(self, connection: "Session") -> None:
         """Make the indexes that are not there."""
@@ -116,14 +108,14 @@ class GenerationTables(Generic[State]):
     def index_statements(self) -> list[str]:
         """SQL for each index: those that keep a stream to one state come first."""
         words = self.states.words
-        statements = [TEMPLATES["create_key"].format(**words)]
+        statements = [QUERIES["create_key"].format(**words)]
         if self.journal is not None:
-            statements.append(TEMPLATES["create_journal_key"].format(**self.journal.words))
-            statements.append(TEMPLATES["create_journal_times"].format(**self.journal.words))
+            statements.append(QUERIES["create_journal_key"].format(**self.journal.words))
+            statements.append(QUERIES["create_journal_times"].format(**self.journal.words))
         for column in self.projection.indexes:
             index = identifier(f"{self.states.name}_{column}")
             is_tenant = column == self.projection.tenant
-            template = TEMPLATES["create_tenant_index" if is_tenant else "create_index"]
+            template = QUERIES["create_tenant_index" if is_tenant else "create_index"]
             statements.append(template.format(**words, index=index, column=identifier(column)))
         return statements
 
@@ -160,7 +152,7 @@ class GenerationTables(Generic[State]):
         """
         for table in self.tables:
             there = await _columns_there(connection, table.view)
-            shown = await connection.fetchval(TEMPLATES["is_shown"], table.view, table.name)
+            shown = await connection.fetchval(QUERIES["is_shown"], table.view, table.name)
             held = await _columns_there(connection, table.name)
             wanted = {column.name: column.sql_type for column in table.columns}
             if shown and list(there) == list(dict.fromkeys([*there, *wanted])):
@@ -177,13 +169,13 @@ class GenerationTables(Generic[State]):
             ]
             columns += [f'"{name}"' for name in wanted if name not in there]
             await connection.execute(
-                TEMPLATES["show"].format(**table.words, names=", ".join(columns))
+                QUERIES["show"].format(**table.words, names=", ".join(columns))
             )
 
     async def drop(self, connection: "Session") -> None:
         """Drop the tables."""
         for table in self.tables:
-            await connection.execute(TEMPLATES["drop"].format(**table.words))
+            await connection.execute(QUERIES["drop"].format(**table.words))
 
     async def load(self, database: "Database", streams: Sequence[str]) -> dict[str, State]:
         """The states of `streams`; a stream without one is left out."""
@@ -234,12 +226,12 @@ class GenerationTables(Generic[State]):
         journaled = ""
         if self.journal is not None:
             columns = self.journal.columns
-            journaled = TEMPLATES["fold_journal"].format(
+            journaled = QUERIES["fold_journal"].format(
                 **self.journal.words,
                 names=names_of(columns),
                 values=values_of(columns),
             )
-        return TEMPLATES["fold"].format(
+        return QUERIES["fold"].format(
             **self.states.words,
             names=names_of(states),
             values=values_of(states),
@@ -247,32 +239,6 @@ class GenerationTables(Generic[State]):
             excluded=", ".join(f'excluded."{column.name}"' for column in states[1:]),
             journaled=journaled,
         )
-
-
-class StateView:
-    """The live generation of a projection, by its plain name: what the API reads."""
-
-    def __init__(self, projection: Projection[Any]) -> None:
-        self.columns = columns_of(projection.state)
-        self._words = {
-            "table": identifier(projection.name),
-            "names": names_of(self.columns),
-        }
-
-    def page(self, filters: Iterable[str]) -> str:
-        """SQL for a page: $1 the stream it starts after, $2 its length, then a value for each filter."""
-        return self._statement("page", filters)
-
-    def find(self, filters: Iterable[str]) -> str:
-        """SQL for an id: $1 the id, $2 how many at most, then a value for each filter."""
-        return self._statement("find", filters)
-
-    def _statement(self, name: str, filters: Iterable[str]) -> str:
-        known = {column.name: f'"{column.name}" = ' for column in self.columns}
-        if "deleted_at" in known:
-            known["deleted"] = "(deleted_at IS NOT NULL) = "
-        conditions = "".join(f" AND {known[name]}${n}" for n, name in enumerate(filters, 3))
-        return TEMPLATES[name].format(**self._words, filters=conditions)
 
 
 def journal_row(event: Event, entry: msgspec.Struct) -> Row:
@@ -290,13 +256,13 @@ def state_rows(changed: Mapping[str, tuple[int, State]]) -> Iterable[Row]:
 
 async def _columns_there(connection: "Session", relation: str) -> dict[str, Column]:
     """The columns of a table or a view as it is, by name, in order; none if there is no such thing."""
-    rows = await connection.fetch(TEMPLATES["columns_there"], relation)
+    rows = await connection.fetch(QUERIES["columns_there"], relation)
     return {row["name"]: Column(*row) for row in rows}
 
 
 async def _hide(connection: "Session", table: Table) -> None:
     try:
-        await connection.execute(TEMPLATES["hide"].format(**table.words))
+        await connection.execute(QUERIES["hide"].format(**table.words))
     except asyncpg.DependentObjectsStillExistError as error:
         raise PostgresError(
             problem=f"a column of the view {table.view} has another type now, and others build on it",
@@ -305,4 +271,4 @@ async def _hide(connection: "Session", table: Table) -> None:
 
 
 async def _alter(connection: "Session", table: Table, how: str, **words: str) -> None:
-    await connection.execute(TEMPLATES[how].format(**table.words, **words))
+    await connection.execute(QUERIES[how].format(**table.words, **words))

@@ -28,8 +28,9 @@ from eventstore.fold.projection import (
     fold_handled,
     handled_topics,
 )
+from eventstore.fold.queries import QUERIES
 from eventstore.log.events import Tail
-from eventstore.postgres.queries import QUERIES
+from eventstore.postgres.database import lock_schema
 from eventstore.tasks import together
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Projector(Generic[State]):
     async def set_up(self) -> None:
         """See to the tables, and read where it stands. Safe when two servers do it at once."""
         async with self._database.transaction() as connection:
-            await connection.execute(QUERIES["lock_schema"])
+            await lock_schema(connection)
             if self.live:
                 name, version = self.projection.name, self.projection.version
                 await connection.execute(QUERIES["register_projection"], name, version)

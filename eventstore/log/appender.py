@@ -28,7 +28,7 @@ from eventstore.errors import (
 )
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, NewEvent
-from eventstore.postgres.queries import QUERIES
+from eventstore.log.queries import QUERIES
 
 if TYPE_CHECKING:
     from uuid import UUID

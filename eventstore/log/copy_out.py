@@ -13,7 +13,7 @@ from asyncpg.pgproto.pgproto import UUID
 from eventstore.log.events import Event
 
 if TYPE_CHECKING:
-    from eventstore.fold.generation import Session
+    from eventstore.postgres.database import Session
 
 # Rows that are sent at a time.
 _ROWS = 500

@@ -8,16 +8,24 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from eventstore.postgres.database import Connect, keep_connected, lost
-from eventstore.postgres.queries import QUERIES
+from eventstore.log.queries import QUERIES
+from eventstore.postgres.database import Connect, be_quick, keep_connected, lost
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
+
+    from eventstore.postgres.database import Session
 
 CHANNEL = "loopledger_head"
 
 # Seconds between two notifications: however busy the log, others are woken this often and no more.
 REST_SECONDS = 0.015
+
+
+async def read_head(connection: "Session") -> int:
+    """The newest position, as the database has it."""
+    head: int = await connection.fetchval(QUERIES["read_head"])
+    return head
 
 
 class HeadNotifier:
@@ -39,7 +47,7 @@ class HeadNotifier:
 
     async def _notify(self, connection: "Connection[Record]") -> None:
         # A notification is no promise: it need not wait for the disk.
-        await connection.execute(QUERIES["be_quick"])
+        await be_quick(connection)
         while True:
             await self._moved.wait()
             self._moved.clear()

@@ -16,7 +16,7 @@ from eventstore.errors import (
 from eventstore.log.appender import Appender, Tell
 from eventstore.log.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent, Tail
 from eventstore.log.head import HeadListener, HeadNotifier
-from eventstore.postgres.queries import QUERIES
+from eventstore.log.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncpg import Record

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     _Base = Connection[Record]
+    Session: TypeAlias = Connection[Record] | PoolConnectionProxy[Record]
 else:
     _Base = asyncpg.Connection
 
@@ -73,7 +74,7 @@ class Database:
     """
 
     def __init__(self, dsn: str, *, pool_connections: int, durable: bool = True) -> None:
-        self._begin = _be_durable if durable else _be_quick
+        self._begin = _be_durable if durable else be_quick
         self._dsn = dsn
         self._pool_connections = pool_connections
         self._pool: Pool[Record] | None = None
@@ -174,7 +175,7 @@ class Database:
     async def answers(self) -> bool:
         """Say whether a query gets an answer now."""
         try:
-            await self._open_pool.fetchval(QUERIES["read_head"], timeout=2)
+            await self._open_pool.fetchval(QUERIES["answers"], timeout=2)
         except Exception as error:
             if is_outage(error):
                 return False
@@ -218,7 +219,7 @@ async def set_up_schema(connection: "Connection[Record]") -> None:
     migrations = all_migrations()
     newest = max(migrations)
     async with connection.transaction():
-        await connection.execute(QUERIES["lock_schema"])
+        await lock_schema(connection)
         if not await connection.fetchval(QUERIES["has_schema"]):
             await connection.execute(SCHEMA.read_text("utf-8"))
             for version in migrations:
@@ -234,6 +235,11 @@ async def set_up_schema(connection: "Connection[Record]") -> None:
         for number, file in migrations.items():
             if number > version:
                 await migrate(connection, number, file)
+
+
+async def lock_schema(connection: "Session") -> None:
+    """Let one server at a time change tables, until the transaction ends."""
+    await connection.execute(QUERIES["lock_schema"])
 
 
 def all_migrations() -> dict[int, Path]:
@@ -253,7 +259,8 @@ async def _be_durable(connection: "Connection[Record]") -> None:
     await connection.execute(QUERIES["be_durable"])
 
 
-async def _be_quick(connection: "Connection[Record]") -> None:
+async def be_quick(connection: "Connection[Record]") -> None:
+    """Have commits not wait for the disk: for who writes only what can be folded again."""
     await connection.execute(QUERIES["be_quick"])
 
 

@@ -1,4 +1,7 @@
-"""The SQL of this package, by name: `-- name --` and a sentence over each statement of a .sql file."""
+"""Loading SQL: a .sql file holds statements by name, `-- name --` and a sentence over each.
+
+Each folder has one such file, named after it, which nobody else reads; `QUERIES` in its `queries` is what it holds.
+"""
 
 import re
 from pathlib import Path
@@ -14,5 +17,4 @@ def load_queries(file: Path) -> dict[str, str]:
     }
 
 
-QUERIES = load_queries(Path(__file__).parent.with_name("queries.sql"))
-REBUILDS = load_queries(Path(__file__).parent.parent / "rebuild" / "rebuild.sql")
+QUERIES = load_queries(Path(__file__).with_name("postgres.sql"))

@@ -25,8 +25,9 @@ from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, handled_topics
 from eventstore.fold.projector import Projector
-from eventstore.postgres.queries import QUERIES, REBUILDS
+from eventstore.log.head import read_head
 from eventstore.rebuild.pool import BuilderDiedError, Builders, BuildFailedError, Job
+from eventstore.rebuild.queries import QUERIES
 from eventstore.tasks import alongside, together
 
 if TYPE_CHECKING:
@@ -112,10 +113,10 @@ class Shadow:
     async def _prepare(self) -> Job:
         tables = GenerationTables(self._projection, self.generation)
         async with self._engine.database.transaction() as connection:
-            target: int = await connection.fetchval(QUERIES["read_head"])
+            target: int = await read_head(connection)
             await tables.create(connection)
             begun = await connection.fetchval(
-                REBUILDS["begin_build"],
+                QUERIES["begin_build"],
                 self.name,
                 self.generation,
                 self._projection.version,
@@ -124,14 +125,14 @@ class Shadow:
             )
             if begun is None:
                 raise BuildFailedError(problem=MEANWHILE)
-            streams: int = await connection.fetchval(REBUILDS["expect_streams"], self.name)
+            streams: int = await connection.fetchval(QUERIES["expect_streams"], self.name)
         return Job(projection=self.name, generation=self.generation, target=target, streams=streams)
 
     async def _begin_again(self) -> None:
         name, generation = self.name, self.generation
         async with self._engine.database.transaction() as connection:
-            await connection.execute(REBUILDS["forget_quarantine"], name, generation)
-            if not await connection.fetchval(REBUILDS["renumber"], name, generation):
+            await connection.execute(QUERIES["forget_quarantine"], name, generation)
+            if not await connection.fetchval(QUERIES["renumber"], name, generation):
                 raise BuildFailedError(problem=MEANWHILE)
             await GenerationTables(self._projection, generation).drop(connection)
         self.generation += 1
@@ -158,7 +159,7 @@ class Shadow:
         counts = built.folded, ignored, built.quarantined
         try:
             await self._engine.database.execute(
-                REBUILDS["end_build"], self.name, job.generation, *counts
+                QUERIES["end_build"], self.name, job.generation, *counts
             )
         except asyncpg.CheckViolationError as error:
             raise IncompleteError(projection=self.name) from error
@@ -169,7 +170,7 @@ class Shadow:
             await asyncio.sleep(REPORT_SECONDS)
             with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
                 await self._engine.database.execute(
-                    REBUILDS["note_built"], self.name, job.generation, done()
+                    QUERIES["note_built"], self.name, job.generation, done()
                 )
             if count % REPORTS_A_WORD == 0:
                 percent = round(100 * done() / max(job.target, 1), 1)
@@ -186,7 +187,7 @@ class Shadow:
         connection = await self._engine.database.connect()
         try:
             ignored: int = await connection.fetchval(
-                REBUILDS["count_ignored"], target, topics, timeout=LONG_SECONDS
+                QUERIES["count_ignored"], target, topics, timeout=LONG_SECONDS
             )
             return ignored
         finally:
@@ -205,7 +206,7 @@ class Shadow:
         async def work() -> None:
             connection = await self._engine.database.connect()
             try:
-                await connection.execute(REBUILDS["sort_in_memory"], INDEX_MEMORY)
+                await connection.execute(QUERIES["sort_in_memory"], INDEX_MEMORY)
                 while left:
                     await connection.execute(left.pop(0), timeout=LONG_SECONDS)
             finally:

@@ -5,7 +5,6 @@ One process does one range at a time, in bounded memory, and knows of no other.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
@@ -15,15 +14,13 @@ from eventstore.fold.generation import GenerationTables, Row, journal_row, state
 from eventstore.fold.projection import Projection, Source, State, fold_handled, handled_topics
 from eventstore.log.copy_out import EventReader, copy_rows
 from eventstore.log.events import Event
-from eventstore.postgres.queries import load_queries
+from eventstore.rebuild.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
     from eventstore.limits import Limits
     from eventstore.postgres.database import Connect
-
-TEMPLATES = load_queries(Path(__file__).with_name("build.sql"))
 
 # A COPY of many events takes its time: no limit but a day.
 COPY_SECONDS = 86_400.0
@@ -144,7 +141,7 @@ class Builder(Generic[State]):
             folder.fold(reader.feed(bytes(data)))
 
         await connection.copy_from_query(
-            TEMPLATES["read_range"].format(
+            QUERIES["read_range"].format(
                 topics=topics,
                 after=int(after),
                 until=int(until),
@@ -159,10 +156,10 @@ class Builder(Generic[State]):
     async def _clear(self, connection: "Connection[Record]", part: Range) -> None:
         for table in self._tables.tables:
             await connection.execute(
-                TEMPLATES["clear_range"].format(**table.words), part.low, part.high
+                QUERIES["clear_range"].format(**table.words), part.low, part.high
             )
         await connection.execute(
-            TEMPLATES["clear_quarantine"],
+            QUERIES["clear_quarantine"],
             self._projection.name,
             self._tables.generation,
             part.low,
@@ -190,7 +187,7 @@ class Builder(Generic[State]):
     async def _wait_for_live(self, connection: "Connection[Record]") -> None:
         """Let a live projection that falls behind come first, unless it stands still anyway."""
         name = self._projection.name
-        while await connection.fetchval(TEMPLATES["live_lag"], name) > self._limits.rebuild_lag:  # noqa: ASYNC110 - it asks others
+        while await connection.fetchval(QUERIES["live_lag"], name) > self._limits.rebuild_lag:  # noqa: ASYNC110 - it asks others
             await asyncio.sleep(WAIT_SECONDS)
 
     def _check_memory(self, held: int, part: Range, after: int) -> None:

@@ -18,11 +18,11 @@ from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import REBUILDING, Generations, Rebuild
-from eventstore.postgres.queries import QUERIES, REBUILDS
+from eventstore.postgres.database import lock_schema
 from eventstore.rebuild.build import MEANWHILE, Engine, Shadow
-from eventstore.rebuild.diff import TEMPLATES as DIFF_TEMPLATES
 from eventstore.rebuild.diff import Comparison, Diff
 from eventstore.rebuild.pool import BuildFailedError
+from eventstore.rebuild.queries import QUERIES
 from eventstore.tasks import alongside
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Keeper:
             await self._fail(shadow.generation, error)
 
     async def _registered(self, generation: int) -> "Record | None":
-        return await self._engine.database.fetchrow(REBUILDS["registered"], self.name, generation)
+        return await self._engine.database.fetchrow(QUERIES["registered"], self.name, generation)
 
     async def _catch_up(self, projector: Projector[Any]) -> None:
         """Wait until a generation is about where the live one is."""
@@ -194,7 +194,7 @@ class Keeper:
         if row is not None and row["retired_at"] is None:
             diff = await self._compare(projector)
         await self._engine.database.execute(
-            REBUILDS["note_ready"],
+            QUERIES["note_ready"],
             self.name,
             projector.tables.generation,
             None if diff is None else msgspec.json.encode(diff),
@@ -227,12 +227,12 @@ class Keeper:
         generation = projector.tables.generation
         connection = await self._engine.database.connect()
         try:
-            await connection.execute(REBUILDS["stay_in_transaction"])
+            await connection.execute(QUERIES["stay_in_transaction"])
             snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
             async with self._level(projector):
                 await snapshot.start()
                 # The snapshot is taken with this; what is folded from here on does not show in it.
-                row = await connection.fetchrow(DIFF_TEMPLATES["snapshot"], self.name, generation)
+                row = await connection.fetchrow(QUERIES["snapshot"], self.name, generation)
             if row is None:
                 raise BuildFailedError(problem="it is no longer registered")
             comparison = Comparison(
@@ -260,12 +260,12 @@ class Keeper:
         async with self._level(projector):
             try:
                 async with self._engine.database.transaction() as connection:
-                    await connection.execute(REBUILDS["wait_for_disk"])
-                    await connection.execute(REBUILDS["wait_for_no_reader"])
-                    await connection.execute(QUERIES["lock_schema"])
-                    if not await connection.fetchval(REBUILDS["switch"], self.name, live, new):
+                    await connection.execute(QUERIES["wait_for_disk"])
+                    await connection.execute(QUERIES["wait_for_no_reader"])
+                    await lock_schema(connection)
+                    if not await connection.fetchval(QUERIES["switch"], self.name, live, new):
                         raise BuildFailedError(problem=MEANWHILE)
-                    await connection.execute(REBUILDS["switch_on"], self.name, new)
+                    await connection.execute(QUERIES["switch_on"], self.name, new)
                     await projector.tables.show(connection)
             except asyncpg.LockNotAvailableError:
                 return False
@@ -277,7 +277,7 @@ class Keeper:
         """Drop the generations that were live too long ago; those that somebody reads just now, another time."""
         try:
             rows = await self._engine.database.fetch(
-                REBUILDS["too_many_retired"], self.name, self._engine.limits.retired_kept
+                QUERIES["too_many_retired"], self.name, self._engine.limits.retired_kept
             )
             for row in rows:
                 await self._forget(row["generation"])
@@ -288,14 +288,14 @@ class Keeper:
     async def _forget(self, generation: int) -> None:
         """Forget a generation, whatever it is, unless it is live."""
         async with self._engine.database.transaction() as connection:
-            if await connection.fetchval(REBUILDS["forget_generation"], self.name, generation):
+            if await connection.fetchval(QUERIES["forget_generation"], self.name, generation):
                 await GenerationTables(self._projection, generation).drop(connection)
                 logger.info("dropped a generation", projection=self.name, generation=generation)
 
     async def _discard(self, rebuild: Rebuild) -> None:
         """Forget a rebuild; what was live once stays as it was."""
         retired = await self._engine.database.fetchval(
-            REBUILDS["retire_again"], self.name, rebuild.generation, None
+            QUERIES["retire_again"], self.name, rebuild.generation, None
         )
         if retired is None:
             await self._forget(rebuild.generation)
@@ -304,10 +304,10 @@ class Keeper:
         """Keep the reason; what was live once stays as it was, of the rest only the entry stays."""
         text = describe(error)
         database = self._engine.database
-        if await database.fetchval(REBUILDS["retire_again"], self.name, generation, text):
+        if await database.fetchval(QUERIES["retire_again"], self.name, generation, text):
             return
         async with database.transaction() as connection:
-            if await connection.fetchval(REBUILDS["fail_build"], self.name, generation, text):
+            if await connection.fetchval(QUERIES["fail_build"], self.name, generation, text):
                 await GenerationTables(self._projection, generation).drop(connection)
 
 

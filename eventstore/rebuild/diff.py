@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
@@ -11,13 +10,11 @@ from eventstore.fold.columns import Column, columns_of, mask
 from eventstore.fold.generation import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
 from eventstore.fold.projection import Projection, Source, State, fold
 from eventstore.log.events import Event
-from eventstore.postgres.queries import load_queries
 from eventstore.query.history import Change
+from eventstore.rebuild.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
-
-TEMPLATES = load_queries(Path(__file__).with_name("diff.sql"))
 
 # Changed rows that are shown.
 SAMPLE = 10
@@ -236,7 +233,7 @@ class Comparison(Generic[State]):
         return tuple(row.values())
 
     async def _fetch(self, template: str, *values: object, **words: str) -> "list[Record]":
-        query = TEMPLATES[template].format(**words)
+        query = QUERIES[template].format(**words)
         return await self._connection.fetch(query, *values, timeout=COMPARE_SECONDS)
 
 

@@ -1,38 +1,3 @@
--- ask_rebuild --
--- Ask for a new generation; a rebuild that failed makes room for it.
-INSERT INTO projections (name, generation, status, version, wanted)
-SELECT name, max(generation) + 1, 'building', 0, $2
-FROM projections
-WHERE name = $1
-GROUP BY name
-ON CONFLICT DO NOTHING
-RETURNING generation
-
--- forget_failed --
--- Forget a rebuild that failed; its tables are gone already.
-DELETE FROM projections WHERE name = $1 AND status = 'failed'
-
--- ask_promotion --
--- Ask for the generation that is ready to be made live.
-UPDATE projections SET wanted = 'promote' WHERE name = $1 AND status = 'ready' RETURNING generation
-
--- ask_discard --
--- Ask for the rebuild under way to be forgotten.
-UPDATE projections SET wanted = 'discard'
-WHERE name = $1 AND status IN ('building', 'catching-up', 'ready', 'failed')
-RETURNING generation
-
--- ask_rollback --
--- Ask for the generation that was live last to be made live again.
-UPDATE projections SET status = 'catching-up', wanted = 'promote', ready_at = NULL, diff = NULL, error = NULL
-WHERE name = $1 AND generation = (
-    SELECT generation FROM projections
-    WHERE name = $1 AND status = 'retired'
-    ORDER BY retired_at DESC
-    LIMIT 1
-)
-RETURNING generation
-
 -- registered --
 -- How far a generation is, whose code folded it, and whether it was live once.
 SELECT status, target, fingerprints, retired_at FROM projections WHERE name = $1 AND generation = $2
@@ -135,3 +100,81 @@ SET LOCAL lock_timeout = '200ms'
 -- stay_in_transaction --
 -- For this session: between two questions may pass as much time as it takes to fold a long history.
 SET idle_in_transaction_session_timeout = 0
+
+-- read_range --
+-- The events of these topics after one position up to another, whose streams hash to a range, in order. Fields of fixed
+-- size come first, with the sizes of the others: copying.EventReader reads this.
+SELECT
+    position, received_at, recorded_at, array_position(topics, provider || ' ' || topic)::int2 - 1::int2, event_id,
+    octet_length(stream), octet_length(owner), octet_length(body), stream, owner, body
+FROM (SELECT ARRAY[{topics}]::text[] AS topics) AS wanted, (
+    SELECT *, merchant_id || coalesce(U&'\001E' || program_id, '') AS owner FROM events
+) AS owned
+WHERE position > {after} AND position <= {until}
+    AND provider || ' ' || topic = ANY(topics)
+    AND hashtext(stream) BETWEEN {low} AND {high}
+ORDER BY position
+
+-- clear_range --
+-- What an attempt at a range left behind.
+DELETE FROM {table} WHERE hashtext(stream) BETWEEN $1 AND $2
+
+-- clear_quarantine --
+-- What it could not fold.
+DELETE FROM quarantine WHERE projection = $1 AND generation = $2 AND hashtext(stream) BETWEEN $3 AND $4
+
+-- live_lag --
+-- How far the live generation is behind; nothing if it stands still.
+SELECT coalesce(max(h.position - p.checkpoint), 0)
+FROM projections AS p, log_head AS h
+WHERE p.name = $1 AND p.status = 'live' AND p.error IS NULL
+
+-- compare --
+-- How many states there are, and what became of them; then, of those that both have, how many differ in each column.
+SELECT
+    count(o.stream), count(n.stream),
+    count(*) FILTER (WHERE o.stream IS NULL),
+    count(*) FILTER (WHERE n.stream IS NULL),
+    count(*) FILTER (WHERE o.stream = n.stream AND {differs}),
+    {counts}
+FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream
+
+-- totals --
+-- What they add up to, in groups.
+SELECT {by}, sum(before)::numeric AS before, sum(after)::numeric AS after
+FROM (
+    SELECT {by}, coalesce("{amount}", 0)::numeric AS before, 0::numeric AS after FROM {old} {where}
+    UNION ALL
+    SELECT {by}, 0::numeric, coalesce("{amount}", 0)::numeric FROM {new} {where}
+) AS amounts
+GROUP BY {by}
+ORDER BY {by}
+
+-- compare_journals --
+-- How many entries there are, and how many only one side has.
+SELECT
+    count(o.stream), count(n.stream),
+    count(*) FILTER (WHERE o.stream IS NULL OR (n.stream = o.stream AND {differs})),
+    count(*) FILTER (WHERE n.stream IS NULL OR (n.stream = o.stream AND {differs}))
+FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream AND o.position = n.position
+
+-- sample --
+-- Some of the states that differ, or that only one side has.
+SELECT coalesce(o.stream, n.stream) AS stream, {columns}
+FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream
+WHERE o.stream IS NULL OR n.stream IS NULL OR {differs}
+ORDER BY 1
+LIMIT {limit}
+
+-- journals_part --
+-- The first event of a stream of which the journals do not say the same.
+SELECT min(coalesce(o.position, n.position))
+FROM (SELECT * FROM {old} WHERE stream = $1) AS o
+FULL JOIN (SELECT * FROM {new} WHERE stream = $1) AS n ON o.position = n.position
+WHERE o.position IS NULL OR n.position IS NULL OR {differs}
+
+-- snapshot --
+-- Where generation $2 and the live one stand, in the snapshot that is compared.
+SELECT new.checkpoint AS position, live.checkpoint AS live_position, live.generation AS live
+FROM projections AS new JOIN projections AS live ON live.name = new.name AND live.status = 'live'
+WHERE new.name = $1 AND new.generation = $2

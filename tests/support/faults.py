@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import asyncpg
 
+from eventstore.fold.queries import QUERIES as FOLD
+from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
-from eventstore.postgres.queries import QUERIES
+from eventstore.postgres.queries import QUERIES as POSTGRES
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -43,7 +45,7 @@ AWAY: tuple[Callable[[], Exception], ...] = (
     lambda: asyncpg.TooManyConnectionsError("sorry, too many clients already"),
 )
 
-_NAMES = {sql: name for name, sql in QUERIES.items()}
+_NAMES = {sql: name for name, sql in {**POSTGRES, **LOG, **FOLD}.items()}
 
 
 def _name(query: str) -> str:

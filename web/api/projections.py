@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from eventstore.errors import NotSwitchedError
+from eventstore.fold.quarantine import Quarantine
 from eventstore.fold.registry import Generations
-from eventstore.postgres.queries import QUERIES
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_answer
 from web.problems import NotFoundError
@@ -71,24 +71,20 @@ async def list_quarantine(request: web.Request) -> web.Response:
     parameters.known_only(request, {"limit", "cursor"})
     limit = parameters.page_length(request)
     after = parameters.whole_number(request, "cursor", 0)
-    rows = await request.app[CONTEXT].database.fetch(
-        QUERIES["list_quarantine"], _name(request), after, limit + 1
-    )
-    more = len(rows) > limit
-    items = [dict(row) for row in rows[:limit]]
-    return json_answer(Page(items, items[-1]["position"] if more else None))
+    quarantine = Quarantine(request.app[CONTEXT].database)
+    items = await quarantine.page(_name(request), after, limit + 1)
+    more = len(items) > limit
+    return json_answer(Page(items[:limit], items[limit - 1].position if more else None))
 
 
 async def show_quarantined(request: web.Request) -> web.Response:
     """`GET /v1/projections/{name}/quarantine/{position}`: one of these."""
     parameters.known_only(request, set())
     position = parameters.as_whole_number(request.match_info["position"], "position", least=1)
-    rows = await request.app[CONTEXT].database.fetch(
-        QUERIES["list_quarantine"], _name(request), position - 1, 1
-    )
-    if not rows or rows[0]["position"] != position:
+    found = await Quarantine(request.app[CONTEXT].database).find(_name(request), position)
+    if found is None:
         raise NotFoundError(what=f"event {position} in the quarantine of {_name(request)}")
-    return json_answer(dict(rows[0]))
+    return json_answer(found)
 
 
 def routes() -> list[web.RouteDef]:

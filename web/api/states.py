@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 
 from eventstore.fold.columns import mask
-from eventstore.fold.generation import StateView
 from eventstore.fold.projection import Projection
-from eventstore.postgres.queries import QUERIES
+from eventstore.fold.quarantine import Quarantine
 from eventstore.query.history import Change, Step, history
+from eventstore.query.states import StateView
 from providers.provider import stream_part
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_answer
@@ -77,15 +77,12 @@ class Resource:
         after = parameters.whole_number(request, "cursor", 0)
         await self._wait(request)
         stream = await self._stream(request)
-        rows = await context.database.fetch(
-            QUERIES["quarantined_positions"], self._projection.name, stream
-        )
         steps: list[Step] = []
         async for step in history(
             self._projection,
             context.providers,
             context.log.stream(stream),
-            {row["position"]: row["error"] for row in rows},
+            await Quarantine(context.database).errors(self._projection.name, stream),
         ):
             if step.position > after:
                 steps.append(self._masked_step(step))
@@ -131,8 +128,8 @@ class Resource:
         return found.pop()
 
     async def _quarantined_streams(self, context: Context, request: web.Request) -> set[str]:
-        rows = await context.database.fetch(
-            QUERIES["quarantined_streams"], self._projection.name, stream_part(self._id(request))
+        streams = await Quarantine(context.database).streams(
+            self._projection.name, stream_part(self._id(request))
         )
         wanted = {
             place: stream_part(request.query[name])
@@ -141,7 +138,7 @@ class Resource:
         }
         return {
             stream
-            for (stream,) in rows
+            for stream in streams
             if all(stream.split("/")[place] == part for place, part in wanted.items())
         }
 

@@ -18,17 +18,17 @@ from eventstore.limits import Limits
 from eventstore.log.copy_out import EventReader
 from eventstore.log.events import Event, NewEvent
 from eventstore.log.log import Log
+from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
-from eventstore.postgres.queries import QUERIES
 from eventstore.rebuild.builder import (
     HIGHEST,
     LOWEST,
-    TEMPLATES,
     Builder,
     Range,
     TooManyStreamsError,
 )
 from eventstore.rebuild.pool import Builders
+from eventstore.rebuild.queries import QUERIES
 from projections.gift_cards import PROJECTION
 from providers import load_providers
 from tests.eventstore.fold.test_projector import projector
@@ -62,7 +62,7 @@ async def fold_live(database: Database) -> None:
 
 async def begin(database: Database, generation: int = 2) -> int:
     """Enter a generation and make its tables; gives back its target."""
-    target: int = await database.fetchval(QUERIES["read_head"])
+    target: int = await database.fetchval(LOG["read_head"])
     await Registry(database).ask_rebuild(PROJECTION.name)
     async with database.transaction() as connection:
         await GenerationTables(PROJECTION, generation).create(connection)
@@ -86,7 +86,7 @@ async def copied(connection: "Connection[Record]", part: Range, until: int) -> l
     async def take(data: bytes | bytearray | memoryview) -> None:
         chunks.append(bytes(data))
 
-    query = TEMPLATES["read_range"].format(
+    query = QUERIES["read_range"].format(
         topics=", ".join(f"'{topic}'" for topic in TOPICS),
         after=0,
         until=until,

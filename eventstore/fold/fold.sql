@@ -1,0 +1,197 @@
+-- register_projection --
+-- Enter the first generation of a projection, once.
+INSERT INTO projections (name, generation, status, version)
+SELECT $1, 1, 'live', $2
+WHERE NOT EXISTS (SELECT FROM projections WHERE name = $1)
+ON CONFLICT DO NOTHING
+
+-- live_generation --
+-- Where the live generation of a projection stands.
+SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'live'
+
+-- where_it_stands --
+-- Where a generation stands, and how many events in a row it could not fold before that.
+SELECT checkpoint, failing FROM projections WHERE name = $1 AND generation = $2
+
+-- note_fingerprint --
+-- Write down which code folds a generation, before it does.
+UPDATE projections SET fingerprints = array_append(fingerprints, $3)
+WHERE name = $1 AND generation = $2 AND NOT $3 = ANY(fingerprints)
+
+-- note_error --
+-- Tell everybody what holds a projection up, or that nothing does any more.
+UPDATE projections SET error = $3 WHERE name = $1 AND generation = $2 AND error IS DISTINCT FROM $3
+
+-- list_generations --
+-- The generations of the projection $1, or of all if that is null, beside the head, in one snapshot.
+SELECT
+    p.*, h.position AS head, h.position - p.checkpoint AS lag,
+    p.status = 'live' AND EXISTS (
+        SELECT FROM events AS e
+        WHERE e.position = p.checkpoint + 1 AND e.recorded_at < clock_timestamp() - interval '30 s'
+    ) AS stuck,
+    extract(epoch FROM coalesce(p.ready_at, clock_timestamp()) - p.created_at)::float8 AS seconds
+FROM projections AS p, log_head AS h
+WHERE $1::text IS NULL OR p.name = $1
+ORDER BY p.name, p.generation
+
+-- forget_failed --
+-- Forget a rebuild that failed; its tables are gone already.
+DELETE FROM projections WHERE name = $1 AND status = 'failed'
+
+-- ask_rebuild --
+-- Ask for a new generation; a rebuild that failed makes room for it.
+INSERT INTO projections (name, generation, status, version, wanted)
+SELECT name, max(generation) + 1, 'building', 0, $2
+FROM projections
+WHERE name = $1
+GROUP BY name
+ON CONFLICT DO NOTHING
+RETURNING generation
+
+-- ask_promotion --
+-- Ask for the generation that is ready to be made live.
+UPDATE projections SET wanted = 'promote' WHERE name = $1 AND status = 'ready' RETURNING generation
+
+-- ask_discard --
+-- Ask for the rebuild under way to be forgotten.
+UPDATE projections SET wanted = 'discard'
+WHERE name = $1 AND status IN ('building', 'catching-up', 'ready', 'failed')
+RETURNING generation
+
+-- ask_rollback --
+-- Ask for the generation that was live last to be made live again.
+UPDATE projections SET status = 'catching-up', wanted = 'promote', ready_at = NULL, diff = NULL, error = NULL
+WHERE name = $1 AND generation = (
+    SELECT generation FROM projections
+    WHERE name = $1 AND status = 'retired'
+    ORDER BY retired_at DESC
+    LIMIT 1
+)
+RETURNING generation
+
+-- quarantined_streams --
+-- Streams of a projection's live generation that end in /$2 and of which something is in quarantine.
+SELECT DISTINCT q.stream
+FROM quarantine AS q
+JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
+WHERE q.projection = $1 AND right(q.stream, length($2) + 1) = '/' || $2
+ORDER BY q.stream
+
+-- quarantined_positions --
+-- What of this stream is in quarantine in a projection's live generation, and why.
+SELECT q.position, q.error
+FROM quarantine AS q
+JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
+WHERE q.projection = $1 AND q.stream = $2
+
+-- list_quarantine --
+-- What of a projection's live generation is in quarantine, after $2.
+SELECT q.position, q.stream, e.topic, q.error, q.quarantined_at
+FROM quarantine AS q
+JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
+JOIN events AS e ON e.stream = q.stream AND e.position = q.position
+WHERE q.projection = $1 AND q.position > $2
+ORDER BY q.position
+LIMIT $3
+
+-- create --
+-- A table of one generation. It has room on its pages for rows that change in place.
+CREATE TABLE IF NOT EXISTS {table} (
+    {columns}
+) WITH (fillfactor = 75)
+
+-- create_key --
+-- One row a stream.
+CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream)
+
+-- create_index --
+-- One filter of the API. The column alone: beside the stream equal values would not share their place, and every update
+-- that cannot be made in place pays for every index.
+CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}") WHERE "{column}" IS NOT NULL
+
+-- create_tenant_index --
+-- Whose a thing is: what belongs to one lies together in the order of its lists, and far from the beginning.
+CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
+
+-- create_journal_key --
+-- What happened to one thing, in order; an event makes one entry at most.
+CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream, position)
+
+-- create_journal_times --
+-- What happened in a time: entries lie in about that order already.
+CREATE INDEX IF NOT EXISTS {table}_recorded_at ON {table} USING brin (recorded_at)
+
+-- columns_there --
+-- The columns of a table or a view, if there is one of this name.
+SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS sql_type, NOT a.attnotnull AS nullable
+FROM pg_attribute AS a
+WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+
+-- loosen --
+-- A column that no longer is written, or not as it was.
+ALTER TABLE {table} ALTER COLUMN "{column}" DROP NOT NULL
+
+-- rename --
+-- A column that has another type now keeps what it held under another name.
+ALTER TABLE {table} RENAME COLUMN "{column}" TO "{kept}"
+
+-- forget --
+-- What a column held two types ago.
+ALTER TABLE {table} DROP COLUMN "{column}"
+
+-- add --
+-- A column that is new: null until a rebuild.
+ALTER TABLE {table} ADD COLUMN "{column}" {sql_type}
+
+-- hide --
+-- A view of another shape.
+DROP VIEW IF EXISTS {view}
+
+-- is_shown --
+-- Whether a view shows this table.
+SELECT coalesce(pg_get_viewdef(to_regclass($1)) ~ ('FROM (\w+\.)?' || $2 || ';$'), false)
+
+-- drop_index --
+-- The index of a column that is given up.
+DROP INDEX IF EXISTS {index}
+
+-- show --
+-- The view with the plain name shows the live generation.
+CREATE OR REPLACE VIEW {view} AS SELECT {names} FROM {table}
+
+-- drop --
+-- A generation that nobody needs any more.
+DROP TABLE IF EXISTS {table}
+
+-- load --
+-- The states of these streams.
+SELECT stream, {names} FROM {table} WHERE stream = ANY($1::text[])
+
+-- fold --
+-- What one stretch of the log did to a generation, in one statement and so in one transaction: if the checkpoint is
+-- still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9; `position` is
+-- the event that changed each last) and the journal ($10). Rows come as JSON, each an array.
+WITH moved AS (
+    UPDATE projections
+    SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7,
+        quarantined = quarantined + jsonb_array_length($8::text::jsonb), updated_at = clock_timestamp()
+    WHERE name = $1 AND generation = $2 AND checkpoint = $3
+    RETURNING checkpoint
+), kept AS (
+    INSERT INTO quarantine (projection, generation, position, stream, error)
+    SELECT $1, $2, (new ->> 0)::bigint, new ->> 1, new ->> 2
+    FROM moved, jsonb_array_elements($8::text::jsonb) AS new
+), saved AS (
+    INSERT INTO {table} ({names})
+    SELECT {values} FROM moved, jsonb_array_elements($9::text::jsonb) AS new
+    ON CONFLICT (stream) DO UPDATE SET ({changes}) = ROW ({excluded})
+){journaled}
+SELECT checkpoint FROM moved
+
+-- fold_journal --
+, journaled AS (
+    INSERT INTO {table} ({names})
+    SELECT {values} FROM moved, jsonb_array_elements($10::text::jsonb) AS new
+)

@@ -1,0 +1,48 @@
+"""The quarantine: events that the live generation of a projection could not fold, each with why."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventstore.fold.queries import QUERIES
+
+if TYPE_CHECKING:
+    from eventstore.postgres.database import Database
+
+
+class QuarantinedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that a projection could not fold."""
+
+    position: int
+    stream: str
+    topic: str
+    error: str
+    quarantined_at: datetime
+
+
+class Quarantine:
+    """What is in quarantine in one database."""
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+
+    async def page(self, projection: str, after: int, limit: int) -> list[QuarantinedEvent]:
+        """The first `limit` of a projection's events behind position `after`."""
+        rows = await self._database.fetch(QUERIES["list_quarantine"], projection, after, limit)
+        return [QuarantinedEvent(**row) for row in rows]
+
+    async def find(self, projection: str, position: int) -> QuarantinedEvent | None:
+        """The event at this position, if it is in quarantine."""
+        found = await self.page(projection, position - 1, 1)
+        return found[0] if found and found[0].position == position else None
+
+    async def errors(self, projection: str, stream: str) -> dict[int, str]:
+        """Of one stream: positions, each with its error."""
+        rows = await self._database.fetch(QUERIES["quarantined_positions"], projection, stream)
+        return {row["position"]: row["error"] for row in rows}
+
+    async def streams(self, projection: str, id_: str) -> list[str]:
+        """The streams of this id, as it stands in their names, of which something is in quarantine."""
+        rows = await self._database.fetch(QUERIES["quarantined_streams"], projection, id_)
+        return [row["stream"] for row in rows]

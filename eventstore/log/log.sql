@@ -1,0 +1,104 @@
+-- append --
+-- Append one batch of deliveries; give back the position before its first and the time on record. Names come joined by
+-- U+001E; U+001F stands for null.
+SELECT base, recorded_at
+FROM append_events(
+    $1,
+    string_to_array($2, U&'\001E'),
+    string_to_array($3, U&'\001E'),
+    string_to_array($4, U&'\001E'),
+    string_to_array($5, U&'\001E', U&'\001F'),
+    string_to_array($6, U&'\001E'),
+    $7, $8, $9
+)
+
+-- plan_once --
+-- For a session that appends: no plan depends on the values, and to plan an append takes longer than to carry a small
+-- one out.
+SET plan_cache_mode = force_generic_plan
+
+-- lock_head --
+-- Wait for every append under way, and keep others out until this transaction ends.
+SELECT position FROM log_head FOR UPDATE
+
+-- this_session --
+-- How Postgres knows this session: a pid alone may be somebody else's by now.
+SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+
+-- end_session --
+-- End a session, if it is still there; false if it has not ended within five seconds.
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
+
+-- find_appended --
+-- Which of these event ids reached the log after position $2: the answer to a lost COMMIT. By their streams, since the
+-- head's lock is held meanwhile, and much may have come since $2.
+SELECT event_id, position, recorded_at
+FROM events
+WHERE stream = ANY($3::text[]) AND position > $2 AND event_id = ANY($1::uuid[])
+
+-- read_head --
+-- The newest position.
+SELECT position FROM log_head
+
+-- read_tail --
+-- What follows $1 without a gap, at most up to $1 + $2: the events of the topics in $3 ("provider topic"; null: all) and
+-- the last one, whatever it is; how many of the others there are; no more than have $4 bytes of body before them.
+WITH found AS (
+    SELECT
+        position, octet_length(body) AS size, $3::text[] IS NULL OR provider || ' ' || topic = ANY($3) AS handled
+    FROM events
+    WHERE position > $1 AND position <= $1 + $2
+), numbered AS (
+    SELECT
+        position, handled, row_number() OVER in_order AS nth,
+        sum(size) FILTER (WHERE handled) OVER in_order - size AS before
+    FROM found
+    WINDOW in_order AS (ORDER BY position)
+), stretch AS (
+    SELECT max(position) AS last, count(*) FILTER (WHERE NOT handled) AS ignored
+    FROM numbered
+    WHERE position = $1 + nth AND (before IS NULL OR before < $4)
+)
+SELECT
+    e.position, e.event_id, e.provider, e.topic, e.merchant_id, e.program_id, e.stream, e.received_at, e.recorded_at,
+    e.body, h.handled, s.ignored
+FROM stretch AS s, events AS e, LATERAL (
+    SELECT $3::text[] IS NULL OR e.provider || ' ' || e.topic = ANY($3) AS handled
+) AS h
+WHERE e.position > $1 AND e.position <= s.last AND (h.handled OR e.position = s.last)
+ORDER BY e.position
+
+-- list_events --
+-- Events after $1, at most up to $1 + $2, without their bodies.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
+    octet_length(body) AS size
+FROM events
+WHERE position > $1 AND position <= $1 + $2
+ORDER BY position
+
+-- read_event --
+-- One event whole.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body, headers
+FROM events
+WHERE position = $1
+
+-- read_stream --
+-- The history of one stream after $2: at most $3 events, and no more than have $4 bytes of body before them.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body
+FROM (
+    SELECT *, sum(octet_length(body)) OVER (ORDER BY position) - octet_length(body) AS before
+    FROM (SELECT * FROM events WHERE stream = $1 AND position > $2 ORDER BY position LIMIT $3) AS page
+) AS history
+WHERE before < $4
+ORDER BY position
+
+-- find_in_stream --
+-- Where in its stream an event is, if it is.
+SELECT position FROM events WHERE stream = $1 AND event_id = $2
+
+-- notify_head --
+-- Wake the readers of other processes.
+SELECT pg_notify($1, $2)

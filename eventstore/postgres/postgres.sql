@@ -1,0 +1,43 @@
+-- lock_schema --
+-- Let one server at a time set the schema up; others wait.
+SELECT pg_advisory_xact_lock(hashtext('loopledger schema'))
+
+-- has_schema --
+-- Whether this database holds Loopledger already.
+SELECT to_regclass('schema_versions') IS NOT NULL
+
+-- schema_version --
+-- The newest migration applied; null on a database that has never held Loopledger.
+SELECT max(version) FROM schema_versions
+
+-- record_version --
+-- Enter a migration as applied.
+INSERT INTO schema_versions (version) VALUES ($1)
+
+-- be_durable --
+-- For this session: a commit waits for the disk, even if the role or the database is set to hurry.
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+
+-- be_quick --
+-- For a session that only writes what can be folded again: a commit need not wait for the disk, and no plan depends on
+-- the values; to plan a fold takes longer than to carry a small one out. A plan that is kept since a table was empty must
+-- not read the whole of it once it is large.
+SET synchronous_commit = off;
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off
+
+-- fsync --
+-- Whether the server itself waits for the disk.
+SELECT current_setting('fsync')
+
+-- check_head --
+-- The newest position by the head and by the events themselves: they must agree.
+SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS newest FROM log_head AS h
+
+-- try_to_lead --
+-- Become the one session that projects, if nobody is.
+SELECT pg_try_advisory_lock(hashtext('loopledger projector'))
+
+-- answers --
+-- Whether the server answers.
+SELECT 1
