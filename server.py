@@ -38,11 +38,11 @@ from runtime.logging import configure_logging
 from runtime.settings import Settings
 from runtime.supervisor import Workers, parent_gone
 from runtime.wiring import (
-    answering,
-    once_there,
     open_parts,
     prepare,
     projecting,
+    retry_until_available,
+    serving_http,
     settings_from,
     verifier_of,
 )
@@ -90,7 +90,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         if settings.database_url is None:
             # Its supervisor brings it back: a parent that died of its absence would only have to begin again.
             never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            head = await once_there(lambda: prepare(settings, dsn), never)
+            head = await retry_until_available(lambda: prepare(settings, dsn), never)
         else:
             head = await prepare(settings, dsn)
         url = _url(listener)
@@ -117,7 +117,7 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         dsn, storage = await _postgres(settings, stack)
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
         await stack.enter_async_context(projecting(settings, parts, dsn))
-        await stack.enter_async_context(answering(settings, parts, listener))
+        await stack.enter_async_context(serving_http(settings, parts, listener))
         yield Running(url=_url(listener), storage=storage, head=parts.log.head)
 
 
@@ -137,7 +137,7 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
         end = asyncio.ensure_future(parent_gone(given.lifeline))
         stack.callback(end.cancel)
         dsn = settings.database_url
-        parts = await once_there(
+        parts = await retry_until_available(
             lambda: stack.enter_async_context(
                 open_parts(settings, dsn, append=http, follow=not http)
             ),
@@ -149,13 +149,13 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
                 settings.limits, connections=_room_for(settings.limits.connections)
             )
             settings = msgspec.structs.replace(settings, limits=limits)
-            await stack.enter_async_context(answering(settings, parts, listener))
+            await stack.enter_async_context(serving_http(settings, parts, listener))
             _collect_seldom()
             await end
         else:
             # Who waits for a 200 comes first: a fold can be made up for.
             os.nice(PROJECTING_NICENESS)
-            leading = await once_there(
+            leading = await retry_until_available(
                 lambda: stack.enter_async_context(projecting(settings, parts, dsn)), end
             )
             _collect_seldom()

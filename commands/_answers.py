@@ -81,7 +81,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 
     stream: str
     changes: dict[str, Change]
-    parted_at: int | None = None
+    diverged_at: int | None = None
 
 
 class Diff(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,8 +105,8 @@ def _example(example: Example) -> RenderableType:
         line.append(" -> ")
         line.append(_value(change.after), ADDED)
         separator = ", "
-    if example.parted_at is not None:
-        line.append(f" (from event {example.parted_at} on)", "dim")
+    if example.diverged_at is not None:
+        line.append(f" (from event {example.diverged_at} on)", "dim")
     return line
 
 

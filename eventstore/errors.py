@@ -101,7 +101,7 @@ class IncompleteError(LoopledgerError):
     """{projection} is incomplete: folded + ignored + quarantined would not be its checkpoint."""
 
 
-def heed_cancellation() -> None:
+def raise_if_cancelled() -> None:
     """Go on being cancelled, if this task is.
 
     For every `except Exception` that carries on: where a connection dies while its caller is cancelled, the driver's
@@ -132,7 +132,7 @@ def is_outage(error: BaseException) -> bool:
     ) and not isinstance(error, asyncpg.DataError)
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Say whether `error` is an outage that ends by itself: a full disk or a statement that takes too long does not."""
     return is_outage(error) and not isinstance(
         error, asyncpg.DiskFullError | asyncpg.QueryCanceledError

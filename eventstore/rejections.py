@@ -15,9 +15,9 @@ import msgspec
 import structlog
 
 from eventstore.errors import (
-    heed_cancellation,
     is_outage,
     printable,
+    raise_if_cancelled,
 )
 from eventstore.postgres.queries import load_queries
 
@@ -124,7 +124,7 @@ class Rejections:
             try:
                 await self.write()
             except Exception as error:
-                heed_cancellation()
+                raise_if_cancelled()
                 if not is_outage(error):
                     logger.exception("could not write rejections")
 

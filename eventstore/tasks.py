@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 
-async def together(*works: Coroutine[Any, Any, Any]) -> list[Any]:
+async def run_all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
     """Do all of these; gives back what each gave. If one fails, the others are ended, and its error is raised."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
@@ -20,7 +20,7 @@ async def together(*works: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 @asynccontextmanager
-async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Do `work` meanwhile."""
     task = asyncio.create_task(work)
     try:

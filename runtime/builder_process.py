@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from eventstore.errors import describe, passes
+from eventstore.errors import describe, is_transient
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.rebuild.builder import Builder, Range, TooManyStreamsError
@@ -56,7 +56,7 @@ async def build(lines: asyncio.StreamReader) -> None:
         except TooManyStreamsError as error:
             say(TooMany(error.parts))
         except Exception as error:  # noqa: BLE001 - whoever asked decides
-            say(Failed(describe(error), passes(error)))
+            say(Failed(describe(error), is_transient(error)))
         else:
             say(Done(built))
 
@@ -79,7 +79,7 @@ async def main() -> None:
         task.cancel()
     error, _ = await asyncio.gather(working, gone, return_exceptions=True)
     if isinstance(error, Exception):
-        say(Failed(describe(error), passes(error)))
+        say(Failed(describe(error), is_transient(error)))
 
 
 async def _until_gone(lines: asyncio.StreamReader) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from eventstore.errors import PostgresError, describe, heed_cancellation, is_outage
+from eventstore.errors import PostgresError, describe, is_outage, raise_if_cancelled
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.registry import Registry
 from eventstore.log.log import Log
@@ -19,7 +19,7 @@ from eventstore.postgres.database import Database
 from eventstore.postgres.leader import lead
 from eventstore.rebuild.build import Engine
 from eventstore.rebuild.conductor import Conductor
-from eventstore.rebuild.pool import Builders
+from eventstore.rebuild.pool import BuilderPool
 from eventstore.rejections import Rejections
 from projections import load_projections
 from providers import load_providers, settings_types
@@ -27,8 +27,8 @@ from runtime.secrets import read_secret
 from runtime.settings import Settings, load_settings
 from verification.verifier import Verification, Verifier
 from web.app import make_app
-from web.context import Context, Door
-from web.ingest.protocol import Gate
+from web.context import Context, Endpoint
+from web.ingest.protocol import DeliveryServer
 from web.ingest.receiver import Ingest
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ async def open_parts(
 
 
 @asynccontextmanager
-async def answering(
+async def serving_http(
     settings: Settings, parts: Parts, listener: socket.socket
 ) -> AsyncIterator[None]:
     """Take deliveries and answer questions."""
@@ -98,8 +98,8 @@ async def answering(
         log=parts.log,
         registry=parts.registry,
         rejections=Rejections(parts.database, settings.limits),
-        doors={
-            name: Door(provider, verifier_of(settings, name))
+        endpoints={
+            name: Endpoint(provider, verifier_of(settings, name))
             for name, provider in providers.items()
         },
         providers=providers,
@@ -115,21 +115,21 @@ async def answering(
         auto_decompress=False,
     )
     await runner.setup()
-    server = cast("web.Server", runner.server)
+    fallback = cast("web.Server", runner.server)
     ingest = Ingest(context)
-    gate = Gate(ingest, server, settings.limits, idle_seconds=KEEPALIVE_SECONDS)
-    server.request_handler = gate.before(ingest.before(server.request_handler))  # type: ignore[assignment]
+    server = DeliveryServer(ingest, fallback, settings.limits, idle_seconds=KEEPALIVE_SECONDS)
+    fallback.request_handler = server.before(ingest.before(fallback.request_handler))  # type: ignore[assignment]
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
     listening: asyncio.Server | None = None
     try:
         listening = await asyncio.get_running_loop().create_server(
-            gate, sock=listener, backlog=BACKLOG
+            server, sock=listener, backlog=BACKLOG
         )
         yield
     finally:
         if listening is not None:
             listening.close()
-        await asyncio.gather(gate.close(settings.limits.drain_seconds), runner.cleanup())
+        await asyncio.gather(server.close(settings.limits.drain_seconds), runner.cleanup())
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
         with suppress(Exception):
@@ -160,7 +160,7 @@ def conductor_of(settings: Settings, parts: Parts, dsn: str) -> Conductor:
         log=parts.log,
         registry=parts.registry,
         limits=settings.limits,
-        builders=Builders(
+        builders=BuilderPool(
             [sys.executable, *BUILDER],
             msgspec.json.encode(greeting),
             processes=settings.limits.rebuild_processes,
@@ -186,7 +186,7 @@ async def prepare(settings: Settings, dsn: str) -> int:
         return parts.log.head
 
 
-async def once_there(step: Callable[[], Awaitable[T]], end: "asyncio.Future[None]") -> T:
+async def retry_until_available(step: Callable[[], Awaitable[T]], end: "asyncio.Future[None]") -> T:
     """Take a step that needs Postgres as soon as it is there, unless `end` comes first.
 
     Who dies of its absence is started again after a pause that grows, and so comes back long after Postgres.
@@ -195,7 +195,7 @@ async def once_there(step: Callable[[], Awaitable[T]], end: "asyncio.Future[None
         try:
             return await step()
         except Exception as error:
-            heed_cancellation()
+            raise_if_cancelled()
             cause = error.__cause__ if isinstance(error, PostgresError) else error
             if end.done() or cause is None or not is_outage(cause):
                 raise

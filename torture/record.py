@@ -122,7 +122,7 @@ async def _fold(dsn: str, head: int, violations: Violations) -> dict[str, FreshF
         log = Log(database, Limits())
         position = 0
         while position < head:
-            tail = await log.read_tail(position, PAGE, None)
+            tail = await log.read_slice(position, PAGE, None)
             if tail.through == position:
                 violations.add("hole", f"no reader gets beyond position {position}", 0)
                 break

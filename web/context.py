@@ -16,7 +16,7 @@ from providers.provider import Provider
 from verification.verifier import Verifier
 
 
-class Door(NamedTuple):
+class Endpoint(NamedTuple):
     """Where the deliveries of one provider come in."""
 
     provider: Provider
@@ -32,7 +32,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     log: Log
     registry: Registry
     rejections: Rejections
-    doors: Mapping[str, Door]
+    endpoints: Mapping[str, Endpoint]
     providers: Mapping[str, Provider]
     projections: Mapping[str, Projection[Any]]
 
@@ -47,14 +47,14 @@ class Page(msgspec.Struct, frozen=True):
     next: str | int | None
 
 
-def json_answer(value: object, status: int = 200) -> web.Response:
+def json_response(value: object, status: int = 200) -> web.Response:
     """Answer with JSON; decimals are written as text, so that no digit is lost."""
     return web.Response(
         body=msgspec.json.encode(value) + b"\n", status=status, content_type="application/json"
     )
 
 
-def octets(body: bytes) -> web.Response:
+def bytes_response(body: bytes) -> web.Response:
     """Answer with bytes that no browser shall take for a page."""
     return web.Response(
         body=body,

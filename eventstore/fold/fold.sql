@@ -39,7 +39,7 @@ ORDER BY p.name, p.generation
 -- Forget a rebuild that failed; its tables are gone already.
 DELETE FROM projections WHERE name = $1 AND status = 'failed'
 
--- ask_rebuild --
+-- request_rebuild --
 -- Ask for a new generation; a rebuild that failed makes room for it.
 INSERT INTO projections (name, generation, status, version, wanted)
 SELECT name, max(generation) + 1, 'building', 0, $2
@@ -49,17 +49,17 @@ GROUP BY name
 ON CONFLICT DO NOTHING
 RETURNING generation
 
--- ask_promotion --
+-- request_promotion --
 -- Ask for the generation that is ready to be made live.
 UPDATE projections SET wanted = 'promote' WHERE name = $1 AND status = 'ready' RETURNING generation
 
--- ask_discard --
+-- request_discard --
 -- Ask for the rebuild under way to be forgotten.
 UPDATE projections SET wanted = 'discard'
 WHERE name = $1 AND status IN ('building', 'catching-up', 'ready', 'failed')
 RETURNING generation
 
--- ask_rollback --
+-- request_rollback --
 -- Ask for the generation that was live last to be made live again.
 UPDATE projections SET status = 'catching-up', wanted = 'promote', ready_at = NULL, diff = NULL, error = NULL
 WHERE name = $1 AND generation = (

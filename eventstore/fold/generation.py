@@ -34,7 +34,7 @@ JOURNAL_COLUMNS = (
 Row: TypeAlias = tuple[object, ...]
 
 
-class Stretch(NamedTuple, Generic[State]):
+class FoldBatch(NamedTuple, Generic[State]):
     """What the events after `after` up to `checkpoint` did to a projection.
 
     `failing` is how many events in a row, up to the checkpoint, could not be folded. `changed` are states by their
@@ -183,7 +183,7 @@ class GenerationTables(Generic[State]):
         rows = await database.fetch(self._load, streams)
         return {stream: make(*values) for stream, *values in rows}
 
-    async def fold(self, database: "Database", stretch: "Stretch[State]") -> bool:
+    async def fold(self, database: "Database", stretch: "FoldBatch[State]") -> bool:
         """Write what a stretch of the log did, states and checkpoint together; False if somebody else was faster."""
         # As JSON: to encode arrays of each column costs ten times as much, and in Postgres it makes no difference.
         rows: list[Sequence[object]] = [stretch.quarantined, list(state_rows(stretch.changed))]

@@ -14,12 +14,12 @@ from eventstore.errors import (
     IncompleteReadError,
     SystematicError,
     describe,
-    heed_cancellation,
     is_outage,
     is_poison,
+    raise_if_cancelled,
 )
 from eventstore.fold.fingerprint import fingerprint
-from eventstore.fold.generation import GenerationTables, Row, Stretch, journal_row
+from eventstore.fold.generation import FoldBatch, GenerationTables, Row, journal_row
 from eventstore.fold.projection import (
     Folded,
     Projection,
@@ -29,9 +29,9 @@ from eventstore.fold.projection import (
     handled_topics,
 )
 from eventstore.fold.queries import QUERIES
-from eventstore.log.events import Tail
+from eventstore.log.events import LogSlice
 from eventstore.postgres.database import lock_schema
-from eventstore.tasks import together
+from eventstore.tasks import run_all
 
 if TYPE_CHECKING:
     from eventstore.fold.registry import Registry
@@ -59,8 +59,8 @@ STRETCHES = 10
 class _Work(NamedTuple, Generic[State]):
     """A stretch of the log and what it does to the projection, not yet written; `more`: as much waits behind it."""
 
-    tail: Tail
-    stretch: Stretch[State]
+    tail: LogSlice
+    stretch: FoldBatch[State]
     more: bool = False
 
 
@@ -143,7 +143,7 @@ class Projector(Generic[State]):
                         rest = max(REST_SECONDS, REST_SHARE * (loop.time() - begun))
                         await asyncio.sleep(min(rest, LONGEST_REST))
             except FencedError as error:
-                heed_cancellation()
+                raise_if_cancelled()
                 logger.info("a rival projector was faster", error=str(error))
             except (IncompleteError, IncompleteReadError, SystematicError) as error:
                 # Nothing that it says from here on could be trusted: stop, loudly.
@@ -151,7 +151,7 @@ class Projector(Generic[State]):
                 await self._note(str(error))
                 return
             except Exception as error:
-                heed_cancellation()
+                raise_if_cancelled()
                 if is_outage(error):
                     logger.warning("a projection waits for Postgres", error=describe(error))
                 else:
@@ -176,9 +176,7 @@ class Projector(Generic[State]):
                     break
                 writing = work
                 if writing.more and left:
-                    work, _ = await together(
-                        self._prepare_ahead(writing, end), self._write(writing)
-                    )
+                    work, _ = await run_all(self._prepare_ahead(writing, end), self._write(writing))
                 else:
                     # What is prepared is written, or the states in memory would be ahead of the table.
                     work = None
@@ -208,7 +206,7 @@ class Projector(Generic[State]):
             self._noted = True
         except Exception as failure:  # noqa: BLE001 - whatever it is
             # The log has it; to tell it is not worth stopping for.
-            heed_cancellation()
+            raise_if_cancelled()
             logger.warning("could not note an error", error=describe(failure))
             self._noted = False
 
@@ -231,7 +229,7 @@ class Projector(Generic[State]):
         """Read the next stretch of the log and fold it, as far as that is done in memory; None if there is none."""
         limit = self._limits.fold_events
         limit = limit if end is None else min(end - after, limit)
-        tail = await self._log.read_tail(after, limit, self._topics)
+        tail = await self._log.read_slice(after, limit, self._topics)
         if tail.through == tail.after:
             return None
         stretch = await self._evolve(tail, failing)
@@ -248,7 +246,7 @@ class Projector(Generic[State]):
         except IncompleteReadError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
-            heed_cancellation()
+            raise_if_cancelled()
             logger.debug("could not fold ahead", error=describe(error))
             self._states.clear()
             return None
@@ -277,11 +275,11 @@ class Projector(Generic[State]):
                 first_position=stretch.quarantined[0][0],
             )
 
-    async def _mend(self, error: BaseException, tail: Tail | None) -> None:
+    async def _mend(self, error: BaseException, tail: LogSlice | None) -> None:
         """Something failed, perhaps while `tail` was written: fold that apart if it is to blame, else raise `error`."""
         # They may be ahead of the table.
         self._states.clear()
-        heed_cancellation()
+        raise_if_cancelled()
         if tail is None or not tail.events or not is_poison(error):
             raise error
         # The database refuses a state that came out of it: find the event at fault, fold the others.
@@ -317,7 +315,9 @@ class Projector(Generic[State]):
         for stream in list(itertools.islice(self._states, max(0, surplus))):
             del self._states[stream]
 
-    async def _evolve(self, tail: Tail, failing: int, refused: str | None = None) -> Stretch[State]:
+    async def _evolve(
+        self, tail: LogSlice, failing: int, refused: str | None = None
+    ) -> FoldBatch[State]:
         """Fold events in memory, on the states that their streams have.
 
         `failing` events in a row could not be folded before; `refused` is why the database would not take the only
@@ -357,7 +357,7 @@ class Projector(Generic[State]):
             if folded.entry is not None:
                 journal.append(journal_row(event, folded.entry))
         self._remember(states)
-        return Stretch(
+        return FoldBatch(
             after=tail.after,
             checkpoint=tail.through,
             folded=len(tail.events) - len(quarantined),

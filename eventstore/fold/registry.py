@@ -146,27 +146,27 @@ class Registry:
         """Tell every process what holds a projection up, or that nothing does any more."""
         await self._database.execute(QUERIES["note_error"], name, generation, error)
 
-    async def ask_rebuild(self, name: str, *, promote: bool = False) -> None:
+    async def request_rebuild(self, name: str, *, promote: bool = False) -> None:
         """Ask for a new generation, to be promoted as soon as it is ready if `promote`. Raises RebuildingError."""
         wanted = "promote" if promote else None
         async with self._database.transaction() as connection:
             await connection.execute(QUERIES["forget_failed"], name)
-            if await connection.fetchval(QUERIES["ask_rebuild"], name, wanted) is None:
+            if await connection.fetchval(QUERIES["request_rebuild"], name, wanted) is None:
                 raise await self._rebuilding(name)
 
-    async def ask_promotion(self, name: str) -> None:
+    async def request_promotion(self, name: str) -> None:
         """Ask for the generation that is ready to be made live. Raises NotReadyError."""
-        if await self._database.fetchval(QUERIES["ask_promotion"], name) is None:
+        if await self._database.fetchval(QUERIES["request_promotion"], name) is None:
             raise NotReadyError(projection=name)
 
-    async def ask_discard(self, name: str) -> bool:
+    async def request_discard(self, name: str) -> bool:
         """Ask for the rebuild under way to be forgotten; False if there is none."""
-        return await self._database.fetchval(QUERIES["ask_discard"], name) is not None
+        return await self._database.fetchval(QUERIES["request_discard"], name) is not None
 
-    async def ask_rollback(self, name: str) -> None:
+    async def request_rollback(self, name: str) -> None:
         """Ask for the generation that was live last to be live again. Raises RebuildingError, NothingRetiredError."""
         try:
-            if await self._database.fetchval(QUERIES["ask_rollback"], name) is None:
+            if await self._database.fetchval(QUERIES["request_rollback"], name) is None:
                 raise NothingRetiredError(projection=name)
         except asyncpg.UniqueViolationError:
             raise await self._rebuilding(name) from None

@@ -22,9 +22,9 @@ from eventstore.errors import (
     RefusedError,
     UnavailableError,
     describe,
-    heed_cancellation,
     is_outage,
     is_poison,
+    raise_if_cancelled,
 )
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, NewEvent
@@ -56,14 +56,14 @@ CROWD = 16
 CANCEL_SECONDS = 0.5
 
 # Is told what became of an event: where it went, or why it did not. Gives back whether anybody heard it.
-Tell: TypeAlias = Callable[[Appended | LoopledgerError], bool]
+OnOutcome: TypeAlias = Callable[[Appended | LoopledgerError], bool]
 
 
 class _Waiting(msgspec.Struct):
     event: NewEvent
     size: int
     deadline: float
-    tell: Tell
+    on_outcome: OnOutcome
     answered: bool = False
 
 
@@ -137,7 +137,7 @@ class Appender:
         """
         answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
 
-        def tell(outcome: Appended | LoopledgerError) -> bool:
+        def on_outcome(outcome: Appended | LoopledgerError) -> bool:
             if answer.done():
                 # Who was cancelled was told nothing, and may count on the event.
                 return False
@@ -149,13 +149,13 @@ class Appender:
                 answer.exception()
             return True
 
-        self.submit(event, tell)
+        self.submit(event, on_outcome)
         return await answer
 
-    def submit(self, event: NewEvent, tell: Tell) -> None:
-        """Append one event, as `append` does, but `tell` what came of it: a call costs less than a task that awaits.
+    def submit(self, event: NewEvent, on_outcome: OnOutcome) -> None:
+        """Append one event, as `append` does; `on_outcome` is called with what came of it: that costs less than a task.
 
-        Raises QueueFullError or UnavailableError, as `append` does. `tell` must not raise; it may submit.
+        Raises QueueFullError or UnavailableError, as `append` does. `on_outcome` must not raise; it may submit.
         """
         size = len(event.headers) + len(event.body)
         limits = self._limits
@@ -167,7 +167,7 @@ class Appender:
         ):
             raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
         deadline = asyncio.get_running_loop().time() + limits.append_seconds
-        self._queue.append(_Waiting(event, size, deadline, tell))
+        self._queue.append(_Waiting(event, size, deadline, on_outcome))
         self._queued_bytes += size
         self._wake.set()
 
@@ -234,7 +234,7 @@ class Appender:
                 if batch:
                     await self._append(connection, batch)
             except Exception as error:
-                heed_cancellation()
+                raise_if_cancelled()
                 if is_poison(error):
                     await self._bisect(batch, error)
                 elif is_outage(error):
@@ -365,7 +365,7 @@ def _columns(batch: Sequence[_Waiting]) -> tuple[object, ...]:
 
 def _answer(waiting: _Waiting, outcome: Appended | LoopledgerError) -> None:
     if not waiting.answered:
-        waiting.answered = waiting.tell(outcome)
+        waiting.answered = waiting.on_outcome(outcome)
 
 
 def _answer_all(batch: Sequence[_Waiting], outcome: LoopledgerError) -> None:

@@ -59,7 +59,7 @@ class ListedEvent(Recorded, frozen=True):
     size: int
 
 
-class Tail(msgspec.Struct, frozen=True):
+class LogSlice(msgspec.Struct, frozen=True):
     """What follows position `after` without a gap, up to `through`: the events asked for; others are counted."""
 
     after: int
@@ -71,10 +71,10 @@ class Tail(msgspec.Struct, frozen=True):
         """How many events were not asked for. Positions have no holes, so it is what is left."""
         return self.through - self.after - len(self.events)
 
-    def split(self, count: int) -> "tuple[Tail, Tail]":
+    def split(self, count: int) -> "tuple[LogSlice, LogSlice]":
         """Cut it behind its first `count` events."""
         middle = self.events[count - 1].position
         return (
-            Tail(self.after, middle, self.events[:count]),
-            Tail(middle, self.through, self.events[count:]),
+            LogSlice(self.after, middle, self.events[:count]),
+            LogSlice(middle, self.through, self.events[count:]),
         )

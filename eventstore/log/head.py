@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eventstore.log.queries import QUERIES
-from eventstore.postgres.database import Connect, be_quick, keep_connected, lost
+from eventstore.postgres.database import Connect, be_quick, closed, keep_connected
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -70,4 +70,4 @@ class HeadListener:
         await connection.add_listener(CHANNEL, lambda *_: self._on_moved())
         # What was said before somebody listened.
         self._on_moved()
-        await lost(connection).wait()
+        await closed(connection).wait()

@@ -10,11 +10,11 @@ import structlog
 
 from eventstore.errors import (
     IncompleteReadError,
-    heed_cancellation,
     is_outage,
+    raise_if_cancelled,
 )
-from eventstore.log.appender import Appender, Tell
-from eventstore.log.events import Appended, Event, EventWithHeaders, ListedEvent, NewEvent, Tail
+from eventstore.log.appender import Appender, OnOutcome
+from eventstore.log.events import Appended, Event, EventWithHeaders, ListedEvent, LogSlice, NewEvent
 from eventstore.log.head import HeadListener, HeadNotifier
 from eventstore.log.queries import QUERIES
 
@@ -69,34 +69,34 @@ class Log:
         """Append one event; answers after COMMIT. Errors: see Appender.append."""
         return await self._appender.append(event)
 
-    def submit(self, event: NewEvent, tell: Tell) -> None:
-        """Append one event; `tell` hears what came of it. See Appender.submit."""
-        self._appender.submit(event, tell)
+    def submit(self, event: NewEvent, on_outcome: OnOutcome) -> None:
+        """Append one event; `on_outcome` hears what came of it. See Appender.submit."""
+        self._appender.submit(event, on_outcome)
 
     async def wait_beyond(self, position: int) -> None:
         """Return once the log is known to reach beyond `position`."""
         while self.head <= position:
             await self._moved.wait()
 
-    async def read_tail(self, after: int, limit: int, topics: Collection[str] | None) -> Tail:
+    async def read_slice(self, after: int, limit: int, topics: Collection[str] | None) -> LogSlice:
         """Read what follows `after`: at most `limit` events, contiguous from after + 1.
 
         `topics` ("provider topic") are the events wanted, None all of them; the others are counted. Where the log ends,
         or at a gap, it ends: then the reader waits. Raises IncompleteReadError.
         """
         rows = await self._database.fetch(
-            QUERIES["read_tail"],
+            QUERIES["read_slice"],
             after,
             limit,
             None if topics is None else list(topics),
             self._limits.fold_bytes,
         )
         if not rows:
-            return Tail(after, after, [])
+            return LogSlice(after, after, [])
         last = rows[-1]
         # What is handled comes, the last comes whatever it is: two more columns than an event has.
         events = [Event(*row[:-2]) for row in rows if row["handled"]]
-        tail = Tail(after, last["position"], events)
+        tail = LogSlice(after, last["position"], events)
         if tail.ignored != last["ignored"]:
             raise IncompleteReadError(after=after, through=tail.through, count=len(events))
         return tail
@@ -157,7 +157,7 @@ class Log:
             try:
                 await self._find_head()
             except Exception as error:
-                heed_cancellation()
+                raise_if_cancelled()
                 if not is_outage(error):
                     logger.exception("could not look for the head")
                 await asyncio.sleep(self._limits.poll_seconds)

@@ -40,7 +40,7 @@ WHERE stream = ANY($3::text[]) AND position > $2 AND event_id = ANY($1::uuid[])
 -- The newest position.
 SELECT position FROM log_head
 
--- read_tail --
+-- read_slice --
 -- What follows $1 without a gap, at most up to $1 + $2: the events of the topics in $3 ("provider topic"; null: all) and
 -- the last one, whatever it is; how many of the others there are; no more than have $4 bytes of body before them.
 WITH found AS (

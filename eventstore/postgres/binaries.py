@@ -21,7 +21,13 @@ import platformdirs
 import structlog
 
 from eventstore.errors import PostgresError
-from eventstore.postgres.processes import OWN_POSTGRES, Account, first_barred, refuse_barred, way_to
+from eventstore.postgres.processes import (
+    OWN_POSTGRES,
+    Account,
+    first_unreachable,
+    path_to,
+    refuse_unreachable,
+)
 
 MAJOR: Final = 18
 
@@ -48,12 +54,12 @@ def binaries_for(account: Account, copies: Path | None = None) -> Path:
     The copy is made once, and held against the wheel's own hashes at every start. Raises PostgresError.
     """
     binaries = wheel_binaries()
-    barred = first_barred(account, [*way_to(binaries), binaries / "postgres"])
+    barred = first_unreachable(account, [*path_to(binaries), binaries / "postgres"])
     if account is None or barred is None:
         return binaries
     hashes = _hashes()
     if not hashes:
-        refuse_barred(account, barred)
+        refuse_unreachable(account, barred)
     digest = hashlib.sha256(repr(sorted(hashes.items())).encode()).hexdigest()[:DIGITS]
     place = (copies or _default_copies()) / f"postgres-{MAJOR}-{digest}"
     try:
@@ -67,8 +73,8 @@ def binaries_for(account: Account, copies: Path | None = None) -> Path:
     if changed:
         logger.info("copied the Postgres binaries", files=changed, place=str(place))
     copied = place / INSTALLATION / "bin"
-    if (barred := first_barred(account, [*way_to(copied), copied / "postgres"])) is not None:
-        refuse_barred(account, barred)
+    if (barred := first_unreachable(account, [*path_to(copied), copied / "postgres"])) is not None:
+        refuse_unreachable(account, barred)
     return copied
 
 

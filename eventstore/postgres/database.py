@@ -13,8 +13,8 @@ from eventstore.errors import (
     LogCorruptedError,
     PostgresError,
     describe,
-    heed_cancellation,
     is_outage,
+    raise_if_cancelled,
 )
 from eventstore.postgres.queries import QUERIES
 
@@ -150,7 +150,7 @@ class Database:
         try:
             return await read(self._open_pool)
         except Exception as error:
-            heed_cancellation()
+            raise_if_cancelled()
             if not is_outage(error):
                 raise
             # A pool hands out connections that died unnoticed, and where one did, others may have: a fresh one will do.
@@ -193,7 +193,7 @@ async def keep_connected(
             connection = await connect()
             await work(connection)
         except Exception as error:
-            heed_cancellation()
+            raise_if_cancelled()
             if is_outage(error):
                 logger.debug("a connection of its own was lost", error=describe(error))
             else:
@@ -205,7 +205,7 @@ async def keep_connected(
         await asyncio.sleep(RECONNECT_SECONDS)
 
 
-def lost(connection: "Connection[Record]") -> asyncio.Event:
+def closed(connection: "Connection[Record]") -> asyncio.Event:
     """Give an event that is set when `connection` ends."""
     event = asyncio.Event()
     if connection.is_closed():

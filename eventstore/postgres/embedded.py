@@ -29,13 +29,13 @@ from eventstore.postgres.processes import (
     OWN_POSTGRES,
     WATCH_SECONDS,
     account_for,
-    check_way,
+    check_reachable,
     end,
     end_leftovers,
+    path_to,
     postgres_in,
     run,
     spawn,
-    way_to,
 )
 
 NAME: Final = "loopledger"
@@ -266,11 +266,11 @@ class EmbeddedPostgres:
 
     def _make_data_dir(self) -> None:
         """Create what is missing on the way to the data directory; never change what is there."""
-        way = way_to(self._data_dir)
+        way = path_to(self._data_dir)
         there = [each for each in way if each.exists()]
         if not there[-1].is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there[-1]))
-        check_way(self._account, there)
+        check_reachable(self._account, there)
         for each in way[len(there) :]:
             each.mkdir(mode=0o700)
             if self._account is not None:
@@ -283,7 +283,7 @@ class EmbeddedPostgres:
         # A comma separates directories and hosts, and a URL cannot spell what is not Unicode.
         if size <= SOCKET_BYTES and path.isprintable() and not set(path) & set(',"'):
             return Path(path)
-        check_way(self._account, way_to(Path(tempfile.gettempdir()).resolve()))
+        check_reachable(self._account, path_to(Path(tempfile.gettempdir()).resolve()))
         return Path(tempfile.mkdtemp(prefix="loopledger-"))
 
     def _make_cluster(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from eventstore.postgres.database import Connect, keep_connected, lost
+from eventstore.postgres.database import Connect, closed, keep_connected
 from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def lead(connect: Connect, work: Callable[[], Awaitable[None]]) -> None:
     """Do `work` whenever, and for as long as, this process holds the lock; until cancelled."""
 
     async def work_while_leading(connection: "Connection[Record]") -> None:
-        ended = asyncio.create_task(lost(connection).wait())
+        ended = asyncio.create_task(closed(connection).wait())
         while not await connection.fetchval(QUERIES["try_to_lead"]):  # noqa: ASYNC110 - it asks others, who tell nobody
             await asyncio.sleep(LOOK_SECONDS)
         logger.info("this process projects")

@@ -69,7 +69,7 @@ def pid_in(file: Path) -> int | None:
     return None
 
 
-def way_to(directory: Path) -> list[Path]:
+def path_to(directory: Path) -> list[Path]:
     """List the directories from the root to `directory`."""
     return [*reversed(directory.parents), directory]
 
@@ -110,7 +110,7 @@ def end(process: subprocess.Popen[bytes], stop_seconds: float) -> None:
             return
 
 
-def first_barred(account: Account, way: Iterable[Path]) -> str | None:
+def first_unreachable(account: Account, way: Iterable[Path]) -> str | None:
     """If we are root, give the first of these that Postgres's user may not enter, or run; None if there is none.
 
     The user itself is asked, by a shell: permission bits tell nothing of access lists.
@@ -122,13 +122,13 @@ def first_barred(account: Account, way: Iterable[Path]) -> str | None:
     return barred if status != 0 else None
 
 
-def check_way(account: Account, way: Iterable[Path]) -> None:
+def check_reachable(account: Account, way: Iterable[Path]) -> None:
     """Raise PostgresError if we are root, and Postgres's user may not enter one of these directories."""
-    if account is not None and (barred := first_barred(account, way)) is not None:
-        refuse_barred(account, barred)
+    if account is not None and (barred := first_unreachable(account, way)) is not None:
+        refuse_unreachable(account, barred)
 
 
-def refuse_barred(account: pwd.struct_passwd, barred: str) -> NoReturn:
+def refuse_unreachable(account: pwd.struct_passwd, barred: str) -> NoReturn:
     """Say which directory bars the way of Postgres's user. Raises PostgresError."""
     raise PostgresError(
         problem=f"as root, Postgres runs as the user {account.pw_name}, who may not enter {barred}",

@@ -18,17 +18,17 @@ from eventstore.errors import (
     IncompleteError,
     SystematicError,
     describe,
-    heed_cancellation,
-    passes,
+    is_transient,
+    raise_if_cancelled,
 )
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, handled_topics
 from eventstore.fold.projector import Projector
 from eventstore.log.head import read_head
-from eventstore.rebuild.pool import BuilderDiedError, Builders, BuildFailedError, Job
+from eventstore.rebuild.pool import BuilderDiedError, BuilderPool, BuildFailedError, Job
 from eventstore.rebuild.queries import QUERIES
-from eventstore.tasks import alongside, together
+from eventstore.tasks import in_background, run_all
 
 if TYPE_CHECKING:
     from eventstore.fold.registry import Registry
@@ -63,7 +63,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     log: "Log"
     registry: "Registry"
     limits: "Limits"
-    builders: Builders
+    builders: BuilderPool
     auto: bool = False
 
     def projector(
@@ -81,7 +81,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Shadow:
+class Build:
     """A new generation of a projection, while it is built. Its number changes when it is begun again."""
 
     def __init__(self, projection: Projection[Any], engine: Engine, generation: int) -> None:
@@ -101,8 +101,8 @@ class Shadow:
             try:
                 await self._build_once(job)
             except (BuilderDiedError, asyncpg.PostgresError, OSError) as error:
-                heed_cancellation()
-                if passes(error) or attempt == ATTEMPTS - 1:
+                raise_if_cancelled()
+                if is_transient(error) or attempt == ATTEMPTS - 1:
                     raise
                 logger.warning("building again", projection=self.name, error=describe(error))
                 again = True
@@ -144,8 +144,8 @@ class Shadow:
             nonlocal done
             done = built
 
-        async with alongside(self._report(job, lambda: done)):
-            built, ignored = await together(
+        async with in_background(self._report(job, lambda: done)):
+            built, ignored = await run_all(
                 self._engine.builders.build(job, progress), self._count_ignored(job.target)
             )
             if not built.folded and built.quarantined >= self._engine.limits.failures_in_a_row:
@@ -212,4 +212,4 @@ class Shadow:
             finally:
                 connection.terminate()
 
-        await together(work(), work())
+        await run_all(work(), work())

@@ -55,7 +55,7 @@ class Range(msgspec.Struct, frozen=True):
         ]
 
 
-class Built(msgspec.Struct, frozen=True):
+class BuildCounts(msgspec.Struct, frozen=True):
     """What came of a range."""
 
     folded: int
@@ -92,7 +92,7 @@ class Builder(Generic[State]):
 
     async def build(
         self, connect: "Connect", part: Range, progress: Callable[[int], None]
-    ) -> Built:
+    ) -> BuildCounts:
         """Build a range; tells `progress` positions reached. Raises TooManyStreamsError, SystematicError.
 
         What an attempt at the same range left behind is cleared away first.
@@ -118,7 +118,7 @@ class Builder(Generic[State]):
                 await flushed
             states = state_rows(folder.states)
             await self._tables.copy_states(writing, states, timeout=COPY_SECONDS)
-            return Built(folder.folded, folder.quarantined)
+            return BuildCounts(folder.folded, folder.quarantined)
         finally:
             reading.terminate()
             writing.terminate()

@@ -13,17 +13,17 @@ import asyncpg
 import msgspec
 import structlog
 
-from eventstore.errors import LoopledgerError, describe, heed_cancellation, is_outage, passes
+from eventstore.errors import LoopledgerError, describe, is_outage, is_transient, raise_if_cancelled
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import REBUILDING, Generations, Rebuild
 from eventstore.postgres.database import lock_schema
-from eventstore.rebuild.build import MEANWHILE, Engine, Shadow
+from eventstore.rebuild.build import MEANWHILE, Build, Engine
 from eventstore.rebuild.diff import Comparison, Diff
 from eventstore.rebuild.pool import BuildFailedError
 from eventstore.rebuild.queries import QUERIES
-from eventstore.tasks import alongside
+from eventstore.tasks import in_background
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -43,7 +43,7 @@ class Conductor:
 
     def __init__(self, projections: Sequence[Projection[Any]], engine: Engine) -> None:
         self._engine = engine
-        self._keepers = {one.name: Keeper(one, engine) for one in projections}
+        self._keepers = {one.name: Lifecycle(one, engine) for one in projections}
 
     async def set_up(self) -> None:
         """See to the tables of every live generation. Safe when two servers do it at once."""
@@ -74,7 +74,7 @@ class Conductor:
                 await keeper.stop()
 
 
-class Keeper:
+class Lifecycle:
     """Keeps the generations of one projection: the live one, and the one that may take its place."""
 
     def __init__(self, projection: Projection[Any], engine: Engine) -> None:
@@ -107,12 +107,12 @@ class Keeper:
             self._switched.clear()
 
     async def _notice(self, *, stale: bool) -> None:
-        """Tell, at the start, that other code folded the live generation; rebuild it if that is to be done unasked."""
+        """Say, at the start, that other code folded the live generation; rebuild it if that is to be done unasked."""
         if not stale:
             return
         if self._engine.auto:
             try:
-                await self._engine.registry.ask_rebuild(self.name, promote=True)
+                await self._engine.registry.request_rebuild(self.name, promote=True)
                 logger.warning("a projection is stale; rebuilding it", projection=self.name)
             except LoopledgerError as error:
                 logger.warning("a projection is stale", projection=self.name, error=str(error))
@@ -153,7 +153,7 @@ class Keeper:
 
     async def _work(self, rebuild: Rebuild) -> None:
         """Take a rebuild from where it is to where it is live."""
-        shadow = Shadow(self._projection, self._engine, rebuild.generation)
+        shadow = Build(self._projection, self._engine, rebuild.generation)
         try:
             row = await self._registered(shadow.generation)
             if row is None or row["status"] not in REBUILDING:
@@ -165,13 +165,13 @@ class Keeper:
                 await shadow.build(again=row["target"] is not None)
             projector = self._engine.projector(self._projection, shadow.generation)
             await projector.set_up()
-            async with alongside(projector.run()):
+            async with in_background(projector.run()):
                 await self._catch_up(projector)
                 await self._wait_for_promotion(projector)
                 await self._promote(projector)
         except Exception as error:
-            heed_cancellation()
-            if passes(error):
+            raise_if_cancelled()
+            if is_transient(error):
                 logger.warning("a rebuild waits for Postgres", error=describe(error))
                 return
             logger.error("a rebuild failed", projection=self.name, exc_info=error)
@@ -216,7 +216,7 @@ class Keeper:
             try:
                 await self._live.fold_up_to(projector.checkpoint)
             except Exception as error:
-                heed_cancellation()
+                raise_if_cancelled()
                 if is_outage(error):
                     raise
                 # The new generation may be the cure: it must not depend on the old one's health.
@@ -282,7 +282,7 @@ class Keeper:
             for row in rows:
                 await self._forget(row["generation"])
         except Exception as error:  # noqa: BLE001 - it is only room on the disk
-            heed_cancellation()
+            raise_if_cancelled()
             logger.warning("could not drop a generation", error=describe(error))
 
     async def _forget(self, generation: int) -> None:
@@ -317,7 +317,7 @@ def reported(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        heed_cancellation()
+        raise_if_cancelled()
         if is_outage(error):
             logger.debug(what, error=describe(error))
         else:

@@ -55,10 +55,10 @@ class JournalChange(msgspec.Struct, frozen=True):
 
 
 class ChangedRow(msgspec.Struct, frozen=True):
-    """One state that changes; `parted_at` is the first event at which the two folds part."""
+    """One state that changes; `diverged_at` is the first event at which the two folds part."""
 
     stream: str
-    parted_at: int | None
+    diverged_at: int | None
     changes: dict[str, Change]
 
 
@@ -205,7 +205,7 @@ class Comparison(Generic[State]):
         from which on the new fold never again has a value that the old one ended with.
         """
         if (words := self._journal_words()) is not None:
-            row = await self._row("journals_part", stream, **words)
+            row = await self._row("journals_diverge", stream, **words)
             if row[0] is not None:
                 found: int = row[0]
                 return found

@@ -12,8 +12,8 @@ from typing import TypeAlias
 import msgspec
 
 from eventstore.errors import LoopledgerError
-from eventstore.rebuild.builder import Built, Range
-from eventstore.tasks import together
+from eventstore.rebuild.builder import BuildCounts, Range
+from eventstore.tasks import run_all
 
 # A report is a short line, unless it quotes an error.
 LONGEST_LINE = 1024 * 1024
@@ -44,7 +44,7 @@ class Reached(msgspec.Struct, frozen=True, tag=True):
 class Done(msgspec.Struct, frozen=True, tag=True):
     """A builder has built its range."""
 
-    built: Built
+    built: BuildCounts
 
 
 class TooMany(msgspec.Struct, frozen=True, tag=True):
@@ -77,7 +77,7 @@ class BuilderAwayError(LoopledgerError, ConnectionError):
     """A builder lost Postgres: {problem}"""  # noqa: D400 - the problem ends it
 
 
-class Builders:
+class BuilderPool:
     """Starts builders, each of which may hold `streams` at a time.
 
     `command` runs one; `greeting` is what each is told first, besides its job.
@@ -96,14 +96,14 @@ class Builders:
         passes = -(-int(streams * ROOM) // (self._streams * self.processes))
         return Range().split(self.processes * max(1, passes))
 
-    async def build(self, job: Job, progress: Callable[[int], None]) -> Built:
+    async def build(self, job: Job, progress: Callable[[int], None]) -> BuildCounts:
         """Build a whole generation; tells `progress` how many events' worth is done.
 
         Raises BuildFailedError, and BuilderDiedError when trying again may help. No builder is left behind.
         """
         building = _Building(self, job, progress)
-        await together(*(building.work() for _ in range(self.processes)))
-        return Built(building.folded, building.quarantined)
+        await run_all(*(building.work() for _ in range(self.processes)))
+        return BuildCounts(building.folded, building.quarantined)
 
     async def start(self, job: Job) -> asyncio.subprocess.Process:
         """Start one builder and tell it its job."""
@@ -122,7 +122,7 @@ class Builders:
 class _Building:
     """One generation being built: the ranges that are left, and what came of the others."""
 
-    def __init__(self, builders: Builders, job: Job, progress: Callable[[int], None]) -> None:
+    def __init__(self, builders: BuilderPool, job: Job, progress: Callable[[int], None]) -> None:
         self.folded = 0
         self.quarantined = 0
         self._builders = builders

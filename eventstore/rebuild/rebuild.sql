@@ -166,7 +166,7 @@ WHERE o.stream IS NULL OR n.stream IS NULL OR {differs}
 ORDER BY 1
 LIMIT {limit}
 
--- journals_part --
+-- journals_diverge --
 -- The first event of a stream of which the journals do not say the same.
 SELECT min(coalesce(o.position, n.position))
 FROM (SELECT * FROM {old} WHERE stream = $1) AS o

@@ -49,12 +49,12 @@ DIFFERENT: dict[str, Any] = {
     "sample": [
         {
             "stream": "fitbank/66/transaction/TRA1",
-            "parted_at": 17,
+            "diverged_at": 17,
             "changes": {"kind": {"before": "withdrawal", "after": "deposit"}},
         },
         {
             "stream": "loopz/m-1/transaction/t-9",
-            "parted_at": None,
+            "diverged_at": None,
             "changes": {
                 "reference": {"before": None, "after": "po\u001b[2J-77"},
                 "tip": {"before": "", "after": 2},

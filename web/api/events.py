@@ -6,7 +6,7 @@ from aiohttp import web
 
 from eventstore.log.events import EventWithHeaders
 from web import parameters
-from web.context import CONTEXT, Page, header_pairs, json_answer, octets
+from web.context import CONTEXT, Page, bytes_response, header_pairs, json_response
 from web.problems import NotFoundError
 
 
@@ -18,13 +18,13 @@ async def list_events(request: web.Request) -> web.Response:
     after = parameters.whole_number(request, "after", 0)
     events = await context.log.list_events(after, limit + 1)
     more = len(events) > limit
-    return json_answer(Page(events[:limit], events[limit - 1].position if more else None))
+    return json_response(Page(events[:limit], events[limit - 1].position if more else None))
 
 
 async def show_event(request: web.Request) -> web.Response:
     """`GET /v1/events/{position}`: all that is on record of one event, but its body."""
     event = await _event(request)
-    return json_answer(
+    return json_response(
         {
             "position": event.position,
             "event_id": event.event_id,
@@ -45,7 +45,7 @@ async def show_event(request: web.Request) -> web.Response:
 async def show_body(request: web.Request) -> web.Response:
     """`GET /v1/events/{position}/body`: the bytes as they were received."""
     event = await _event(request)
-    return octets(event.body)
+    return bytes_response(event.body)
 
 
 async def _event(request: web.Request) -> EventWithHeaders:

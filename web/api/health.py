@@ -2,12 +2,12 @@
 
 from aiohttp import web
 
-from web.context import CONTEXT, json_answer
+from web.context import CONTEXT, json_response
 
 
 async def healthz(_: web.Request) -> web.Response:
     """`GET /healthz`: the process answers."""
-    return json_answer({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 async def readyz(request: web.Request) -> web.Response:
@@ -23,5 +23,5 @@ async def readyz(request: web.Request) -> web.Response:
             if each.live.error or each.live.stuck
         }
     if problems:
-        return json_answer({"status": "not ready", "problems": problems}, 503)
-    return json_answer({"status": "ready"})
+        return json_response({"status": "not ready", "problems": problems}, 503)
+    return json_response({"status": "ready"})

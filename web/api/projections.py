@@ -11,7 +11,7 @@ from eventstore.errors import NotSwitchedError
 from eventstore.fold.quarantine import Quarantine
 from eventstore.fold.registry import Generations
 from web import parameters
-from web.context import CONTEXT, Context, Page, json_answer
+from web.context import CONTEXT, Context, Page, json_response
 from web.problems import NotFoundError
 
 # How long an answer waits for the process that does what was asked for, and how often it looks.
@@ -23,21 +23,21 @@ async def list_projections(request: web.Request) -> web.Response:
     """`GET /v1/projections`: where each stands."""
     parameters.known_only(request, set())
     found = await request.app[CONTEXT].registry.generations()
-    return json_answer(Page([_about(each) for each in found.values()], None))
+    return json_response(Page([_about(each) for each in found.values()], None))
 
 
 async def show_projection(request: web.Request) -> web.Response:
     """`GET /v1/projections/{name}`: one of them, with its generations."""
     parameters.known_only(request, set())
-    return json_answer(_whole(await _generations(request)))
+    return json_response(_whole(await _generations(request)))
 
 
 async def start_rebuild(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/rebuild`: begin one."""
     parameters.known_only(request, {"promote"})
     promote = "promote" in request.query and parameters.flag(request, "promote")
-    await request.app[CONTEXT].registry.ask_rebuild(_name(request), promote=promote)
-    return json_answer((await _generations(request)).rebuild, 202)
+    await request.app[CONTEXT].registry.request_rebuild(_name(request), promote=promote)
+    return json_response((await _generations(request)).rebuild, 202)
 
 
 async def show_rebuild(request: web.Request) -> web.Response:
@@ -46,24 +46,24 @@ async def show_rebuild(request: web.Request) -> web.Response:
     rebuild = (await _generations(request)).rebuild
     if rebuild is None:
         raise NotFoundError(what=f"rebuild of {_name(request)} under way")
-    return json_answer(rebuild)
+    return json_response(rebuild)
 
 
 async def promote(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/promote`: answer from the new generation."""
-    return await _switch(request, request.app[CONTEXT].registry.ask_promotion)
+    return await _switch(request, request.app[CONTEXT].registry.request_promotion)
 
 
 async def discard(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/discard`: stop the rebuild under way and forget it."""
-    if not await request.app[CONTEXT].registry.ask_discard(_name(request)):
+    if not await request.app[CONTEXT].registry.request_discard(_name(request)):
         raise NotFoundError(what=f"rebuild of {_name(request)} under way")
     return await _when(request, lambda now: now.rebuild is None)
 
 
 async def roll_back(request: web.Request) -> web.Response:
     """`POST /v1/projections/{name}/rollback`: answer from the generation that was live before."""
-    return await _switch(request, request.app[CONTEXT].registry.ask_rollback)
+    return await _switch(request, request.app[CONTEXT].registry.request_rollback)
 
 
 async def list_quarantine(request: web.Request) -> web.Response:
@@ -74,7 +74,7 @@ async def list_quarantine(request: web.Request) -> web.Response:
     quarantine = Quarantine(request.app[CONTEXT].database)
     items = await quarantine.page(_name(request), after, limit + 1)
     more = len(items) > limit
-    return json_answer(Page(items[:limit], items[limit - 1].position if more else None))
+    return json_response(Page(items[:limit], items[limit - 1].position if more else None))
 
 
 async def show_quarantined(request: web.Request) -> web.Response:
@@ -84,7 +84,7 @@ async def show_quarantined(request: web.Request) -> web.Response:
     found = await Quarantine(request.app[CONTEXT].database).find(_name(request), position)
     if found is None:
         raise NotFoundError(what=f"event {position} in the quarantine of {_name(request)}")
-    return json_answer(found)
+    return json_response(found)
 
 
 def routes() -> list[web.RouteDef]:
@@ -129,9 +129,9 @@ async def _when(request: web.Request, done: Callable[[Generations], bool]) -> we
     deadline = loop.time() + DONE_SECONDS
     while not done(now := await _generations(request)):
         if loop.time() > deadline:
-            return json_answer(_whole(now), 202)
+            return json_response(_whole(now), 202)
         await asyncio.sleep(LOOK_SECONDS)
-    return json_answer(_whole(now))
+    return json_response(_whole(now))
 
 
 def _name(request: web.Request) -> str:

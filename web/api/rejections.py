@@ -12,7 +12,15 @@ from eventstore.rejections import WholeRejection
 from providers.provider import Recognised
 from verification.verifier import Presented
 from web import parameters
-from web.context import CONTEXT, Context, Door, Page, header_pairs, json_answer, octets
+from web.context import (
+    CONTEXT,
+    Context,
+    Endpoint,
+    Page,
+    bytes_response,
+    header_pairs,
+    json_response,
+)
 from web.ingest.receiver import new_event, recognise
 from web.problems import NotFoundError, NotRetriableError
 
@@ -30,14 +38,14 @@ async def list_rejections(request: web.Request) -> web.Response:
     before = parameters.whole_number(request, "cursor", parameters.LARGEST, least=1)
     items = await context.rejections.page(before, limit + 1)
     more = len(items) > limit
-    return json_answer(Page(items[:limit], items[limit - 1].id if more else None))
+    return json_response(Page(items[:limit], items[limit - 1].id if more else None))
 
 
 async def show_rejection(request: web.Request) -> web.Response:
     """`GET /v1/rejections/{id}`: all that is on record of it, but its body."""
     parameters.known_only(request, set())
     rejection = await _rejection(request)
-    return json_answer(
+    return json_response(
         {
             **{name: getattr(rejection, name) for name in rejection.__struct_fields__},
             "headers": header_pairs(rejection.headers),
@@ -50,7 +58,7 @@ async def show_rejection(request: web.Request) -> web.Response:
 async def show_body(request: web.Request) -> web.Response:
     """`GET /v1/rejections/{id}/body`: the bytes as they were received, or their beginning."""
     parameters.known_only(request, set())
-    return octets((await _rejection(request)).body)
+    return bytes_response((await _rejection(request)).body)
 
 
 async def retry_rejection(request: web.Request) -> web.Response:
@@ -62,13 +70,13 @@ async def retry_rejection(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     parameters.known_only(request, set())
     rejection = await _rejection(request)
-    door = context.doors.get(rejection.provider)
-    if door is None or not rejection.complete or not rejection.body:
-        problem = "its body is not on record" if door else "its provider is gone"
+    endpoint = context.endpoints.get(rejection.provider)
+    if endpoint is None or not rejection.complete or not rejection.body:
+        problem = "its body is not on record" if endpoint else "its provider is gone"
         raise NotRetriableError(id=rejection.id, problem=problem)
     headers = CIMultiDict(header_pairs(rejection.headers, "surrogateescape"))
-    _verify_again(door, rejection, headers)
-    recognised = recognise(door, headers, rejection.body)
+    _verify_again(endpoint, rejection, headers)
+    recognised = recognise(endpoint, headers, rejection.body)
     if not await context.rejections.claim(rejection.id):
         raise NotRetriableError(id=rejection.id, problem="it is in the log, or being tried")
     try:
@@ -80,7 +88,7 @@ async def retry_rejection(request: web.Request) -> web.Response:
         await context.rejections.settle(rejection.id, None)
         raise
     await context.rejections.settle(rejection.id, position)
-    return json_answer({"position": position})
+    return json_response({"position": position})
 
 
 async def _append_once(context: Context, rejection: WholeRejection, recognised: Recognised) -> int:
@@ -99,8 +107,10 @@ async def _append_once(context: Context, rejection: WholeRejection, recognised: 
     return (await context.log.append(event)).position
 
 
-def _verify_again(door: Door, rejection: WholeRejection, headers: Mapping[str, str]) -> None:
-    verifier = door.verifier
+def _verify_again(
+    endpoint: Endpoint, rejection: WholeRejection, headers: Mapping[str, str]
+) -> None:
+    verifier = endpoint.verifier
     presented = Presented(headers, rejection.address, None)
     if rejection.trusted:
         verifier = verifier.signatures_only

@@ -16,7 +16,7 @@ from eventstore.query.history import Change, Step, history
 from eventstore.query.states import StateView
 from providers.provider import stream_part
 from web import parameters
-from web.context import CONTEXT, Context, Page, json_answer
+from web.context import CONTEXT, Context, Page, json_response
 from web.problems import AmbiguousError, NotFoundError
 
 # How many holders of one id an answer to an ambiguous request names.
@@ -56,7 +56,7 @@ class Resource:
         more = len(rows) > limit
         items = [self._item(dict(row)) for row in rows[:limit]]
         cursor = parameters.text_cursor(rows[limit - 1]["stream"]) if more else None
-        return json_answer(Page(items, cursor))
+        return json_response(Page(items, cursor))
 
     async def show(self, request: web.Request) -> web.Response:
         """`GET /v1/<kind>/{id}`."""
@@ -67,7 +67,7 @@ class Resource:
             raise self._not_found(request)
         if len(found) > 1:
             raise self._ambiguous(request, [(row["provider"], row["merchant_id"]) for row in found])
-        return json_answer(self._item(dict(found[0])))
+        return json_response(self._item(dict(found[0])))
 
     async def history(self, request: web.Request) -> web.Response:
         """`GET /v1/<kind>/{id}/history`: each event of its stream and what it did."""
@@ -89,7 +89,7 @@ class Resource:
             if len(steps) > limit:
                 break
         more = len(steps) > limit
-        return json_answer(Page(steps[:limit], steps[limit - 1].position if more else None))
+        return json_response(Page(steps[:limit], steps[limit - 1].position if more else None))
 
     async def _wait(self, request: web.Request) -> None:
         """Honour `at_least`: the answer is to hold that position."""

@@ -38,7 +38,7 @@ PARSER_BYTES = 1024 * 1024
 WARNING_SECONDS = 60.0
 
 
-class Gate:
+class DeliveryServer:
     """What stands at the listening socket, and keeps to the limits of connections.
 
     `server` gets the connections that are aiohttp's; a body of more than `limits.body_bytes` is its business too. A
@@ -53,7 +53,7 @@ class Gate:
         self.limits = limits
         self.idle_seconds = idle_seconds
         self.closing = False
-        self._passages: set[_Passage] = set()
+        self._protocols: set[DeliveryProtocol] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._warned = -WARNING_SECONDS
@@ -64,17 +64,17 @@ class Gate:
 
     def __call__(self) -> asyncio.Protocol:
         """Make what looks after a new connection."""
-        return _Passage(self, asyncio.get_running_loop())
+        return DeliveryProtocol(self, asyncio.get_running_loop())
 
-    def entered(self, passage: "_Passage") -> None:
+    def entered(self, protocol: "DeliveryProtocol") -> None:
         """Take note of a new connection."""
-        self._passages.add(passage)
+        self._protocols.add(protocol)
         self._empty.clear()
 
     def is_full(self) -> bool:
         """Whether there are more connections than there may be."""
         limit = self.limits.connections
-        if len(self._passages) + len(self.server.connections) <= limit:
+        if len(self._protocols) + len(self.server.connections) <= limit:
             return False
         now = time.monotonic()
         if now - self._warned >= WARNING_SECONDS:
@@ -82,10 +82,10 @@ class Gate:
             logger.warning("turned a connection away", connections=limit)
         return True
 
-    def left(self, passage: "_Passage") -> None:
+    def left(self, protocol: "DeliveryProtocol") -> None:
         """Take note that a connection is gone, or aiohttp's."""
-        self._passages.discard(passage)
-        if not self._passages:
+        self._protocols.discard(protocol)
+        if not self._protocols:
             self._empty.set()
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
@@ -124,13 +124,13 @@ class Gate:
         self.closing = True
         for timer in self._headless.values():
             timer.cancel()
-        for passage in tuple(self._passages):
-            passage.close_if_idle()
+        for protocol in tuple(self._protocols):
+            protocol.close_if_idle()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
-        for passage in tuple(self._passages):
-            passage.abort()
+        for protocol in tuple(self._protocols):
+            protocol.abort()
 
     def written(self, head: bytes, body: bytes, *, close: bool) -> bytes:
         """An answer as it goes over the line. `head` is without what all answers have."""
@@ -160,7 +160,7 @@ class _Place(NamedTuple):
     secret: str | None
 
 
-class _Passage(BaseProtocol):
+class DeliveryProtocol(BaseProtocol):
     """One connection, as long as it brings whole deliveries."""
 
     __slots__ = (
@@ -169,16 +169,16 @@ class _Passage(BaseProtocol):
         "_body",
         "_busy",
         "_close",
-        "_deaf",
         "_gate",
         "_held",
         "_idle_since",
         "_place",
         "_reader",
+        "_reading_paused",
         "_timer",
     )
 
-    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, gate: DeliveryServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._gate = gate
         # It stops at the second of several requests: all of a segment at once would hold the loop up, uncounted.
@@ -192,7 +192,7 @@ class _Passage(BaseProtocol):
         # A delivery is under way; what came after it is held; nothing is read meanwhile.
         self._busy = False
         self._held = b""
-        self._deaf = False
+        self._reading_paused = False
         self._close = False
         self._idle_since = loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -264,9 +264,9 @@ class _Passage(BaseProtocol):
             message.headers, self._address, secret, provider, message.raw_headers
         )
         try:
-            self._gate.ingest.take(self._arrival, self._body, self._told)
+            self._gate.ingest.take(self._arrival, self._body, self._on_outcome)
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            self._told(error)
+            self._on_outcome(error)
         return True
 
     def _is_simple(self, message: RawRequestMessage, size: int) -> bool:
@@ -281,7 +281,7 @@ class _Passage(BaseProtocol):
             and "Content-Encoding" not in headers
         )
 
-    def _told(self, outcome: Appended | Exception) -> bool:
+    def _on_outcome(self, outcome: Appended | Exception) -> bool:
         try:
             if isinstance(outcome, Appended):
                 self._answer(TAKEN, acknowledgement(outcome))
@@ -312,11 +312,11 @@ class _Passage(BaseProtocol):
         self._idle_since = self._loop.time()
         if close:
             transport.close()
-        elif self._deaf:
+        elif self._reading_paused:
             self._go_on()
 
     def _stop_reading(self) -> None:
-        self._deaf = True
+        self._reading_paused = True
         if self.transport is not None:
             self.transport.pause_reading()
 
@@ -324,7 +324,7 @@ class _Passage(BaseProtocol):
         transport = self.transport
         if self._busy or self.writing_paused or transport is None or transport.is_closing():
             return
-        self._deaf = False
+        self._reading_paused = False
         transport.resume_reading()
         if self._held:
             held, self._held = self._held, b""

@@ -13,13 +13,13 @@ from asyncpg.pgproto.pgproto import UUID
 
 from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, printable
 from eventstore.limits import Limits
-from eventstore.log.appender import Tell
+from eventstore.log.appender import OnOutcome
 from eventstore.log.events import Appended, NewEvent
 from eventstore.rejections import NewRejection
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
 from verification.verifier import Presented
-from web.context import Context, Door
+from web.context import Context, Endpoint
 from web.ingest.rate import RateLimiter, rate_key
 from web.problems import (
     CutShortError,
@@ -75,7 +75,7 @@ class Ingest:
     """Takes the deliveries of every provider."""
 
     def __init__(self, context: Context) -> None:
-        self._doors = context.doors
+        self._endpoints = context.endpoints
         self._log = context.log
         self._rejections = context.rejections
         self._limits = context.limits
@@ -83,12 +83,12 @@ class Ingest:
         self._rate_key = lru_cache(context.limits.addresses_remembered)(rate_key)
         self._rate = RateLimiter(context.limits)
         self._credentials = frozenset[bytes]().union(
-            *(door.verifier.credential_headers for door in context.doors.values())
+            *(endpoint.verifier.credential_headers for endpoint in context.endpoints.values())
         )
         self._is_credential = lru_cache(HEADER_NAMES_REMEMBERED)(self._looks_like_credential)
 
     def before(self, handler: Handler) -> Handler:
-        """Put the doors before an application, whose routing and middlewares cost as much as all that is done here."""
+        """Answer deliveries before an application does: its routing and middlewares cost as much as all of this."""
 
         async def dispatch(request: web.Request) -> web.StreamResponse:
             if request.method == "POST":
@@ -104,16 +104,16 @@ class Ingest:
         arrival = Arrival(request.headers, request.remote or "", secret, name, request.raw_headers)
         body = b""
         try:
-            door = self._admit(arrival)
+            endpoint = self._admit(arrival)
             body = await self._read(request)
-            appended = await self._log.append(self._event(door, arrival, body))
+            appended = await self._log.append(self._event(endpoint, arrival, body))
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             return self.refusal(arrival, error, body, request.content_length or 0)
         return web.Response(body=acknowledgement(appended), content_type="application/json")
 
-    def take(self, arrival: Arrival, body: bytes, tell: Tell) -> None:
+    def take(self, arrival: Arrival, body: bytes, on_outcome: OnOutcome) -> None:
         """Take a delivery that is here as a whole. Raises what `refusal` answers; so may be what is told."""
-        self._log.submit(self._event(self._admit(arrival), arrival, body), tell)
+        self._log.submit(self._event(self._admit(arrival), arrival, body), on_outcome)
 
     def refusal(
         self, arrival: Arrival, error: Exception, body: bytes, announced: int
@@ -128,27 +128,27 @@ class Ingest:
             self._note(arrival, error, kept, announced)
         return problem_of(error, "POST")
 
-    def _admit(self, arrival: Arrival) -> Door:
-        self._limit_rate(self._doors.get(arrival.provider), arrival)
+    def _admit(self, arrival: Arrival) -> Endpoint:
+        self._limit_rate(self._endpoints.get(arrival.provider), arrival)
         return self._door(arrival.provider)
 
-    def _event(self, door: Door, arrival: Arrival, body: bytes) -> NewEvent:
+    def _event(self, endpoint: Endpoint, arrival: Arrival, body: bytes) -> NewEvent:
         """Verify a delivery, and find out where it belongs."""
         received_at = datetime.now(UTC)
-        door.verifier.check(arrival, body, received_at)
+        endpoint.verifier.check(arrival, body, received_at)
         return new_event(
             new_event_id(),
             arrival.provider,
-            recognise(door, arrival.headers, body),
+            recognise(endpoint, arrival.headers, body),
             received_at,
             self._kept_headers(arrival),
             body,
         )
 
-    def _door(self, name: str) -> Door:
-        if (door := self._doors.get(name)) is not None:
-            return door
-        known = ", ".join(sorted(self._doors))
+    def _door(self, name: str) -> Endpoint:
+        if (endpoint := self._endpoints.get(name)) is not None:
+            return endpoint
+        known = ", ".join(sorted(self._endpoints))
         raise NotFoundError(what=f"provider {name!r}; known are {known}")
 
     async def _read(self, request: web.Request) -> bytes:
@@ -164,9 +164,9 @@ class Ingest:
         finally:
             self._reading -= size
 
-    def _limit_rate(self, door: Door | None, presented: Presented) -> None:
+    def _limit_rate(self, endpoint: Endpoint | None, presented: Presented) -> None:
         try:
-            address = door.verifier.sender(presented) if door else presented.address
+            address = endpoint.verifier.sender(presented) if endpoint else presented.address
         except UnverifiedError:
             # Not what its proxies should say of it: then the nearest is all that is known.
             address = presented.address
@@ -175,8 +175,8 @@ class Ingest:
             raise TooManyError(seconds=round(wait, 3))
 
     def _identity(self, arrival: Arrival) -> bytes:
-        door = self._doors.get(arrival.provider)
-        named = door.provider.identity_headers if door else ()
+        endpoint = self._endpoints.get(arrival.provider)
+        named = endpoint.provider.identity_headers if endpoint else ()
         return printable("\0".join(arrival.headers.get(header, "") for header in named)).encode()
 
     def _note(self, arrival: Arrival, error: LoopledgerError, body: bytes, announced: int) -> None:
@@ -224,10 +224,10 @@ def acknowledgement(appended: Appended) -> bytes:
     return b'{"position":%d}\n' % appended.position
 
 
-def recognise(door: Door, headers: Mapping[str, str], body: bytes) -> Recognised:
+def recognise(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> Recognised:
     """Find out where a delivery belongs, and that its tenant is one of those that are taken."""
-    recognised = door.provider.recognise(headers, body)
-    door.verifier.check_tenant(
+    recognised = endpoint.provider.recognise(headers, body)
+    endpoint.verifier.check_tenant(
         recognised.merchant_id, recognised.program_id, headers.get(SUBSCRIPTION_HEADER)
     )
     return recognised

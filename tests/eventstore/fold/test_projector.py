@@ -13,7 +13,7 @@ from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
-from eventstore.log.events import Tail
+from eventstore.log.events import LogSlice
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
@@ -153,20 +153,20 @@ async def test_a_projector_that_is_cancelled_stops_even_if_the_database_refuses_
     one = await projector(database, log)
     await append_cards(log, *({"id": f"c-{n}"} for n in range(3 * LIMITS.fold_events)))
     writing, refused = asyncio.Event(), asyncio.Event()
-    read_tail = log.read_tail
+    read_slice = log.read_slice
 
     async def refuse(*_: object) -> bool:
         writing.set()
         await refused.wait()
         raise asyncpg.DataError
 
-    async def read_the_first(after: int, limit: int, topics: Collection[str] | None) -> Tail:
+    async def read_the_first(after: int, limit: int, topics: Collection[str] | None) -> LogSlice:
         if after:
             await asyncio.Event().wait()
-        return await read_tail(after, limit, topics)
+        return await read_slice(after, limit, topics)
 
     monkeypatch.setattr(one.tables, "fold", refuse)
-    monkeypatch.setattr(log, "read_tail", read_the_first)
+    monkeypatch.setattr(log, "read_slice", read_the_first)
     folding = asyncio.create_task(one.fold_next())
     await writing.wait()
     refused.set()

@@ -275,7 +275,7 @@ class Live:
             positions += [one.position for one in appended]
         for name in PROJECTIONS:
             await self.registry.wait_for(name, positions[-1], timeout=10)
-        log = (await self.log.read_tail(positions[0] - 1, len(events), None)).events
+        log = (await self.log.read_slice(positions[0] - 1, len(events), None)).events
         assert [event.position for event in log] == positions
         assert [event.event_id for event in log] == [event.event_id for event in events]
         return log

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from eventstore.limits import Limits
-from eventstore.log.events import Tail
+from eventstore.log.events import LogSlice
 from eventstore.log.log import Log, contiguous
 from eventstore.postgres.database import Database, keep_connected
 from tests.support import new_event, values
@@ -107,7 +107,7 @@ async def test_the_log_refuses_to_be_changed_in_a_replication_session_too(
         await connection.execute("DELETE FROM events")
 
 
-def positions_of(tail: Tail) -> list[int]:
+def positions_of(tail: LogSlice) -> list[int]:
     return [event.position for event in tail.events]
 
 
@@ -123,7 +123,7 @@ async def test_a_batch_of_uneven_arrays_is_refused_whole(connection: "Connection
 
 async def test_reading_the_tail_gives_contiguous_events_after_a_position(log: Log) -> None:
     await asyncio.gather(*(log.append(new_event()) for _ in range(10)))
-    tail = await log.read_tail(3, 4, {"loopz location.updated"})
+    tail = await log.read_slice(3, 4, {"loopz location.updated"})
     assert positions_of(tail) == [4, 5, 6, 7]
     assert (tail.after, tail.through, tail.ignored) == (3, 7, 0)
 
@@ -131,7 +131,7 @@ async def test_reading_the_tail_gives_contiguous_events_after_a_position(log: Lo
 async def test_the_tail_counts_the_events_that_nobody_wants(log: Log) -> None:
     for topic in ("location.updated", "gift-card.updated", "location.updated"):
         await log.append(new_event(topic))
-    tail = await log.read_tail(0, 10, {"loopz gift-card.updated"})
+    tail = await log.read_slice(0, 10, {"loopz gift-card.updated"})
     assert positions_of(tail) == [2]
     assert (tail.through, tail.ignored) == (3, 2)
 
@@ -139,7 +139,7 @@ async def test_the_tail_counts_the_events_that_nobody_wants(log: Log) -> None:
 async def test_a_tail_that_is_cut_adds_up_to_the_whole(log: Log) -> None:
     for topic in ("location.updated", "gift-card.updated", "location.updated") * 2:
         await log.append(new_event(topic))
-    first, second = (await log.read_tail(0, 10, {"loopz gift-card.updated"})).split(1)
+    first, second = (await log.read_slice(0, 10, {"loopz gift-card.updated"})).split(1)
     assert (first.after, first.through, positions_of(first), first.ignored) == (0, 2, [2], 1)
     assert (second.after, second.through, positions_of(second), second.ignored) == (2, 6, [5], 3)
 
@@ -150,10 +150,10 @@ async def test_a_reader_does_not_go_past_a_gap(log: Log, connection: "Connection
         "INSERT INTO events SELECT 4, event_id, provider, topic, merchant_id, program_id, stream,"
         " received_at, recorded_at, headers, body FROM events WHERE position = 1"
     )
-    assert positions_of(await log.read_tail(0, 10, None)) == [1, 2]
-    assert (await log.read_tail(0, 10, ())).through == 2
+    assert positions_of(await log.read_slice(0, 10, None)) == [1, 2]
+    assert (await log.read_slice(0, 10, ())).through == 2
     assert [event.position for event in await log.list_events(0, 10)] == [1, 2]
-    assert await log.read_tail(2, 10, ()) == Tail(2, 2, [])
+    assert await log.read_slice(2, 10, ()) == LogSlice(2, 2, [])
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ async def test_no_more_bodies_are_read_at_once_than_fit(database: Database) -> N
     for _ in range(6):
         await log.append(new_event(body=body))
     topics = {"loopz location.updated"}
-    assert positions_of(await log.read_tail(0, 10, topics)) == [1, 2, 3]
-    assert positions_of(await log.read_tail(3, 10, topics)) == [4, 5, 6]
+    assert positions_of(await log.read_slice(0, 10, topics)) == [1, 2, 3]
+    assert positions_of(await log.read_slice(3, 10, topics)) == [4, 5, 6]
     assert [e.position async for e in log.stream("loopz/m-1/location/l-1")] == [1, 2, 3, 4, 5, 6]
     await log.stop()
 

@@ -27,7 +27,7 @@ from eventstore.rebuild.builder import (
     Range,
     TooManyStreamsError,
 )
-from eventstore.rebuild.pool import Builders
+from eventstore.rebuild.pool import BuilderPool
 from eventstore.rebuild.queries import QUERIES
 from projections.gift_cards import PROJECTION
 from providers import load_providers
@@ -47,7 +47,7 @@ async def append(database: Database, events: Sequence[NewEvent]) -> list[Event]:
     log = Log(database, LIMITS)
     await log.start(follow=False)
     await asyncio.gather(*map(log.append, events))
-    tail = await log.read_tail(0, len(events), TOPICS)
+    tail = await log.read_slice(0, len(events), TOPICS)
     await log.stop()
     assert tail.through == len(events)
     return tail.events
@@ -63,7 +63,7 @@ async def fold_live(database: Database) -> None:
 async def begin(database: Database, generation: int = 2) -> int:
     """Enter a generation and make its tables; gives back its target."""
     target: int = await database.fetchval(LOG["read_head"])
-    await Registry(database).ask_rebuild(PROJECTION.name)
+    await Registry(database).request_rebuild(PROJECTION.name)
     async with database.transaction() as connection:
         await GenerationTables(PROJECTION, generation).create(connection)
     return target
@@ -177,7 +177,7 @@ async def test_the_ranges_of_a_whole_find_every_event_once(
     ("streams", "count"), [(0, 3), (1, 3), (250, 3), (251, 6), (300, 6), (500, 6), (501, 9)]
 )
 def test_ranges_are_as_many_for_each_builder_and_can_be_held(streams: int, count: int) -> None:
-    ranges = Builders([], b"", processes=3, streams=100).ranges(streams)
+    ranges = BuilderPool([], b"", processes=3, streams=100).ranges(streams)
     assert len(ranges) == count
     assert (ranges[0].low, ranges[-1].high) == (LOWEST, HIGHEST)
     assert all(one.high + 1 == other.low for one, other in pairwise(ranges))

@@ -125,7 +125,7 @@ async def test_a_changed_setting_shows_as_stale_and_a_rebuild_puts_it_right(
         assert found["diff"]["columns"] == {"kind": 3}
         assert found["diff"]["sample"][0] == {
             "stream": "fitbank/66/transaction/t-0",
-            "parted_at": 1,
+            "diverged_at": 1,
             "changes": {"kind": {"before": "withdrawal", "after": "deposit"}},
         }
         kinds = "SELECT DISTINCT kind FROM transactions"

@@ -29,10 +29,10 @@ from eventstore.log.events import Event
 from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.rebuild import build, conductor
-from eventstore.rebuild.build import Shadow
-from eventstore.rebuild.builder import Builder, Built, Range, TooManyStreamsError
-from eventstore.rebuild.conductor import Keeper
-from eventstore.rebuild.pool import Builders, BuildFailedError, Job
+from eventstore.rebuild.build import Build
+from eventstore.rebuild.builder import BuildCounts, Builder, Range, TooManyStreamsError
+from eventstore.rebuild.conductor import Lifecycle
+from eventstore.rebuild.pool import BuilderPool, BuildFailedError, Job
 from projections import load_projections
 from providers import load_providers, loopz, settings_types
 from providers.facts import Fact
@@ -61,10 +61,10 @@ CARDS = "/v1/projections/gift_cards"
 CASH = "/v1/projections/transactions"
 
 
-class QuickBuilders(Builders):
+class QuickBuilderPool(BuilderPool):
     """Builders in this very process: quick to start, and with the code of this test."""
 
-    async def build(self, job: Job, progress: Callable[[int], None]) -> Built:
+    async def build(self, job: Job, progress: Callable[[int], None]) -> BuildCounts:
         """Build range by range, as builder processes do."""
         greeting = msgspec.json.decode(self._greeting, type=Greeting)
         types = settings_types()
@@ -89,7 +89,7 @@ class QuickBuilders(Builders):
 
 async def build_all(
     builder: Builder[Any], database: Database, progress: Callable[[int], None] = lambda _: None
-) -> tuple[Built, int]:
+) -> tuple[BuildCounts, int]:
     """Build a whole generation; gives back how many passes it took, too."""
     left, passes, folded, quarantined = Range().split(2), 0, 0, 0
     while left:
@@ -102,13 +102,13 @@ async def build_all(
         else:
             folded += built.folded
             quarantined += built.quarantined
-    return Built(folded, quarantined), passes
+    return BuildCounts(folded, quarantined), passes
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build in this process, and look often."""
-    monkeypatch.setattr(wiring, "Builders", QuickBuilders)
+    monkeypatch.setattr(wiring, "BuilderPool", QuickBuilderPool)
     hurry(monkeypatch)
 
 
@@ -793,13 +793,13 @@ async def test_a_builder_that_cannot_read_its_settings_says_so(
     start: StartLoopledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = {"fitbank": {"business_units": {"66": {"time_zone": "Nowhere/Land"}}}}
-    init = Builders.__init__
+    init = BuilderPool.__init__
 
-    def with_bad_settings(self: Builders, command: Any, greeting: bytes, **others: int) -> None:  # noqa: ANN401
+    def with_bad_settings(self: BuilderPool, command: Any, greeting: bytes, **others: int) -> None:  # noqa: ANN401
         told = msgspec.json.decode(greeting) | {"providers": bad}
         init(self, command, msgspec.json.encode(told), **others)
 
-    monkeypatch.setattr(Builders, "__init__", with_bad_settings)
+    monkeypatch.setattr(BuilderPool, "__init__", with_bad_settings)
     async with running(start) as client:
         await send_cards(client, 1, 1)
         found = await settled(client, CARDS)
@@ -915,12 +915,12 @@ async def test_a_build_whose_counts_do_not_make_up_the_whole_fails_and_what_is_l
     monkeypatch: pytest.MonkeyPatch,
     off: int,
 ) -> None:
-    count = Shadow._count_ignored
+    count = Build._count_ignored
 
-    async def count_wrongly(self: Shadow, target: int) -> int:
+    async def count_wrongly(self: Build, target: int) -> int:
         return await count(self, target) + off
 
-    monkeypatch.setattr(Shadow, "_count_ignored", count_wrongly)
+    monkeypatch.setattr(Build, "_count_ignored", count_wrongly)
     async with running(start) as client:
         await send_cards(client, 5, 1)
         await send_cash(client, 2)
@@ -979,7 +979,7 @@ async def test_with_rebuild_auto_a_rebuild_that_fails_is_not_tried_for_ever(
 ) -> None:
     builds = 0
 
-    async def fail(_: QuickBuilders, __: Job, ___: Callable[[int], None]) -> Built:
+    async def fail(_: QuickBuilderPool, __: Job, ___: Callable[[int], None]) -> BuildCounts:
         nonlocal builds
         builds += 1
         raise BuildFailedError(problem="by intent")
@@ -987,7 +987,7 @@ async def test_with_rebuild_auto_a_rebuild_that_fails_is_not_tried_for_ever(
     async with running(start) as client:
         await send_cash(client, 2)
         await level(client, CASH)
-    monkeypatch.setattr(QuickBuilders, "build", fail)
+    monkeypatch.setattr(QuickBuilderPool, "build", fail)
     async with running(start, providers=SWAPPED, rebuild="auto") as client:
         await until(client, f"{CASH}/rebuild", lambda r: r["status"] == "failed")
         await asyncio.sleep(0.5)
@@ -1085,15 +1085,15 @@ async def test_a_rollback_that_fails_is_not_answered_as_done(
 async def test_a_discard_that_comes_while_a_rollback_is_made_leaves_one_generation_live(
     start: StartLoopledger, connection: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promote, heed = Keeper._promote, Keeper.heed
+    promote, heed = Lifecycle._promote, Lifecycle.heed
     begun, read = asyncio.Event(), asyncio.Event()
 
-    async def promote_late(self: Keeper, projector: Any) -> None:  # noqa: ANN401 - of any state
+    async def promote_late(self: Lifecycle, projector: Any) -> None:  # noqa: ANN401 - of any state
         begun.set()
         await read.wait()
         await promote(self, projector)
 
-    async def heed_late(self: Keeper, generations: Any) -> None:  # noqa: ANN401
+    async def heed_late(self: Lifecycle, generations: Any) -> None:  # noqa: ANN401
         rebuild = generations.rebuild
         if rebuild is not None and rebuild.wanted == "discard":
             # It has been read that it is to be discarded; meanwhile it is made live.
@@ -1105,8 +1105,8 @@ async def test_a_discard_that_comes_while_a_rollback_is_made_leaves_one_generati
         await send_cards(client, 3, 1)
         await ready(client, CARDS)
         await post(client, f"{CARDS}/promote")
-        monkeypatch.setattr(Keeper, "_promote", promote_late)
-        monkeypatch.setattr(Keeper, "heed", heed_late)
+        monkeypatch.setattr(Lifecycle, "_promote", promote_late)
+        monkeypatch.setattr(Lifecycle, "heed", heed_late)
         rolling = asyncio.create_task(client.request("POST", f"{CARDS}/rollback"))
         await asyncio.wait_for(begun.wait(), 5)
         await asyncio.gather(client.request("POST", f"{CARDS}/discard"), rolling)

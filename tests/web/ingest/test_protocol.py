@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from eventstore.limits import Limits
-from eventstore.log.appender import Tell
+from eventstore.log.appender import OnOutcome
 from eventstore.log.events import Appended
 from runtime import wiring
 from tests.conftest import StartLoopledger
 from tests.support import NOON, Answer, Client, encoded, loopz_headers
-from web.ingest.protocol import Gate
+from web.ingest.protocol import DeliveryServer
 from web.ingest.receiver import Arrival, Ingest
 
 if TYPE_CHECKING:
@@ -376,28 +376,28 @@ class Transport(asyncio.Transport):
 class Slow:
     """An ingest that answers when it is told to."""
 
-    def take(self, _: Arrival, __: bytes, tell: Tell) -> None:
+    def take(self, _: Arrival, __: bytes, on_outcome: OnOutcome) -> None:
         """Take a delivery."""
-        self.tell = tell
+        self.on_outcome = on_outcome
 
 
 async def test_from_a_sender_that_does_not_read_its_answers_nothing_more_is_read() -> None:
     ingest, transport = Slow(), Transport()
     server = SimpleNamespace(request_handler=None, connections=[])
-    gate = Gate(cast("Ingest", ingest), cast("Any", server), Limits(), idle_seconds=60)
+    gate = DeliveryServer(cast("Ingest", ingest), cast("Any", server), Limits(), idle_seconds=60)
     passage = gate()
     passage.connection_made(transport)
     passage.data_received(delivery())
     passage.pause_writing()
     passage.data_received(delivery())
-    ingest.tell(Appended(1, NOON))
+    ingest.on_outcome(Appended(1, NOON))
     assert not transport.reads()
     passage.resume_writing()
     assert transport.reads()
     passage.pause_writing()
     passage.resume_writing()
     assert not transport.reads()
-    ingest.tell(Appended(2, NOON))
+    ingest.on_outcome(Appended(2, NOON))
     assert transport.reads()
     assert transport.written.count(b"HTTP/1.1 200 OK") == 2
     passage.connection_lost(None)

@@ -245,18 +245,18 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken = 0
         self.handed_over = asyncio.Event()
-        take, hand_over = Ingest.take, gate._Passage._hand_over
+        take, hand_over = Ingest.take, gate.DeliveryProtocol._hand_over
 
         def taking(*arguments: Any) -> None:  # noqa: ANN401 - as they come
             self.taken += 1
             take(*arguments)
 
-        def handing_over(passage: gate._Passage, data: bytes) -> None:
+        def handing_over(passage: gate.DeliveryProtocol, data: bytes) -> None:
             hand_over(passage, data)
             self.handed_over.set()
 
         monkeypatch.setattr(Ingest, "take", taking)
-        monkeypatch.setattr(gate._Passage, "_hand_over", handing_over)
+        monkeypatch.setattr(gate.DeliveryProtocol, "_hand_over", handing_over)
 
 
 def settings_for(verification: dict[str, Any], limits: Limits, dsn: str) -> Settings:
