@@ -118,7 +118,7 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
         await stack.enter_async_context(projecting(settings, parts, dsn))
         await stack.enter_async_context(serving_http(settings, parts, listener))
-        yield Running(url=_url(listener), storage=storage, head=parts.log.head)
+        yield Running(url=_url(listener), storage=storage, head=parts.head.position)
 
 
 def _commands(settings: Settings, listener: socket.socket) -> dict[str, list[str]]:

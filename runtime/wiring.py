@@ -14,7 +14,9 @@ from aiohttp import web
 from eventstore.errors import PostgresError, describe, is_outage, raise_if_cancelled
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.registry import Registry
-from eventstore.log.log import Log
+from eventstore.log.appender import Appender
+from eventstore.log.head import Head
+from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.postgres.leader import lead
 from eventstore.rebuild.build import Engine
@@ -60,7 +62,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What every role works with."""
 
     database: Database
-    log: Log
+    appender: Appender
+    reader: Reader
+    head: Head
     registry: Registry
 
 
@@ -74,13 +78,22 @@ async def open_parts(
     database = Database(dsn, pool_connections=limits.pool_connections, durable=append)
     await database.open()
     try:
-        log = Log(database, limits)
+        head = Head(database, limits)
+        appender = Appender(database.connect, limits, head.on_append)
         try:
-            await log.start(append=append, follow=follow)
-            registry = Registry(database, fingerprints_of(settings))
-            yield Parts(database=database, log=log, registry=registry)
+            await head.start(notify=append, follow=follow)
+            if append:
+                await appender.start()
+            yield Parts(
+                database=database,
+                appender=appender,
+                reader=Reader(database, limits),
+                head=head,
+                registry=Registry(database, fingerprints_of(settings)),
+            )
         finally:
-            await log.stop()
+            await appender.stop()
+            await head.stop()
     finally:
         await database.close()
 
@@ -95,7 +108,8 @@ async def serving_http(
         api_for_all=settings.insecure,
         limits=settings.limits,
         database=parts.database,
-        log=parts.log,
+        appender=parts.appender,
+        reader=parts.reader,
         registry=parts.registry,
         rejections=Rejections(parts.database, settings.limits),
         endpoints={
@@ -157,7 +171,8 @@ def conductor_of(settings: Settings, parts: Parts, dsn: str) -> Conductor:
     engine = Engine(
         sources=load_providers(settings.providers),
         database=parts.database,
-        log=parts.log,
+        reader=parts.reader,
+        head=parts.head,
         registry=parts.registry,
         limits=settings.limits,
         builders=BuilderPool(
@@ -183,7 +198,7 @@ async def prepare(settings: Settings, dsn: str) -> int:
         verifier_of(settings, name)
     async with open_parts(settings, dsn, append=False, follow=False) as parts:
         await conductor_of(settings, parts, dsn).set_up()
-        return parts.log.head
+        return parts.head.position
 
 
 async def retry_until_available(step: Callable[[], Awaitable[T]], end: "asyncio.Future[None]") -> T:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from eventstore.limits import Limits
-from eventstore.log.log import Log
+from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.postgres.queries import load_queries
 from projections import load_projections
@@ -119,10 +119,10 @@ async def _fold(dsn: str, head: int, violations: Violations) -> dict[str, FreshF
     database = Database(dsn, pool_connections=1)
     await database.open()
     try:
-        log = Log(database, Limits())
+        reader = Reader(database, Limits())
         position = 0
         while position < head:
-            tail = await log.read_slice(position, PAGE, None)
+            tail = await reader.read_slice(position, PAGE, None)
             if tail.through == position:
                 violations.add("hole", f"no reader gets beyond position {position}", 0)
                 break

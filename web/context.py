@@ -9,7 +9,8 @@ from aiohttp import web
 from eventstore.fold.projection import Projection
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
-from eventstore.log.log import Log
+from eventstore.log.appender import Appender
+from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.rejections import Rejections
 from providers.provider import Provider
@@ -29,7 +30,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     api_for_all: bool
     limits: Limits
     database: Database
-    log: Log
+    appender: Appender
+    reader: Reader
     registry: Registry
     rejections: Rejections
     endpoints: Mapping[str, Endpoint]

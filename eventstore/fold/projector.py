@@ -36,7 +36,8 @@ from eventstore.tasks import run_all
 if TYPE_CHECKING:
     from eventstore.fold.registry import Registry
     from eventstore.limits import Limits
-    from eventstore.log.log import Log
+    from eventstore.log.head import Head
+    from eventstore.log.reader import Reader
     from eventstore.postgres.database import Database
 
 logger = structlog.get_logger()
@@ -77,7 +78,8 @@ class Projector(Generic[State]):
         *,
         sources: Mapping[str, Source],
         database: "Database",
-        log: "Log",
+        reader: "Reader",
+        head: "Head",
         registry: "Registry",
         limits: "Limits",
         generation: int | None = None,
@@ -90,7 +92,8 @@ class Projector(Generic[State]):
         self.tables = GenerationTables(projection, generation or 1)
         self._sources = sources
         self._database = database
-        self._log = log
+        self._reader = reader
+        self._head = head
         self._registry = registry
         self._limits = limits
         self._topics = handled_topics(projection, sources)
@@ -104,7 +107,7 @@ class Projector(Generic[State]):
     @property
     def lag(self) -> int:
         """How many events are known to wait for it."""
-        return max(0, self._log.head - self.checkpoint)
+        return max(0, self._head.position - self.checkpoint)
 
     async def set_up(self) -> None:
         """See to the tables, and read where it stands. Safe when two servers do it at once."""
@@ -191,10 +194,10 @@ class Projector(Generic[State]):
             pass
 
     async def _wait_for_more(self) -> None:
-        if self._log.head > self.checkpoint:
+        if self._head.position > self.checkpoint:
             # More is known to be there, but not the next one: a gap, which only time will fill.
             await asyncio.sleep(FIRST_PAUSE)
-        await self._log.wait_beyond(self.checkpoint)
+        await self._head.wait_beyond(self.checkpoint)
 
     async def _note(self, error: str | None) -> None:
         """Keep `error`, and tell it to every process through the registry."""
@@ -229,11 +232,11 @@ class Projector(Generic[State]):
         """Read the next stretch of the log and fold it, as far as that is done in memory; None if there is none."""
         limit = self._limits.fold_events
         limit = limit if end is None else min(end - after, limit)
-        tail = await self._log.read_slice(after, limit, self._topics)
+        tail = await self._reader.read_slice(after, limit, self._topics)
         if tail.through == tail.after:
             return None
         stretch = await self._evolve(tail, failing)
-        more = self._log.head - stretch.checkpoint >= self._limits.fold_events
+        more = self._head.position - stretch.checkpoint >= self._limits.fold_events
         return _Work(tail, stretch, more)
 
     async def _prepare_ahead(self, before: _Work[State], end: int | None) -> _Work[State] | None:

@@ -1,20 +1,27 @@
-"""Waking other processes: one coalesced NOTIFY outside every append, and a listener that survives an outage.
+"""The head of the log: how far it reaches, and who is told when it reaches further.
 
-NOTIFY takes a lock over the whole cluster at commit, so it never rides in an append's transaction. Nothing depends on
-it: a reader that hears nothing finds out at its next poll.
+A process knows at once of what it appended itself. Others are woken by one coalesced NOTIFY: it takes a lock over the
+whole cluster at commit, so it never rides in an append's transaction. Nothing depends on it: a process that hears
+nothing finds out at its next poll.
 """
 
 import asyncio
-from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import structlog
+
+from eventstore.errors import is_outage, raise_if_cancelled
 from eventstore.log.queries import QUERIES
-from eventstore.postgres.database import Connect, be_quick, closed, keep_connected
+from eventstore.postgres.database import be_quick, closed, keep_connected
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-    from eventstore.postgres.database import Session
+    from eventstore.limits import Limits
+    from eventstore.postgres.database import Database, Session
+
+logger = structlog.get_logger()
 
 CHANNEL = "loopledger_head"
 
@@ -22,52 +29,89 @@ CHANNEL = "loopledger_head"
 REST_SECONDS = 0.015
 
 
-async def read_head(connection: "Session") -> int:
+async def read_head(source: "Database | Session") -> int:
     """The newest position, as the database has it."""
-    head: int = await connection.fetchval(QUERIES["read_head"])
+    head: int = await source.fetchval(QUERIES["read_head"])
     return head
 
 
-class HeadNotifier:
-    """Tells other processes how far the log reaches."""
+class Head:
+    """The newest position that this process knows of: `position`, which never goes back.
 
-    def __init__(self, connect: Connect) -> None:
-        self._connect = connect
-        self._head = 0
+    It moves with this process's own appends at once, with those of others when they notify, at the latest at the next
+    poll.
+    """
+
+    def __init__(self, database: "Database", limits: "Limits") -> None:
+        self.position = 0
+        self._database = database
+        self._poll_seconds = limits.poll_seconds
         self._moved = asyncio.Event()
+        # Set when there is something to tell other processes, and when they have told us something.
+        self._to_notify = asyncio.Event()
+        self._notified = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def moved(self, head: int) -> None:
-        """Take note of a new head; it is told soon, together with what follows at once."""
-        self._head = head
-        self._moved.set()
+    async def start(self, *, notify: bool = True, follow: bool = True) -> None:
+        """Read the head; then `notify` other processes of our appends, and `follow` those of others."""
+        self._move_to(await read_head(self._database))
+        connect = self._database.connect
+        works = {}
+        if notify:
+            works["notify"] = keep_connected(connect, self._notify)
+        if follow:
+            works |= {"listen": keep_connected(connect, self._listen), "poll": self._poll()}
+        self._tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
 
-    async def run(self) -> None:
-        """Notify until cancelled."""
-        await keep_connected(self._connect, self._notify)
+    async def stop(self) -> None:
+        """Stop looking out."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def on_append(self, position: int) -> None:
+        """Take note that this process has appended up to `position`; other processes are told soon."""
+        self._move_to(position)
+        self._to_notify.set()
+
+    async def wait_beyond(self, position: int) -> None:
+        """Return once the log is known to reach beyond `position`."""
+        while self.position <= position:
+            await self._moved.wait()
+
+    def _move_to(self, position: int) -> None:
+        if position > self.position:
+            self.position = position
+            self._moved.set()
+            self._moved = asyncio.Event()
+
+    async def _poll(self) -> None:
+        """Look where the head is when told that it moved, and now and then anyway: that is the truth."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._notified.wait()
+            self._notified.clear()
+            try:
+                self._move_to(await read_head(self._database))
+            except Exception as error:
+                raise_if_cancelled()
+                if not is_outage(error):
+                    logger.exception("could not look for the head")
+                await asyncio.sleep(self._poll_seconds)
+
+    async def _listen(self, connection: "Connection[Record]") -> None:
+        # How far the log reaches is not believed: anybody who may connect may notify.
+        await connection.add_listener(CHANNEL, lambda *_: self._notified.set())
+        # What was said before somebody listened.
+        self._notified.set()
+        await closed(connection).wait()
 
     async def _notify(self, connection: "Connection[Record]") -> None:
         # A notification is no promise: it need not wait for the disk.
         await be_quick(connection)
         while True:
-            await self._moved.wait()
-            self._moved.clear()
-            await connection.execute(QUERIES["notify_head"], CHANNEL, str(self._head))
+            await self._to_notify.wait()
+            self._to_notify.clear()
+            await connection.execute(QUERIES["notify_head"], CHANNEL, str(self.position))
             await asyncio.sleep(REST_SECONDS)
-
-
-class HeadListener:
-    """Hears that the log reaches further. How far is not believed: anybody who may connect may notify."""
-
-    def __init__(self, connect: Connect, on_moved: Callable[[], None]) -> None:
-        self._connect = connect
-        self._on_moved = on_moved
-
-    async def run(self) -> None:
-        """Listen until cancelled."""
-        await keep_connected(self._connect, self._listen)
-
-    async def _listen(self, connection: "Connection[Record]") -> None:
-        await connection.add_listener(CHANNEL, lambda *_: self._on_moved())
-        # What was said before somebody listened.
-        self._on_moved()
-        await closed(connection).wait()

@@ -33,7 +33,8 @@ from eventstore.tasks import in_background, run_all
 if TYPE_CHECKING:
     from eventstore.fold.registry import Registry
     from eventstore.limits import Limits
-    from eventstore.log.log import Log
+    from eventstore.log.head import Head
+    from eventstore.log.reader import Reader
     from eventstore.postgres.database import Database
 
 logger = structlog.get_logger()
@@ -60,7 +61,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
     sources: Mapping[str, Source]
     database: "Database"
-    log: "Log"
+    reader: "Reader"
+    head: "Head"
     registry: "Registry"
     limits: "Limits"
     builders: BuilderPool
@@ -74,7 +76,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
             projection,
             sources=self.sources,
             database=self.database,
-            log=self.log,
+            reader=self.reader,
+            head=self.head,
             registry=self.registry,
             limits=self.limits,
             generation=generation,

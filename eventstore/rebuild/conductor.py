@@ -239,7 +239,7 @@ class Lifecycle:
                 self._projection, self._engine.sources, row["live"], generation, connection
             )
             return await comparison.diff(
-                row["position"], row["live_position"], self._engine.log.stream
+                row["position"], row["live_position"], self._engine.reader.stream
             )
         finally:
             connection.terminate()

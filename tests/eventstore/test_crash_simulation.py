@@ -30,12 +30,12 @@ from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, Event, NewEvent
-from eventstore.log.log import Log
 from projections import load_projections
 from providers import load_providers
 from tests.conftest import Cluster
 from tests.support import NOON, new_event
 from tests.support.faults import FaultyDatabase, scripted, seeded
+from tests.support.log import Log
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -81,7 +81,7 @@ class World:
         self._trouble = True
         self._dsn = dsn
         self._database = FaultyDatabase(dsn, self.faults)
-        self._reader = Log(self._database, LIMITS)
+        self._log = Log(self._database, LIMITS)
         self._appenders: list[Log] = []
         self._projectors: list[tuple[Projector[Any], asyncio.Task[None]]] = []
 
@@ -89,7 +89,7 @@ class World:
         """Let everyone loose until the senders are done; then let it come to rest without faults."""
         await self._database.open()
         self.faults.on = False
-        await self._reader.start(append=False)
+        await self._log.start(append=False)
         self._appenders = [await self._started_log() for _ in range(2)]
         for _ in range(2):
             for projection in PROJECTIONS.values():
@@ -121,7 +121,7 @@ class World:
             assert not task.done(), projector.error
             task.cancel()
             await within(5, "a projector stops", asyncio.wait([task]))
-        await self._reader.stop()
+        await self._log.stop()
         await self._database.close()
 
     async def _send(self, number: int) -> None:
@@ -133,7 +133,7 @@ class World:
     async def _deliver(self, sender: int) -> None:
         event, poison = self._event()
         log = self.random.choice(self._appenders)
-        append = asyncio.create_task(log.append(event))
+        append = asyncio.create_task(log.appender.append(event))
         if self.random.random() < 0.05:
             await asyncio.wait([append], timeout=self.random.uniform(0, 0.02))
             append.cancel()
@@ -222,7 +222,8 @@ class World:
             projection,
             sources=PROVIDERS,
             database=self._database,
-            log=self._reader,
+            reader=self._log.reader,
+            head=self._log.head,
             registry=Registry(self._database),
             limits=LIMITS,
         )
@@ -343,12 +344,13 @@ async def test_a_projector_stops_when_cancelled_even_if_its_connection_dies_mean
         PROJECTIONS["locations"],
         sources=PROVIDERS,
         database=database,
-        log=log,
+        reader=log.reader,
+        head=log.head,
         registry=Registry(database),
         limits=LIMITS,
     )
     await projector.set_up()
-    await log.append(new_event())
+    await log.appender.append(new_event())
     async with connection.transaction():
         await connection.execute("SELECT FROM projections FOR UPDATE")
         task = asyncio.create_task(projector.run())

@@ -16,7 +16,7 @@ async def list_events(request: web.Request) -> web.Response:
     parameters.known_only(request, {"after", "limit"})
     limit = parameters.page_length(request)
     after = parameters.whole_number(request, "after", 0)
-    events = await context.log.list_events(after, limit + 1)
+    events = await context.reader.list_events(after, limit + 1)
     more = len(events) > limit
     return json_response(Page(events[:limit], events[limit - 1].position if more else None))
 
@@ -51,7 +51,7 @@ async def show_body(request: web.Request) -> web.Response:
 async def _event(request: web.Request) -> EventWithHeaders:
     parameters.known_only(request, set())
     position = parameters.as_whole_number(request.match_info["position"], "position", least=1)
-    event = await request.app[CONTEXT].log.event(position)
+    event = await request.app[CONTEXT].reader.event(position)
     if event is None:
         raise NotFoundError(what=f"event at position {position}")
     return event

@@ -94,7 +94,7 @@ async def retry_rejection(request: web.Request) -> web.Response:
 async def _append_once(context: Context, rejection: WholeRejection, recognised: Recognised) -> int:
     """Append a rejection, unless an earlier try that was not heard of again has: its event's id is always the same."""
     event_id = uuid.uuid5(NAMESPACE, f"{rejection.id} {rejection.count}")
-    if (position := await context.log.find(recognised.stream, event_id)) is not None:
+    if (position := await context.reader.find(recognised.stream, event_id)) is not None:
         return position
     event = new_event(
         event_id,
@@ -104,7 +104,7 @@ async def _append_once(context: Context, rejection: WholeRejection, recognised: 
         MARK % rejection.id + rejection.headers,
         rejection.body,
     )
-    return (await context.log.append(event)).position
+    return (await context.appender.append(event)).position
 
 
 def _verify_again(

@@ -81,7 +81,7 @@ class Resource:
         async for step in history(
             self._projection,
             context.providers,
-            context.log.stream(stream),
+            context.reader.stream(stream),
             await Quarantine(context.database).errors(self._projection.name, stream),
         ):
             if step.position > after:

@@ -76,7 +76,7 @@ class Ingest:
 
     def __init__(self, context: Context) -> None:
         self._endpoints = context.endpoints
-        self._log = context.log
+        self._appender = context.appender
         self._rejections = context.rejections
         self._limits = context.limits
         self._reading = 0
@@ -106,14 +106,14 @@ class Ingest:
         try:
             endpoint = self._admit(arrival)
             body = await self._read(request)
-            appended = await self._log.append(self._event(endpoint, arrival, body))
+            appended = await self._appender.append(self._event(endpoint, arrival, body))
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             return self.refusal(arrival, error, body, request.content_length or 0)
         return web.Response(body=acknowledgement(appended), content_type="application/json")
 
     def take(self, arrival: Arrival, body: bytes, on_outcome: OnOutcome) -> None:
         """Take a delivery that is here as a whole. Raises what `refusal` answers; so may be what is told."""
-        self._log.submit(self._event(self._admit(arrival), arrival, body), on_outcome)
+        self._appender.submit(self._event(self._admit(arrival), arrival, body), on_outcome)
 
     def refusal(
         self, arrival: Arrival, error: Exception, body: bytes, announced: int

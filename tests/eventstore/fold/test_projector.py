@@ -14,12 +14,12 @@ from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.events import LogSlice
-from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
 from projections.tracked import Tracked
 from providers import load_providers
 from tests.support import new_event, values
+from tests.support.log import Log
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -45,7 +45,8 @@ async def projector(
         projection,
         sources=load_providers({}),
         database=database,
-        log=log,
+        reader=log.reader,
+        head=log.head,
         registry=Registry(database),
         limits=limits,
     )
@@ -54,7 +55,9 @@ async def projector(
 
 
 async def append_cards(log: Log, *cards: Mapping[str, object]) -> None:
-    await asyncio.gather(*(log.append(new_event("gift-card.updated", card)) for card in cards))
+    await asyncio.gather(
+        *(log.appender.append(new_event("gift-card.updated", card)) for card in cards)
+    )
 
 
 async def counts(connection: "Connection[Record]") -> tuple[int, ...]:
@@ -70,7 +73,7 @@ async def test_states_and_checkpoint_move_together(
 ) -> None:
     one = await projector(database, log)
     await append_cards(log, {"id": "a", "balance": 1}, {"id": "b", "balance": 2})
-    await log.append(new_event("location.updated"))
+    await log.appender.append(new_event("location.updated"))
     await one.fold_next()
     assert await counts(connection) == (3, 2, 1, 0)
     assert values(await connection.fetch("SELECT id, balance FROM gift_cards ORDER BY id")) == [
@@ -153,7 +156,7 @@ async def test_a_projector_that_is_cancelled_stops_even_if_the_database_refuses_
     one = await projector(database, log)
     await append_cards(log, *({"id": f"c-{n}"} for n in range(3 * LIMITS.fold_events)))
     writing, refused = asyncio.Event(), asyncio.Event()
-    read_slice = log.read_slice
+    read_slice = log.reader.read_slice
 
     async def refuse(*_: object) -> bool:
         writing.set()
@@ -166,7 +169,7 @@ async def test_a_projector_that_is_cancelled_stops_even_if_the_database_refuses_
         return await read_slice(after, limit, topics)
 
     monkeypatch.setattr(one.tables, "fold", refuse)
-    monkeypatch.setattr(log, "read_slice", read_the_first)
+    monkeypatch.setattr(log.reader, "read_slice", read_the_first)
     folding = asyncio.create_task(one.fold_next())
     await writing.wait()
     refused.set()

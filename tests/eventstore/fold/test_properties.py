@@ -21,7 +21,6 @@ from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry, Standing
 from eventstore.limits import Limits
 from eventstore.log.events import Event, NewEvent
-from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.query.history import history
 from projections import load_projections
@@ -31,6 +30,7 @@ from providers.facts import GiftCardFact
 from providers.provider import UnidentifiedError, UnparsableError
 from tests.conftest import Cluster
 from tests.support import encoded, loopz_headers, on_record, reference_model
+from tests.support.log import Log
 from tests.support.reference_model import Json, Sent
 
 T = TypeVar("T")
@@ -244,7 +244,8 @@ class Live:
                 projection,
                 sources=PROVIDERS,
                 database=database,
-                log=self.log,
+                reader=self.log.reader,
+                head=self.log.head,
                 registry=self.registry,
                 limits=limits,
             )
@@ -271,11 +272,11 @@ class Live:
         positions: list[int] = []
         for first in range(0, len(events), chunk):
             batch = events[first : first + chunk]
-            appended = await asyncio.gather(*map(self.log.append, batch))
+            appended = await asyncio.gather(*map(self.log.appender.append, batch))
             positions += [one.position for one in appended]
         for name in PROJECTIONS:
             await self.registry.wait_for(name, positions[-1], timeout=10)
-        log = (await self.log.read_slice(positions[0] - 1, len(events), None)).events
+        log = (await self.log.reader.read_slice(positions[0] - 1, len(events), None)).events
         assert [event.position for event in log] == positions
         assert [event.event_id for event in log] == [event.event_id for event in events]
         return log

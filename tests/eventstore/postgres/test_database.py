@@ -9,11 +9,11 @@ import asyncpg
 import pytest
 
 from eventstore.limits import Limits
-from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
 from tests.eventstore.fold.test_projector import projector
 from tests.support import new_event
+from tests.support.log import Log
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -66,7 +66,7 @@ async def test_a_fold_that_began_with_an_empty_table_reads_no_table_as_a_whole_l
     one = await projector(database, log, limits=LIMITS)
     for n in range(10):
         cards = [new_event("gift-card.updated", {"id": f"c-{m}", "balance": n}) for m in range(50)]
-        await asyncio.gather(*map(log.append, cards))
+        await asyncio.gather(*map(log.appender.append, cards))
         await one.fold_next()
     await log.stop()
     # A session tells of its scans at its end, at the latest.

@@ -17,7 +17,6 @@ from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.copy_out import EventReader
 from eventstore.log.events import Event, NewEvent
-from eventstore.log.log import Log
 from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
 from eventstore.rebuild.builder import (
@@ -33,6 +32,7 @@ from projections.gift_cards import PROJECTION
 from providers import load_providers
 from tests.eventstore.fold.test_projector import projector
 from tests.support import new_event, values
+from tests.support.log import Log
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -46,8 +46,8 @@ async def append(database: Database, events: Sequence[NewEvent]) -> list[Event]:
     """Put events on record, in this order; gives back those that concern gift cards."""
     log = Log(database, LIMITS)
     await log.start(follow=False)
-    await asyncio.gather(*map(log.append, events))
-    tail = await log.read_slice(0, len(events), TOPICS)
+    await asyncio.gather(*map(log.appender.append, events))
+    tail = await log.reader.read_slice(0, len(events), TOPICS)
     await log.stop()
     assert tail.through == len(events)
     return tail.events
@@ -283,7 +283,7 @@ async def test_tables_of_other_code_are_adapted_and_keep_what_they_hold(
     assert await connection.fetchval("SELECT id FROM gift_cards") == "a"
     log = Log(database, LIMITS)
     await log.start(follow=False)
-    await log.append(new_event("gift-card.updated", {"id": "a", "balance": 6, "gan": "g"}))
+    await log.appender.append(new_event("gift-card.updated", {"id": "a", "balance": 6, "gan": "g"}))
     await log.stop()
     await fold_live(database)
     row = await connection.fetchrow("SELECT id, balance, gan FROM gift_cards")

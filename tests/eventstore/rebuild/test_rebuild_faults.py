@@ -26,7 +26,6 @@ from eventstore.fold import projector
 from eventstore.fold.generation import GenerationTables
 from eventstore.limits import Limits
 from eventstore.log.events import Event
-from eventstore.log.log import Log
 from eventstore.postgres.database import Database
 from eventstore.rebuild import build, conductor
 from eventstore.rebuild.build import Build
@@ -44,6 +43,7 @@ from tests.conftest import Cluster, StartLoopledger
 from tests.eventstore.fold.test_properties import Live, logs, of_tenant, to_event, wild_deliveries
 from tests.eventstore.rebuild.test_rebuild import post, send_cards, send_cash, until
 from tests.support import NOON, Client, new_event, reference_model, values
+from tests.support.log import Log
 from tests.support.reference_model import Sent
 from tests.support.server_process import ServerProcess
 
@@ -218,7 +218,7 @@ async def fill(dsn: str, count: int, merchant: str = "m-1") -> None:
         else new_event("transaction.created", {"id": f"t-{n}", "amount": n, "status": "PENDING"})
         for n in range(count)
     ]
-    await asyncio.gather(*map(log.append, events))
+    await asyncio.gather(*map(log.appender.append, events))
     await log.stop()
     await database.close()
 
