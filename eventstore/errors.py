@@ -27,7 +27,7 @@ class LoopledgerError(Exception):
 
 
 class SettingsError(LoopledgerError):
-    """{key}: {problem} (from {source})."""
+    """{key} {problem} (from {source})."""
 
 
 class ExposedError(LoopledgerError):

@@ -164,6 +164,6 @@ def _zone(unit: str, about: BusinessUnit) -> tzinfo:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise SettingsError(
             key=f"{NAME}.business_units.{unit}.time_zone",
-            problem=f"no such time zone: {about.time_zone!r}",
+            problem=f"must be a time zone such as America/Sao_Paulo, not {about.time_zone!r}",
             source="settings",
         ) from None

@@ -3,18 +3,19 @@
 import os
 from pathlib import Path
 
-from eventstore.errors import SettingsError
-from verification.keyring import Secret
+from verification.keyring import MalformedSecretError, Secret
 
 
 def read_secret(secret: Secret) -> bytes:
-    """Read a secret from the environment or a file. Raises SettingsError, without the secret."""
+    """Read a secret from the environment or a file. Raises MalformedSecretError, without the secret."""
     try:
         if secret.env is not None:
             return os.environb[secret.env.encode()]
         return Path(secret.file or "").read_bytes()
     except KeyError:
-        problem = "is not set"
+        message = "is not set; set this variable for the server"
+    except FileNotFoundError:
+        message = "does not exist; write the secret to this file"
     except OSError as error:
-        problem = error.strerror or type(error).__name__
-    raise SettingsError(key="a secret of the verification", problem=problem, source=secret.source)
+        message = f"cannot be read: {error.strerror or type(error).__name__}"
+    raise MalformedSecretError(message)

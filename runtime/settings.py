@@ -4,7 +4,6 @@ A key `name` of the top level is `LOOPLEDGER_NAME`; a key of a section is `LOOPL
 environment that is a table or a list is written as JSON. `DATABASE_URL` goes by its usual name.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 
 from eventstore.errors import SettingsError
 from eventstore.limits import Limits, Positive
+from runtime.settings_problems import convert, find_problem, no_such_setting
 
 PREFIX = "LOOPLEDGER_"
 CONFIG = "LOOPLEDGER_CONFIG"
@@ -64,7 +64,7 @@ def load_settings(
     for name, type_ in sections.items():
         table = tables.get(name, {})
         if not isinstance(table, dict):
-            raise SettingsError(key=name, problem="must be a table", source=file)
+            raise SettingsError(key=name, problem=f"must be a table, [{name}]", source=file)
         _refuse_unknown(table, _fields(type_), f"{name}.", str(file))
         section_values[name] = dict(table)
         sources.update(dict.fromkeys((f"{name}.{key}" for key in table), str(file)))
@@ -73,10 +73,8 @@ def load_settings(
     for variable, text in environ.items():
         if variable not in known:
             if variable.startswith(PREFIX) and variable != CONFIG:
-                hint = _closest(variable, known)
-                raise SettingsError(
-                    key=variable, problem=f"no such setting{hint}", source="environment"
-                )
+                problem = no_such_setting(variable, known)
+                raise SettingsError(key=variable, problem=problem, source="the environment")
             continue
         section, key = known[variable]
         target = section_values[section] if section else values
@@ -111,26 +109,33 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         if required:
-            raise SettingsError(key=CONFIG, problem="no such file", source=file) from None
+            raise SettingsError(
+                key=CONFIG,
+                problem=f"names a file that does not exist, {file}",
+                source="the environment",
+            ) from None
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(key="the file", problem=str(error), source=file) from None
+    except OSError as error:
+        raise _unreadable(file, f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _unreadable(file, "is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise _unreadable(file, f"is not TOML: {error}") from None
+
+
+def _unreadable(file: Path, problem: str) -> SettingsError:
+    return SettingsError(key="The settings file", problem=problem, source=file)
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], prefix: str, source: str) -> None:
     for key in table:
         if key not in known:
-            hint = _closest(key, known)
-            raise SettingsError(key=prefix + key, problem=f"no such setting{hint}", source=source)
-
-
-def _closest(word: str, known: Mapping[str, object] | set[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+            problem = no_such_setting(key, known)
+            raise SettingsError(key=prefix + key, problem=problem, source=source)
 
 
 def _parse(text: str) -> object:
-    """A table or a list is JSON; anything else is text, which `convert` turns into what the key wants."""
+    """A table or a list is JSON; anything else is text, which `_convert` turns into what the key wants."""
     if text[:1] in "{[" and text:
         try:
             return msgspec.json.decode(text)
@@ -139,29 +144,19 @@ def _parse(text: str) -> object:
     return text
 
 
-def _decode_path(type_: type, value: object) -> object:
-    if type_ is not Path:
-        raise NotImplementedError
-    if not isinstance(value, str) or not value:
-        message = "Expected a path"
-        raise ValueError(message)
-    return Path(value).expanduser()
-
-
 def _convert(
     values: dict[str, Any], type_: type[msgspec.Struct], prefix: str, sources: Mapping[str, str]
 ) -> Any:  # noqa: ANN401 - whatever `type_` makes
-    # Key by key, so that an error names the one at fault and never quotes its value (it may be a secret).
-    hints = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    # Key by key, so that an error names the one at fault.
+    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
     given: dict[str, Any] = {}
     for key, value in values.items():
+        field = fields[key]
         try:
-            given[hints[key].name] = msgspec.convert(
-                value, hints[key].type, strict=False, dec_hook=_decode_path
-            )
-        except (msgspec.ValidationError, ValueError) as error:
-            name = prefix + key
+            given[field.name] = convert(value, field.type)
+        except msgspec.ValidationError:
+            problem = find_problem(prefix + key, value, field.type)
             raise SettingsError(
-                key=name, problem=str(error), source=sources.get(name, "?")
+                key=problem.key, problem=problem.text, source=sources[prefix + key]
             ) from None
     return type_(**given)

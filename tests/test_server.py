@@ -108,7 +108,7 @@ def test_a_second_server_on_the_same_data_is_refused(
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"LOOPLEDGER_PORT": "http"}, "port: Expected `int`"),
+        ({"LOOPLEDGER_PORT": "http"}, "port must be a whole number from 0 to 65535, not 'http'"),
         ({"LOOPLEDGER_HOST": "0.0.0.0"}, "Refusing to listen on 0.0.0.0"),  # noqa: S104
         ({"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d"}, "no connection to the database"),
     ],

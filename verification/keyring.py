@@ -22,7 +22,7 @@ class UnverifiedError(LoopledgerError):
 
 
 class MalformedSecretError(Exception):
-    """A secret cannot be used; the text says why, without the secret."""
+    """A secret cannot be read or used; the text says why, without the secret."""
 
 
 class Hidden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,18 +74,21 @@ class Keyring(Generic[K]):
     def __init__(
         self, secrets: Iterable[tuple[str, Secret, Callable[[bytes], K]]], read: Reader, what: str
     ) -> None:
-        """Read the secrets; each comes with its key in the settings. Raises SettingsError."""
+        """Read the secrets; each comes with its key in the settings. Raises SettingsError.
+
+        `read` raises MalformedSecretError if there is none.
+        """
         self._keys: list[tuple[K, float, float]] = []
         self._problem = f"no {what} is in force at present"
         for key, secret, prepare in secrets:
-            value = read(secret).removesuffix(b"\n").removesuffix(b"\r")
             try:
+                value = read(secret).removesuffix(b"\n").removesuffix(b"\r")
+                if not value:
+                    message = "is empty"
+                    raise MalformedSecretError(message)  # noqa: TRY301 - as those of `read` and `prepare`
                 prepared = prepare(value)
             except MalformedSecretError as error:
-                problem = str(error) if value else "is empty"
-                raise SettingsError(key=key, problem=problem, source=secret.source) from None
-            if not value:
-                raise SettingsError(key=key, problem="is empty", source=secret.source)
+                raise SettingsError(key=key, problem=str(error), source=secret.source) from None
             start = secret.not_before.timestamp() if secret.not_before else ALWAYS[0]
             end = secret.not_after.timestamp() if secret.not_after else ALWAYS[1]
             self._keys.append((prepared, start, end))

@@ -39,34 +39,40 @@ def sign(
     as the Verifier does.
     """
     try:
-        signer = _Signer(secrets, body, now.timestamp(), message_id)
-        return signer.path(verification, provider), signer.headers(verification)
+        signer = _Signer(secrets, provider, body, now.timestamp(), message_id)
+        return signer.path(verification), signer.headers(verification)
     except UnverifiedError as error:
         problem = error.facts["problem"]
     raise UnsignableError(problem=problem)
 
 
 class _Signer:
-    def __init__(self, read: Reader, body: bytes, moment: float, message_id: str) -> None:
+    def __init__(
+        self, read: Reader, provider: str, body: bytes, moment: float, message_id: str
+    ) -> None:
         self._read = read
+        self._provider = provider
+        self._key = f"{provider}.verification"
         self._body = body
         self._moment = moment
         self._message_id = message_id
 
-    def path(self, verification: Verification, provider: str) -> str:
-        path = f"/webhooks/{provider}"
+    def path(self, verification: Verification) -> str:
+        path = f"/webhooks/{self._provider}"
         if verification.path is None:
             return path
-        entries = [("path", secret, path_secret) for secret in verification.path]
+        entries = [(f"{self._key}.path", secret, path_secret) for secret in verification.path]
         return f"{path}/{self._first(entries, 'secret of the path')}"
 
     def headers(self, verification: Verification) -> dict[str, str]:
         headers = {}
         if (users := verification.basic) is not None:
-            entries = [("basic", user.password, _credentials_of(user.user)) for user in users]
+            key = f"{self._key}.basic"
+            entries = [(key, user.password, _credentials_of(user.user)) for user in users]
             headers[AUTHORIZATION] = f"Basic {self._first(entries, 'user')}"
         if (tokens := verification.tokens) is not None:
-            entries = [("tokens", secret, token) for secret in tokens.secrets]
+            key = f"{self._key}.tokens"
+            entries = [(key, secret, token) for secret in tokens.secrets]
             headers[tokens.header] = f"{tokens.prefix}{self._first(entries, 'token')}"
         if verification.hmac is not None:
             headers |= self._hmac(verification.hmac)
@@ -75,7 +81,7 @@ class _Signer:
         return headers
 
     def _hmac(self, settings: Hmac) -> dict[str, str]:
-        check = HmacCheck(settings, self._read, "hmac")
+        check = HmacCheck(settings, self._read, f"{self._key}.hmac")
         timestamp = str(int(self._moment))
         message = check.message(self._message_id, timestamp, self._body)
         signature = check.signature(check.keys.in_force(self._moment)[0], message).decode()
@@ -90,7 +96,7 @@ class _Signer:
         return headers
 
     def _standard(self, settings: StandardWebhooks) -> dict[str, str]:
-        check = StandardCheck(settings, self._read, "standard_webhooks")
+        check = StandardCheck(settings, self._read, f"{self._key}.standard_webhooks")
         keys = [key for key in check.keys.in_force(self._moment) if isinstance(key, HmacKey)]
         if not keys:
             raise UnsignableError(

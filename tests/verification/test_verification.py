@@ -830,16 +830,16 @@ def test_settings_that_cannot_work_are_refused(spec: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"path": [{"env": "PATH"}, {"env": "EMPTY"}]}, r"loopz.verification.path\[1\]: is empty"),
-        ({"path": [{"env": "SHORT"}]}, r"path\[0\]: must be 16 or more.*environment, SHORT"),
+        ({"path": [{"env": "PATH"}, {"env": "EMPTY"}]}, r"loopz.verification.path\[1\] is empty"),
+        ({"path": [{"env": "SHORT"}]}, r"path\[0\] must be 16 or more.*environment, SHORT"),
         ({"path": [{"env": "BLANK"}]}, "must be 16 or more"),
         (
             {"basic": [{"user": "u", "password": {"env": "EMPTY"}}]},
-            r"basic\[0\].password: is empty",
+            r"basic\[0\].password is empty",
         ),
         ({"tokens": TOKENS | {"secrets": [{"env": "BLANK"}]}}, "visible ASCII"),
         ({"tokens": TOKENS | {"secrets": [{"env": "PASSWORD"}]}}, "visible ASCII"),
-        ({"hmac": PLAIN | {"secrets": [{"env": "EMPTY"}]}}, r"hmac.secrets\[0\]: is empty"),
+        ({"hmac": PLAIN | {"secrets": [{"env": "EMPTY"}]}}, r"hmac.secrets\[0\] is empty"),
         ({"hmac": PLAIN | {"secret_encoding": "hex"}}, "is not hex"),
         ({"hmac": PLAIN | {"secret_encoding": "base64"}}, "is not base64"),
         ({"standard_webhooks": {"secrets": [{"env": "BAD"}]}}, "is not base64"),
