@@ -8,7 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from eventstore.fold.projection import Projection, Source, fold
+from eventstore.fold.folding import fold
+from eventstore.fold.projection import Projection, Source
 from eventstore.log.events import Event
 from torture.ledger import Ledger, Sent
 

@@ -1,7 +1,7 @@
 """The tables of one generation of a projection: its states, one row a stream, and its journal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 import asyncpg
 import msgspec
@@ -14,10 +14,10 @@ from eventstore.fold.columns import (
     names_of,
     values_of,
 )
+from eventstore.fold.folding import FoldBatch, Row
 from eventstore.fold.projection import Projection, State
 from eventstore.fold.queries import QUERIES
 from eventstore.log.copy_out import copy_rows
-from eventstore.log.events import Event
 
 if TYPE_CHECKING:
     from eventstore.postgres.database import Database, Session
@@ -28,27 +28,6 @@ JOURNAL_COLUMNS = (
     Column("position", "bigint"),
     Column("recorded_at", "timestamp with time zone"),
 )
-
-
-# The values of a row, in the order of its table's columns.
-Row: TypeAlias = tuple[object, ...]
-
-
-class FoldBatch(NamedTuple, Generic[State]):
-    """What the events after `after` up to `checkpoint` did to a projection.
-
-    `failing` is how many events in a row, up to the checkpoint, could not be folded. `changed` are states by their
-    streams, each with the position that changed it; `quarantined` are positions, each with its stream and an error.
-    """
-
-    after: int
-    checkpoint: int
-    folded: int
-    ignored: int
-    failing: int
-    changed: Mapping[str, tuple[int, State]]
-    quarantined: Sequence[tuple[int, str, str]]
-    journal: Sequence[Row]
 
 
 class Table(NamedTuple):
@@ -197,7 +176,7 @@ class GenerationTables(Generic[State]):
             stretch.checkpoint,
             stretch.folded,
             stretch.ignored,
-            stretch.failing,
+            stretch.failures_in_a_row,
             *(msgspec.json.encode(one).decode() for one in rows),
         )
         return moved is not None
@@ -239,11 +218,6 @@ class GenerationTables(Generic[State]):
             excluded=", ".join(f'excluded."{column.name}"' for column in states[1:]),
             journaled=journaled,
         )
-
-
-def journal_row(event: Event, entry: msgspec.Struct) -> Row:
-    """The entry that an event made as a row of the journal's table."""
-    return (event.stream, event.position, event.recorded_at, *msgspec.structs.astuple(entry))
 
 
 def state_rows(changed: Mapping[str, tuple[int, State]]) -> Iterable[Row]:

@@ -1,17 +1,13 @@
-"""A projection is a value; folding one event is one pure function, used live, in a rebuild and for a history."""
+"""A projection is a value: what to fold, into what, and how."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from eventstore.errors import describe
-from eventstore.fold.columns import LONGEST_INDEXED, check_storable
 from eventstore.log.events import Event
 
 State = TypeVar("State", bound=msgspec.Struct)
-
-Verdict = Literal["applied", "duplicate", "stale", "quarantined", "ignored"]
 
 
 class Source(Protocol):
@@ -71,60 +67,3 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     tenant: str | None = None
     journal: Journal[State] | None = None
     total: Total | None = None
-
-
-class Folded(msgspec.Struct, frozen=True):
-    """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry."""
-
-    verdict: Verdict
-    state: Any
-    error: str | None = None
-    entry: msgspec.Struct | None = None
-
-
-def fold(
-    projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
-) -> Folded:
-    """Fold one event into `state`. Never raises: what cannot be folded is quarantined, and the state stays."""
-    if not handles(projection, sources, event.provider, event.topic):
-        return Folded("ignored", state)
-    return fold_handled(projection, sources, state, event)
-
-
-def fold_handled(
-    projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
-) -> Folded:
-    """Fold an event that is known to concern the projection, as `fold` does."""
-    try:
-        after = projection.evolve(state, sources[event.provider].decode(event))
-        if after is state:
-            return Folded("stale", state)
-        journal = projection.journal
-        entry = None if journal is None else journal.write(state, after, event)
-        body = event.body
-        # Only an escape brings in what Postgres cannot store, only a long body what is too long.
-        if b"\\" in body or len(body) > LONGEST_INDEXED:
-            check_storable(after, projection.indexes)
-            if entry is not None:
-                check_storable(entry)
-    except Exception as error:  # noqa: BLE001 - a poison event must not stop the rest
-        return Folded("quarantined", state, describe(error))
-    return Folded("applied", after, None, entry)
-
-
-def handles(
-    projection: Projection[State], sources: Mapping[str, Source], provider: str, topic: str
-) -> bool:
-    """Say whether events of this provider and topic concern this projection."""
-    source = sources.get(provider)
-    return source is not None and source.topics.get(topic) in projection.handles
-
-
-def handled_topics(projection: Projection[State], sources: Mapping[str, Source]) -> frozenset[str]:
-    """Name the topics that concern this projection, each as "provider topic"."""
-    return frozenset(
-        f"{provider} {topic}"
-        for provider, source in sources.items()
-        for topic, fact in source.topics.items()
-        if fact in projection.handles
-    )

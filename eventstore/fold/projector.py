@@ -19,15 +19,9 @@ from eventstore.errors import (
     raise_if_cancelled,
 )
 from eventstore.fold.fingerprint import fingerprint
-from eventstore.fold.generation import FoldBatch, GenerationTables, Row, journal_row
-from eventstore.fold.projection import (
-    Folded,
-    Projection,
-    Source,
-    State,
-    fold_handled,
-    handled_topics,
-)
+from eventstore.fold.folding import Accumulator, FoldBatch, handled_topics
+from eventstore.fold.generation import GenerationTables
+from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.queries import QUERIES
 from eventstore.log.events import LogSlice
 from eventstore.postgres.database import lock_schema
@@ -245,7 +239,7 @@ class Projector(Generic[State]):
         if stretch.checkpoint == end:
             return None
         try:
-            return await self._prepare(stretch.checkpoint, end, stretch.failing)
+            return await self._prepare(stretch.checkpoint, end, stretch.failures_in_a_row)
         except IncompleteReadError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
@@ -267,7 +261,7 @@ class Projector(Generic[State]):
             raise IncompleteError(projection=self.projection.name) from error
         if not moved:
             raise FencedError(projection=self.projection.name, checkpoint=stretch.after)
-        self.checkpoint, self._failing = stretch.checkpoint, stretch.failing
+        self.checkpoint, self._failing = stretch.checkpoint, stretch.failures_in_a_row
         if self.live:
             self._registry.moved(self.projection.name, stretch.checkpoint)
         if stretch.quarantined:
@@ -326,47 +320,25 @@ class Projector(Generic[State]):
         `failing` events in a row could not be folded before; `refused` is why the database would not take the only
         event. Raises SystematicError.
         """
-        states = await self._states_of({event.stream for event in tail.events})
-        changed: dict[str, tuple[int, State]] = {}
-        journal: list[Row] = []
-        quarantined: list[tuple[int, str, str]] = []
-        in_a_row = failing
-        for count, event in enumerate(tail.events):
-            before = states.get(event.stream)
-            folded = (
-                Folded("quarantined", before, refused)
-                if refused
-                else fold_handled(self.projection, self._sources, before, event)
+        loaded = await self._states_of({event.stream for event in tail.events})
+        accumulator = Accumulator(self.projection, self._sources, loaded, failing)
+        if refused:
+            accumulator.quarantine(tail.events[0], refused)
+        else:
+            accumulator.fold(tail.events, self._limits.failures_in_a_row)
+        batch = accumulator.batch(tail)
+        count = batch.failures_in_a_row
+        if count >= self._limits.failures_in_a_row:
+            # What was folded before these is folded for good; the next try begins with them.
+            good = accumulator.folded + accumulator.quarantined - count
+            if good > 0:
+                return await self._evolve(tail.split(good)[0], failing)
+            raise SystematicError(
+                projection=self.projection.name,
+                checkpoint=tail.after,
+                count=count,
+                error=accumulator.last_error,
             )
-            if folded.error is not None:
-                quarantined.append((event.position, event.stream, folded.error))
-                in_a_row += 1
-                if in_a_row >= self._limits.failures_in_a_row:
-                    # What was folded before these is folded for good; the next try begins with them.
-                    good = count + 1 - in_a_row
-                    if good > 0:
-                        return await self._evolve(tail.split(good)[0], failing)
-                    raise SystematicError(
-                        projection=self.projection.name,
-                        checkpoint=tail.after,
-                        count=in_a_row,
-                        error=folded.error,
-                    )
-                continue
-            in_a_row = 0
-            if folded.state != before:
-                states[event.stream] = folded.state
-                changed[event.stream] = (event.position, folded.state)
-            if folded.entry is not None:
-                journal.append(journal_row(event, folded.entry))
-        self._remember(states)
-        return FoldBatch(
-            after=tail.after,
-            checkpoint=tail.through,
-            folded=len(tail.events) - len(quarantined),
-            ignored=tail.ignored,
-            failing=in_a_row,
-            changed=changed,
-            quarantined=quarantined,
-            journal=journal,
-        )
+        loaded.update((stream, state) for stream, (_, state) in batch.changed.items())
+        self._remember(loaded)
+        return batch

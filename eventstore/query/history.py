@@ -8,7 +8,8 @@ from uuid import UUID
 import msgspec
 
 from eventstore.fold.columns import Column, columns_of
-from eventstore.fold.projection import Folded, Projection, Source, State, Verdict, fold
+from eventstore.fold.folding import Folded, Verdict, fold
+from eventstore.fold.projection import Projection, Source, State
 from eventstore.log.events import Event
 
 

@@ -22,8 +22,9 @@ from eventstore.errors import (
     raise_if_cancelled,
 )
 from eventstore.fold.fingerprint import fingerprint
+from eventstore.fold.folding import handled_topics
 from eventstore.fold.generation import GenerationTables
-from eventstore.fold.projection import Projection, Source, handled_topics
+from eventstore.fold.projection import Projection, Source
 from eventstore.fold.projector import Projector
 from eventstore.log.head import read_head
 from eventstore.rebuild.pool import BuilderDiedError, BuilderPool, BuildFailedError, Job

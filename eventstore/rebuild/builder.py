@@ -4,16 +4,16 @@ One process does one range at a time, in bounded memory, and knows of no other.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Generic
 
 import msgspec
 
 from eventstore.errors import SystematicError
-from eventstore.fold.generation import GenerationTables, Row, journal_row, state_rows
-from eventstore.fold.projection import Projection, Source, State, fold_handled, handled_topics
+from eventstore.fold.folding import Accumulator, Row, handled_topics
+from eventstore.fold.generation import GenerationTables, state_rows
+from eventstore.fold.projection import Projection, Source, State
 from eventstore.log.copy_out import EventReader, copy_rows
-from eventstore.log.events import Event
 from eventstore.rebuild.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Builder(Generic[State]):
 
         What an attempt at the same range left behind is cleared away first.
         """
-        folder = Folder(self._projection, self._sources, self._limits)
+        accumulator = Accumulator(self._projection, self._sources)
         reading, writing = await connect(), await connect()
         flushed: asyncio.Task[None] | None = None
         try:
@@ -106,19 +106,19 @@ class Builder(Generic[State]):
             while after < self._target:
                 until = min(after + self._limits.rebuild_events, self._target)
                 await self._wait_for_live(reading)
-                await self._read(reading, folder, part, after, until)
+                await self._read(reading, accumulator, part, after, until)
                 if flushed is not None:
                     await flushed
                 # The next events are read while the journal of these is written.
-                flushed = asyncio.create_task(self._flush(writing, *folder.take()))
+                flushed = asyncio.create_task(self._flush(writing, *accumulator.take_rows()))
                 after = until
                 progress(after)
-                self._check_memory(len(folder.states), part, after)
+                self._check_memory(len(accumulator.changed), part, after)
             if flushed is not None:
                 await flushed
-            states = state_rows(folder.states)
+            states = state_rows(accumulator.changed)
             await self._tables.copy_states(writing, states, timeout=COPY_SECONDS)
-            return BuildCounts(folder.folded, folder.quarantined)
+            return BuildCounts(accumulator.folded, accumulator.quarantined)
         finally:
             reading.terminate()
             writing.terminate()
@@ -128,7 +128,7 @@ class Builder(Generic[State]):
     async def _read(
         self,
         connection: "Connection[Record]",
-        folder: "Folder[State]",
+        accumulator: "Accumulator[State]",
         part: Range,
         after: int,
         until: int,
@@ -138,7 +138,8 @@ class Builder(Generic[State]):
         topics = ", ".join("'" + topic.replace("'", "''") + "'" for topic in self._topics)
 
         async def take(data: bytes | bytearray | memoryview) -> None:
-            folder.fold(reader.feed(bytes(data)))
+            accumulator.fold(reader.feed(bytes(data)))
+            self._check_failures(accumulator)
 
         await connection.copy_from_query(
             QUERIES["read_range"].format(
@@ -190,6 +191,16 @@ class Builder(Generic[State]):
         while await connection.fetchval(QUERIES["live_lag"], name) > self._limits.rebuild_lag:  # noqa: ASYNC110 - it asks others
             await asyncio.sleep(WAIT_SECONDS)
 
+    def _check_failures(self, accumulator: Accumulator[State]) -> None:
+        count = accumulator.failures_in_a_row
+        if not accumulator.folded and count >= HOPELESS * self._limits.failures_in_a_row:
+            raise SystematicError(
+                projection=self._projection.name,
+                checkpoint=0,
+                count=count,
+                error=accumulator.last_error,
+            )
+
     def _check_memory(self, held: int, part: Range, after: int) -> None:
         # What hashes to one value cannot be cut any further.
         if held > self._limits.rebuild_streams and part.low < part.high:
@@ -197,55 +208,4 @@ class Builder(Generic[State]):
             expected = held * self._target / after
             raise TooManyStreamsError(
                 max(2, -(-int(expected * 1.2) // self._limits.rebuild_streams))
-            )
-
-
-class Folder(Generic[State]):
-    """Folds the events of one range in memory."""
-
-    def __init__(
-        self, projection: Projection[State], sources: Mapping[str, Source], limits: "Limits"
-    ) -> None:
-        self.states: dict[str, tuple[int, State]] = {}
-        self.folded = 0
-        self.quarantined = 0
-        self._projection = projection
-        self._sources = sources
-        self._limits = limits
-        self._journal: list[Row] = []
-        self._quarantine: list[tuple[int, str, str]] = []
-
-    def fold(self, events: Iterable[Event]) -> None:
-        """Fold events that concern the projection. Raises SystematicError."""
-        projection, sources, states = self._projection, self._sources, self.states
-        journal = self._journal
-        nothing: tuple[int, Any] = (0, None)
-        for event in events:
-            stream = event.stream
-            before = states.get(stream, nothing)[1]
-            folded = fold_handled(projection, sources, before, event)
-            if folded.error is not None:
-                self._put_aside(event, folded.error)
-                continue
-            self.folded += 1
-            if folded.verdict == "applied" and folded.state != before:
-                states[stream] = (event.position, folded.state)
-            if folded.entry is not None:
-                journal.append(journal_row(event, folded.entry))
-
-    def take(self) -> tuple[list[Row], list[tuple[int, str, str]]]:
-        """Give away what can be written already: journal and quarantine."""
-        taken = self._journal, self._quarantine
-        self._journal, self._quarantine = [], []
-        return taken
-
-    def _put_aside(self, event: Event, error: str) -> None:
-        self.quarantined += 1
-        self._quarantine.append((event.position, event.stream, error))
-        if not self.folded and self.quarantined >= HOPELESS * self._limits.failures_in_a_row:
-            raise SystematicError(
-                projection=self._projection.name,
-                checkpoint=0,
-                count=self.quarantined,
-                error=error,
             )

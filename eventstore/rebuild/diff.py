@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic
 import msgspec
 
 from eventstore.fold.columns import Column, columns_of, mask
+from eventstore.fold.folding import fold
 from eventstore.fold.generation import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
-from eventstore.fold.projection import Projection, Source, State, fold
+from eventstore.fold.projection import Projection, Source, State
 from eventstore.log.events import Event
 from eventstore.query.history import Change
 from eventstore.rebuild.queries import QUERIES

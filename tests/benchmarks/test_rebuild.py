@@ -18,7 +18,7 @@ from benchmarks.rebuild_loading import copy_events
 from benchmarks.rebuild_report import Run, ratios, results
 from benchmarks.rebuild_rivals import ByHand, index_like
 from benchmarks.rebuild_traffic import COLUMNS, Plan, lines
-from eventstore.fold.projection import fold, handles
+from eventstore.fold.folding import fold, handles
 from eventstore.log.events import Event
 from projections import load_projections
 from providers import load_providers

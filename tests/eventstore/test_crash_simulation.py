@@ -25,7 +25,7 @@ from eventstore.errors import (
     UnavailableError,
     is_outage,
 )
-from eventstore.fold.projection import fold
+from eventstore.fold.folding import fold
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from multidict import CIMultiDict
 
-from eventstore.fold.projection import Projection, fold
+from eventstore.fold.folding import fold
+from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry, Standing
 from eventstore.limits import Limits

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventstore.errors import SystematicError
+from eventstore.fold.folding import handled_topics
 from eventstore.fold.generation import GenerationTables
-from eventstore.fold.projection import handled_topics
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.copy_out import EventReader

@@ -1,0 +1,177 @@
+"""Folding: one pure function folds one event; the live projector, a rebuild and a history all use it.
+
+The live projector and a rebuild collect what comes of it in the same `Accumulator`, so that both write the same.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from eventstore.errors import describe
+from eventstore.fold.columns import LONGEST_INDEXED, check_storable
+from eventstore.fold.projection import Projection, Source, State
+from eventstore.log.events import Event, LogSlice
+
+Verdict = Literal["applied", "duplicate", "stale", "quarantined", "ignored"]
+
+# The values of a row, in the order of its table's columns.
+Row: TypeAlias = tuple[object, ...]
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry."""
+
+    verdict: Verdict
+    state: Any
+    error: str | None = None
+    entry: msgspec.Struct | None = None
+
+
+def fold(
+    projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
+) -> Folded:
+    """Fold one event into `state`. Never raises: what cannot be folded is quarantined, and the state stays."""
+    if not handles(projection, sources, event.provider, event.topic):
+        return Folded("ignored", state)
+    return fold_handled(projection, sources, state, event)
+
+
+def fold_handled(
+    projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
+) -> Folded:
+    """Fold an event that is known to concern the projection, as `fold` does."""
+    try:
+        after = projection.evolve(state, sources[event.provider].decode(event))
+        if after is state:
+            return Folded("stale", state)
+        journal = projection.journal
+        entry = None if journal is None else journal.write(state, after, event)
+        body = event.body
+        # Only an escape brings in what Postgres cannot store, only a long body what is too long.
+        if b"\\" in body or len(body) > LONGEST_INDEXED:
+            check_storable(after, projection.indexes)
+            if entry is not None:
+                check_storable(entry)
+    except Exception as error:  # noqa: BLE001 - a poison event must not stop the rest
+        return Folded("quarantined", state, describe(error))
+    return Folded("applied", after, None, entry)
+
+
+def handles(
+    projection: Projection[State], sources: Mapping[str, Source], provider: str, topic: str
+) -> bool:
+    """Say whether events of this provider and topic concern this projection."""
+    source = sources.get(provider)
+    return source is not None and source.topics.get(topic) in projection.handles
+
+
+def handled_topics(projection: Projection[State], sources: Mapping[str, Source]) -> frozenset[str]:
+    """Name the topics that concern this projection, each as "provider topic"."""
+    return frozenset(
+        f"{provider} {topic}"
+        for provider, source in sources.items()
+        for topic, fact in source.topics.items()
+        if fact in projection.handles
+    )
+
+
+class FoldBatch(NamedTuple, Generic[State]):
+    """What the events after position `after` up to `checkpoint` changed: all that is written in one transaction.
+
+    `changed` are states by their streams, each with the position of the event that changed it last. `failures_in_a_row`
+    is how many events in a row, up to the checkpoint, could not be folded.
+    """
+
+    after: int
+    checkpoint: int
+    folded: int
+    ignored: int
+    failures_in_a_row: int
+    changed: Mapping[str, tuple[int, State]]
+    quarantined: list[tuple[int, str, str]]
+    journal: list[Row]
+
+
+class Accumulator(Generic[State]):
+    """Folds events that concern a projection, in order, and collects what is to be written.
+
+    `loaded` are the states before the first event, by stream; None or no entry where there is none. `changed` are the
+    states that differ from these, each with the position of the event that changed it last. `failures_in_a_row` counts
+    the events in a row, up to the last one, that could not be folded, those before the first event included;
+    `last_error` is why the last of them could not.
+    """
+
+    def __init__(
+        self,
+        projection: Projection[State],
+        sources: Mapping[str, Source],
+        loaded: Mapping[str, State | None] = MappingProxyType({}),
+        failures_in_a_row: int = 0,
+    ) -> None:
+        self.changed: dict[str, tuple[int, State]] = {}
+        self.folded = 0
+        self.quarantined = 0
+        self.failures_in_a_row = failures_in_a_row
+        self.last_error = ""
+        self._projection = projection
+        self._sources = sources
+        self._loaded = loaded
+        self._journal_rows: list[Row] = []
+        self._quarantine_rows: list[tuple[int, str, str]] = []
+
+    def fold(self, events: Iterable[Event], failure_limit: int = sys.maxsize) -> None:
+        """Fold events; stops behind the one that makes `failures_in_a_row` reach the limit."""
+        projection, sources = self._projection, self._sources
+        loaded, changed, journal_rows = self._loaded, self.changed, self._journal_rows
+        for event in events:
+            stream = event.stream
+            entry = changed.get(stream)
+            before = loaded.get(stream) if entry is None else entry[1]
+            folded = fold_handled(projection, sources, before, event)
+            if folded.error is not None:
+                self.quarantine(event, folded.error)
+                if self.failures_in_a_row >= failure_limit:
+                    return
+                continue
+            self.folded += 1
+            self.failures_in_a_row = 0
+            after = folded.state
+            # An event that repeats what is known already, in another object, changes nothing.
+            if after is not before and after != before:
+                changed[stream] = (event.position, after)
+            if folded.entry is not None:
+                journal_rows.append(journal_row(event, folded.entry))
+
+    def quarantine(self, event: Event, error: str) -> None:
+        """Count an event as one that could not be folded, because of `error`."""
+        self.quarantined += 1
+        self.failures_in_a_row += 1
+        self.last_error = error
+        self._quarantine_rows.append((event.position, event.stream, error))
+
+    def batch(self, log_slice: LogSlice) -> FoldBatch[State]:
+        """Everything that came of a slice of the log, which this has folded and nothing else."""
+        return FoldBatch(
+            after=log_slice.after,
+            checkpoint=log_slice.through,
+            folded=self.folded,
+            ignored=log_slice.ignored,
+            failures_in_a_row=self.failures_in_a_row,
+            changed=self.changed,
+            quarantined=self._quarantine_rows,
+            journal=self._journal_rows,
+        )
+
+    def take_rows(self) -> tuple[list[Row], list[tuple[int, str, str]]]:
+        """The new rows of journal and quarantine, once: they can be written before all is folded, unlike states."""
+        taken = self._journal_rows, self._quarantine_rows
+        self._journal_rows, self._quarantine_rows = [], []
+        return taken
+
+
+def journal_row(event: Event, entry: msgspec.Struct) -> Row:
+    """The entry that an event made as a row of the journal's table."""
+    return (event.stream, event.position, event.recorded_at, *msgspec.structs.astuple(entry))

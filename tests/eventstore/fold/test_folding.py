@@ -1,0 +1,172 @@
+"""Folding: whoever folds a history, and in however many parts, writes the same."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventstore.fold.folding import Accumulator, fold, handled_topics, handles, journal_row
+from eventstore.fold.projection import Projection
+from eventstore.log.events import Event, LogSlice
+from projections import load_projections
+from projections.gift_cards import PROJECTION, GiftCard
+from providers import load_providers
+from providers.facts import GiftCardFact
+from tests.eventstore.fold.test_properties import logs, of_tenant, to_log
+from tests.support import new_event, on_record
+from tests.support.reference_model import Sent
+
+PROVIDERS = load_providers({})
+PROJECTIONS = load_projections()
+
+
+class Written(NamedTuple):
+    """Everything that a fold of a history writes."""
+
+    states: dict[str, tuple[int, Any]]
+    journal: list[tuple[object, ...]]
+    quarantine: list[tuple[int, str, str]]
+    folded: int
+    quarantined: int
+    failures_in_a_row: int
+
+
+def one_by_one(projection: Projection[Any], events: Sequence[Event]) -> Written:
+    """Fold event by event, as the history of a stream does."""
+    states: dict[str, tuple[int, Any]] = {}
+    journal: list[tuple[object, ...]] = []
+    quarantine: list[tuple[int, str, str]] = []
+    count = failures = 0
+    for event in events:
+        before = states[event.stream][1] if event.stream in states else None
+        one = fold(projection, PROVIDERS, before, event)
+        if one.error is not None:
+            quarantine.append((event.position, event.stream, one.error))
+            failures += 1
+            continue
+        count, failures = count + 1, 0
+        if one.state != before:
+            states[event.stream] = (event.position, one.state)
+        if one.entry is not None:
+            journal.append(journal_row(event, one.entry))
+    return Written(states, journal, quarantine, count, len(quarantine), failures)
+
+
+def as_a_rebuild(
+    projection: Projection[Any], events: Sequence[Event], cuts: Sequence[int]
+) -> Written:
+    """Fold with one accumulator, which gives its rows away now and then, and its states at the end."""
+    accumulator = Accumulator(projection, PROVIDERS)
+    journal: list[tuple[object, ...]] = []
+    quarantine: list[tuple[int, str, str]] = []
+    for first, last in pairwise(cuts):
+        accumulator.fold(events[first:last])
+        rows, errors = accumulator.take_rows()
+        journal += rows
+        quarantine += errors
+    counts = accumulator.folded, accumulator.quarantined, accumulator.failures_in_a_row
+    return Written(accumulator.changed, journal, quarantine, *counts)
+
+
+def as_the_live_projector(
+    projection: Projection[Any], events: Sequence[Event], cuts: Sequence[int]
+) -> Written:
+    """Fold slice after slice of the log, each on the states that the one before left."""
+    written = Written({}, [], [], 0, 0, 0)
+    for first, last in pairwise(cuts):
+        part = events[first:last]
+        after, through = (part[0].position - 1, part[-1].position) if part else (0, 0)
+        loaded = {stream: state for stream, (_, state) in written.states.items()}
+        accumulator = Accumulator(projection, PROVIDERS, loaded, written.failures_in_a_row)
+        accumulator.fold(part)
+        batch = accumulator.batch(LogSlice(after, through, list(part)))
+        written = Written(
+            {**written.states, **batch.changed},
+            [*written.journal, *batch.journal],
+            [*written.quarantine, *batch.quarantined],
+            written.folded + batch.folded,
+            written.quarantined + len(batch.quarantined),
+            batch.failures_in_a_row,
+        )
+    return written
+
+
+@settings(max_examples=150)
+@given(deliveries=logs(), data=st.data())
+def test_live_and_rebuild_write_the_same_of_any_history_cut_anywhere(
+    deliveries: list[Sent], data: st.DataObject
+) -> None:
+    log = to_log([of_tenant(delivery, 1) for delivery in deliveries])
+    for projection in PROJECTIONS.values():
+        topics = handled_topics(projection, PROVIDERS)
+        events = [event for event in log if f"{event.provider} {event.topic}" in topics]
+        inner = data.draw(st.lists(st.integers(0, len(events)), max_size=4))
+        cuts = [0, *sorted(inner), len(events)]
+        expected = one_by_one(projection, events)
+        assert as_a_rebuild(projection, events, cuts) == expected
+        assert as_the_live_projector(projection, events, cuts) == expected
+
+
+def cards(*bodies: object) -> list[Event]:
+    return [
+        on_record(new_event("gift-card.updated", body), position)
+        for position, body in enumerate(bodies, 1)
+    ]
+
+
+def copy_of(state: GiftCard | None, fact: GiftCardFact) -> GiftCard:
+    """Give back the state in a new object, unless it is the first."""
+    if state is None:
+        return GiftCard("loopz", "m-1", None, str(fact.id))
+    return msgspec.structs.replace(state)
+
+
+@pytest.mark.parametrize("write", [as_a_rebuild, as_the_live_projector])
+@pytest.mark.parametrize("cuts", [[0, 3], [0, 1, 2, 3]])
+def test_an_equal_state_in_another_object_is_no_change(write: Any, cuts: list[int]) -> None:  # noqa: ANN401
+    projection = msgspec.structs.replace(PROJECTION, evolve=copy_of, journal=None)
+    events = cards({"id": "a"}, {"id": "a"}, {"id": "a"})
+    written = write(projection, events, cuts)
+    assert {stream: position for stream, (position, _) in written.states.items()} == {
+        "loopz/m-1/gift-card/a": 1
+    }
+    assert (written.folded, written.quarantined) == (3, 0)
+
+
+def test_an_event_that_says_nothing_new_of_a_stream_changes_no_state_and_is_counted() -> None:
+    accumulator = Accumulator(PROJECTION, PROVIDERS)
+    accumulator.fold(cards({"id": "a", "balance": 1}, {"id": "a", "balance": 1}))
+    assert [position for position, _ in accumulator.changed.values()] == [1]
+    assert accumulator.folded == 2
+
+
+def test_it_stops_behind_the_failure_that_reaches_the_limit() -> None:
+    bad = {"id": "a", "balance": "x"}
+    accumulator = Accumulator(PROJECTION, PROVIDERS, failures_in_a_row=1)
+    accumulator.fold(cards(bad, {"id": "a"}, bad, bad, {"id": "b"}), failure_limit=2)
+    assert (accumulator.folded, accumulator.quarantined) == (0, 1)
+    accumulator = Accumulator(PROJECTION, PROVIDERS)
+    accumulator.fold(cards(bad, {"id": "a"}, bad, bad, {"id": "b"}), failure_limit=2)
+    assert (accumulator.folded, accumulator.quarantined) == (1, 3)
+    assert accumulator.last_error == "UndecodableError: balance is not a whole number of cents."
+
+
+def test_rows_are_given_away_once() -> None:
+    accumulator = Accumulator(PROJECTION, PROVIDERS)
+    accumulator.fold(cards({"id": "a", "balance": 1}, {"id": "a", "balance": "x"}))
+    journal, quarantine = accumulator.take_rows()
+    assert (len(journal), len(quarantine)) == (1, 1)
+    assert accumulator.take_rows() == ([], [])
+    assert (accumulator.folded, accumulator.quarantined) == (1, 1)
+
+
+def test_topics_of_other_facts_and_unknown_providers_are_not_handled() -> None:
+    assert handles(PROJECTION, PROVIDERS, "loopz", "gift-card.updated")
+    assert not handles(PROJECTION, PROVIDERS, "loopz", "location.updated")
+    assert not handles(PROJECTION, PROVIDERS, "nobody", "gift-card.updated")
+    assert "loopz gift-card.updated" in handled_topics(PROJECTION, PROVIDERS)
+    assert fold(PROJECTION, PROVIDERS, None, on_record(new_event(), 1)).verdict == "ignored"
