@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from eventstore.errors import SettingsError
 from eventstore.log.events import Event
+from eventstore.log.streams import stream_name
 from providers.facts import Fact, Given, Phase, TransactionFact
 from providers.parsing import Scalar, identity, known_time, major, parse_object, text
 from providers.provider import (
@@ -21,7 +22,6 @@ from providers.provider import (
     Recognised,
     UndecodableError,
     checked_name,
-    stream_name,
 )
 from verification.verifier import Verification
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from eventstore.log.events import Event
+from eventstore.log.streams import stream_name
 from providers.facts import Fact, GiftCardFact, Given, LocationFact, Phase, TransactionFact
 from providers.parsing import (
     Scalar,
@@ -29,7 +30,6 @@ from providers.provider import (
     Recognised,
     UndecodableError,
     checked_name,
-    stream_name,
 )
 from verification.verifier import Verification
 

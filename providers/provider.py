@@ -1,21 +1,13 @@
 """What a provider is: pure code that recognises a delivery and decodes an event into a fact."""
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping
-from urllib.parse import quote
 
 import msgspec
 
 from eventstore.errors import LoopledgerError
 from eventstore.log.events import Event
+from eventstore.log.streams import LONGEST_NAME
 from providers.facts import Fact
-
-# A topic or a tenant longer than this names nothing; a part of a stream's name that would be longer is a hash.
-LONGEST_NAME = 200
-
-# What quoting leaves as it is.
-_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class UnparsableError(LoopledgerError):
@@ -67,25 +59,3 @@ def checked_name(value: str | None, what: str) -> str:
         # Control characters, and lone surrogates: header bytes that are not UTF-8 arrive as those.
         raise UnidentifiedError(what=what, problem="is not printable text")
     return value
-
-
-def stream_name(provider: str, merchant_id: str | None, kind: str, id_: str | None) -> str:
-    """Name the stream of one thing: plain ASCII, three slashes, one to one, at most 620 characters.
-
-    "~" never comes out of a quoted part, so what begins with it is ours: "~none" where there is no id, "~sha256-..."
-    for what is too long to be part of a key.
-    """
-    return f"{provider}/{stream_part(merchant_id)}/{stream_part(kind)}/{stream_part(id_)}"
-
-
-def stream_part(text: str | None) -> str:
-    """Write one part of a stream's name."""
-    if text is None:
-        return "~none"
-    if len(text) <= LONGEST_NAME:
-        if _PLAIN.fullmatch(text):
-            return text
-        quoted = quote(text, safe="", errors="surrogatepass").replace("~", "%7E")
-        if len(quoted) <= LONGEST_NAME:
-            return quoted
-    return f"~sha256-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import asyncpg
 import msgspec
@@ -17,6 +16,7 @@ from eventstore.errors import (
     RebuildingError,
 )
 from eventstore.fold.queries import QUERIES
+from eventstore.fold.status import REBUILDING, Diff, GenerationStatus, ProjectionStatus, Rebuild
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -25,70 +25,6 @@ if TYPE_CHECKING:
 
 # Seconds between looks at a checkpoint that another process may move.
 LOOK_SECONDS = 0.01
-
-# What a generation is while it is being rebuilt, and until it is promoted or discarded.
-REBUILDING = frozenset({"building", "catching-up", "ready", "failed"})
-
-Status = Literal["building", "catching-up", "ready", "live", "retired", "failed"]
-
-
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a generation of a projection stands. folded + ignored + quarantined = checkpoint.
-
-    `error` is what holds it up, in one line, or None; `stuck`: an event has waited for it for more than 30 s; `stale`:
-    other code folded it than this process would.
-    """
-
-    name: str
-    generation: int
-    status: Status
-    version: int
-    checkpoint: int
-    head: int
-    lag: int
-    stuck: bool
-    stale: bool
-    folded: int
-    ignored: int
-    quarantined: int
-    error: str | None
-    created_at: datetime
-    updated_at: datetime
-    retired_at: datetime | None
-
-
-class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a generation is that is to be made live. `diff` is JSON, for people: see diff.Diff."""
-
-    name: str
-    generation: int
-    status: Status
-    wanted: Literal["promote", "discard"] | None
-    target: int | None
-    percent: float
-    events_per_second: int
-    seconds_left: int | None
-    checkpoint: int
-    lag: int
-    folded: int
-    ignored: int
-    quarantined: int
-    error: str | None
-    started_at: datetime
-    ready_at: datetime | None
-    diff: msgspec.Raw | None
-
-
-class Generations(msgspec.Struct, frozen=True):
-    """What the registry holds of one projection: every generation, and the rebuild under way."""
-
-    standings: list[Standing]
-    rebuild: Rebuild | None
-
-    @property
-    def live(self) -> Standing:
-        """The one that is answered."""
-        return next(one for one in self.standings if one.status == "live")
 
 
 class Registry:
@@ -103,22 +39,22 @@ class Registry:
         self._checkpoints: dict[str, int] = {}
         self._looks: dict[str, asyncio.Task[int]] = {}
 
-    async def generations(self, name: str | None = None) -> dict[str, Generations]:
-        """Every generation of every projection, or of one, by the projection's name."""
-        found: dict[str, Generations] = {}
+    async def statuses(self, name: str | None = None) -> dict[str, ProjectionStatus]:
+        """The status of every projection, or of one, by its name."""
+        found: dict[str, ProjectionStatus] = {}
         for row in await self._database.fetch(QUERIES["list_generations"], name):
-            entry = found.get(row["name"], Generations([], None))
-            entry.standings.append(self._standing(row))
+            entry = found.get(row["name"], ProjectionStatus([], None))
+            entry.generations.append(self._generation_status(row))
             if row["status"] in REBUILDING:
-                entry = Generations(entry.standings, _rebuild(row))
+                entry = ProjectionStatus(entry.generations, _rebuild(row))
             found[row["name"]] = entry
         return found
 
-    def _standing(self, row: "Record") -> Standing:
+    def _generation_status(self, row: "Record") -> GenerationStatus:
         current = self._fingerprints.get(row["name"])
-        return Standing(
+        return GenerationStatus(
             stale=current is not None and any(one != current for one in row["fingerprints"]),
-            **{name: row[name] for name in Standing.__struct_fields__ if name != "stale"},
+            **{name: row[name] for name in GenerationStatus.__struct_fields__ if name != "stale"},
         )
 
     async def where_it_stands(self, name: str, generation: int) -> tuple[int, int]:
@@ -172,7 +108,7 @@ class Registry:
             raise await self._rebuilding(name) from None
 
     async def _rebuilding(self, name: str) -> RebuildingError:
-        rebuild = (await self.generations(name))[name].rebuild
+        rebuild = (await self.statuses(name))[name].rebuild
         return RebuildingError(
             projection=name,
             generation=rebuild.generation if rebuild else 0,
@@ -227,6 +163,6 @@ def _rebuild(row: "Record") -> Rebuild:
         events_per_second=round(rate),
         seconds_left=left,
         started_at=row["created_at"],
-        diff=None if row["diff"] is None else msgspec.Raw(row["diff"]),
+        diff=None if row["diff"] is None else msgspec.json.decode(row["diff"], type=Diff),
         **{name: row[name] for name in taken},
     )

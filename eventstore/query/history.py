@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -10,14 +9,8 @@ import msgspec
 from eventstore.fold.columns import Column, columns_of
 from eventstore.fold.folding import Folded, Verdict, fold
 from eventstore.fold.projection import Projection, Source, State
+from eventstore.fold.status import Change
 from eventstore.log.events import Event
-
-
-class Change(msgspec.Struct, frozen=True):
-    """A field before and after an event."""
-
-    before: Any
-    after: Any
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

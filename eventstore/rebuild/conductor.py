@@ -17,10 +17,10 @@ from eventstore.errors import LoopledgerError, describe, is_outage, is_transient
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
-from eventstore.fold.registry import REBUILDING, Generations, Rebuild
+from eventstore.fold.status import REBUILDING, Diff, ProjectionStatus, Rebuild
 from eventstore.postgres.database import lock_schema
 from eventstore.rebuild.build import MEANWHILE, Build, Engine
-from eventstore.rebuild.diff import Comparison, Diff
+from eventstore.rebuild.diff import Comparison
 from eventstore.rebuild.pool import BuildFailedError
 from eventstore.rebuild.queries import QUERIES
 from eventstore.tasks import in_background
@@ -61,9 +61,9 @@ class Conductor:
         """Look what is asked for, again and again."""
         try:
             while True:
-                found: dict[str, Generations] = {}
+                found: dict[str, ProjectionStatus] = {}
                 with reported("could not look for rebuilds"):
-                    found = await self._engine.registry.generations()
+                    found = await self._engine.registry.statuses()
                 for name, keeper in self._keepers.items():
                     with reported("could not do what a rebuild asks for"):
                         await keeper.heed(found[name])
@@ -120,14 +120,14 @@ class Lifecycle:
             advice = f"run: loopledger rebuild {self.name}"
             logger.warning("a projection is stale", projection=self.name, advice=advice)
 
-    async def heed(self, generations: Generations) -> None:
+    async def heed(self, status: ProjectionStatus) -> None:
         """Do what the registry asks for."""
-        rebuild = generations.rebuild
+        rebuild = status.rebuild
         self._wanted = None if rebuild is None else rebuild.wanted
-        await self._find_live(generations.live.generation)
+        await self._find_live(status.live.generation)
         if not self._noticed:
             self._noticed = True
-            await self._notice(stale=generations.live.stale)
+            await self._notice(stale=status.live.stale)
         if rebuild is None:
             return
         if rebuild.wanted == "discard":

@@ -4,14 +4,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic
 
-import msgspec
-
 from eventstore.fold.columns import Column, columns_of, mask
 from eventstore.fold.folding import fold
 from eventstore.fold.generation import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
 from eventstore.fold.projection import Projection, Source, State
+from eventstore.fold.status import Change, ChangedRow, Diff, JournalChange, Rows, TotalChange
 from eventstore.log.events import Event
-from eventstore.query.history import Change
 from eventstore.rebuild.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -22,60 +20,6 @@ SAMPLE = 10
 
 # Comparing many states takes its time: no limit but an hour.
 COMPARE_SECONDS = 3_600.0
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """How many states there are before and after, and what became of them."""
-
-    before: int
-    after: int
-    added: int
-    gone: int
-    changed: int
-
-
-class TotalChange(msgspec.Struct, frozen=True):
-    """What the things that are not deleted are worth, in groups.
-
-    An item has the columns `by`, and `before`, `after` and `change`.
-    """
-
-    amount: str
-    by: tuple[str, ...]
-    items: list[dict[str, Any]]
-
-
-class JournalChange(msgspec.Struct, frozen=True):
-    """How many entries the journals have, and how many only one of them has."""
-
-    name: str
-    before: int
-    after: int
-    added: int
-    gone: int
-
-
-class ChangedRow(msgspec.Struct, frozen=True):
-    """One state that changes; `diverged_at` is the first event at which the two folds part."""
-
-    stream: str
-    diverged_at: int | None
-    changes: dict[str, Change]
-
-
-class Diff(msgspec.Struct, frozen=True):
-    """How a new generation at `position` differs from the live one at `live_position`.
-
-    The two are equal, unless the live one stands still. `columns`: of the changed rows, how many differ in each.
-    """
-
-    position: int
-    live_position: int
-    rows: Rows
-    columns: dict[str, int]
-    totals: TotalChange | None
-    journal: JournalChange | None
-    sample: list[ChangedRow]
 
 
 class Comparison(Generic[State]):

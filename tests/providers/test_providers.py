@@ -27,17 +27,15 @@ from multidict import CIMultiDict
 
 from eventstore.errors import SettingsError
 from eventstore.log.events import Event
+from eventstore.log.streams import LONGEST_NAME, stream_name, stream_part
 from providers import fitbank, load_providers, loopz, settings_types
 from providers.facts import Fact, Phase, TransactionFact
 from providers.provider import (
-    LONGEST_NAME,
     Provider,
     Recognised,
     UndecodableError,
     UnidentifiedError,
     UnparsableError,
-    stream_name,
-    stream_part,
 )
 from runtime.settings import load_settings
 from tests.support import NOON, ROOT, encoded, loopz_headers

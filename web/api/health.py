@@ -16,7 +16,7 @@ async def readyz(request: web.Request) -> web.Response:
     if not await context.database.answers():
         problems = {"postgres": "does not answer"}
     else:
-        found = await context.registry.generations()
+        found = await context.registry.statuses()
         problems = {
             name: each.live.error or "does not go on: does anything project?"
             for name, each in found.items()

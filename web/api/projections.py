@@ -9,7 +9,7 @@ from aiohttp import web
 
 from eventstore.errors import NotSwitchedError
 from eventstore.fold.quarantine import Quarantine
-from eventstore.fold.registry import Generations
+from eventstore.fold.status import ProjectionStatus
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_response
 from web.problems import NotFoundError
@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.1
 async def list_projections(request: web.Request) -> web.Response:
     """`GET /v1/projections`: where each stands."""
     parameters.known_only(request, set())
-    found = await request.app[CONTEXT].registry.generations()
+    found = await request.app[CONTEXT].registry.statuses()
     return json_response(Page([_about(each) for each in found.values()], None))
 
 
@@ -110,20 +110,20 @@ async def _switch(request: web.Request, ask: Callable[[str], Awaitable[None]]) -
     return await _when(request, lambda now: _is_switched(before, now))
 
 
-def _is_switched(before: int, now: Generations) -> bool:
+def _is_switched(before: int, now: ProjectionStatus) -> bool:
     """Say whether another generation is live than `before`. Raises NotSwitchedError if it will not be."""
     if now.live.generation != before:
         return True
     if now.rebuild is not None and now.rebuild.status != "failed":
         return False
-    others = [one for one in now.standings if one.generation != before]
+    others = [one for one in now.generations if one.generation != before]
     last = max(others, key=lambda one: one.updated_at, default=now.live)
     raise NotSwitchedError(
         projection=last.name, generation=last.generation, problem=last.error or "it was discarded."
     )
 
 
-async def _when(request: web.Request, done: Callable[[Generations], bool]) -> web.Response:
+async def _when(request: web.Request, done: Callable[[ProjectionStatus], bool]) -> web.Response:
     """Answer 200 once it is done; 202 if that takes too long: it is done all the same."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DONE_SECONDS
@@ -143,12 +143,12 @@ def _name(request: web.Request) -> str:
     return name
 
 
-async def _generations(request: web.Request) -> Generations:
+async def _generations(request: web.Request) -> ProjectionStatus:
     name = _name(request)
-    return (await request.app[CONTEXT].registry.generations(name))[name]
+    return (await request.app[CONTEXT].registry.statuses(name))[name]
 
 
-def _about(generations: Generations) -> dict[str, Any]:
+def _about(generations: ProjectionStatus) -> dict[str, Any]:
     """The live generation, and what to do if other code folded it."""
     live = generations.live
     advice = None
@@ -161,5 +161,5 @@ def _about(generations: Generations) -> dict[str, Any]:
     return {**msgspec.structs.asdict(live), "advice": advice}
 
 
-def _whole(generations: Generations) -> dict[str, Any]:
-    return {**_about(generations), "generations": generations.standings}
+def _whole(generations: ProjectionStatus) -> dict[str, Any]:
+    return {**_about(generations), "generations": generations.generations}

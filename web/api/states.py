@@ -12,9 +12,10 @@ from aiohttp import web
 from eventstore.fold.columns import mask
 from eventstore.fold.projection import Projection
 from eventstore.fold.quarantine import Quarantine
-from eventstore.query.history import Change, Step, history
+from eventstore.fold.status import Change
+from eventstore.log.streams import stream_part
+from eventstore.query.history import Step, history
 from eventstore.query.states import StateView
-from providers.provider import stream_part
 from web import parameters
 from web.context import CONTEXT, Context, Page, json_response
 from web.problems import AmbiguousError, NotFoundError

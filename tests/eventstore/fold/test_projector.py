@@ -224,9 +224,9 @@ async def test_a_registry_that_does_not_add_up_stops_the_projection(
     with pytest.raises(IncompleteError, match="gift_cards is incomplete"):
         await one.fold_next()
     await asyncio.wait_for(one.run(), 5)
-    standing = (await Registry(database).generations())["gift_cards"].live
-    assert standing.error is not None
-    assert standing.error.startswith("gift_cards is incomplete")
+    status = (await Registry(database).statuses())["gift_cards"].live
+    assert status.error is not None
+    assert status.error.startswith("gift_cards is incomplete")
 
 
 async def test_a_projector_survives_the_loss_of_its_connections(

@@ -19,7 +19,8 @@ from multidict import CIMultiDict
 from eventstore.fold.folding import fold
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
-from eventstore.fold.registry import Registry, Standing
+from eventstore.fold.registry import Registry
+from eventstore.fold.status import GenerationStatus
 from eventstore.limits import Limits
 from eventstore.log.events import Event, NewEvent
 from eventstore.postgres.database import Database
@@ -303,13 +304,13 @@ class Live:
         )
         return {row["position"] for row in rows}
 
-    async def standings(self) -> dict[str, Standing]:
+    async def statuses(self) -> dict[str, GenerationStatus]:
         """Where every projection stands: complete, and at the head."""
-        found = await self.registry.generations()
-        standings = {name: each.live for name, each in found.items()}
-        for one in standings.values():
+        found = await self.registry.statuses()
+        statuses = {name: each.live for name, each in found.items()}
+        for one in statuses.values():
             assert one.folded + one.ignored + one.quarantined == one.checkpoint == one.head
-        return standings
+        return statuses
 
 
 def _every_topic() -> set[str]:
@@ -357,9 +358,9 @@ def test_the_live_state_is_the_fold_of_the_log_is_what_the_words_promise(
     sent = [of_tenant(delivery, number) for delivery in deliveries]
 
     async def check() -> None:
-        before = await live.standings()
+        before = await live.statuses()
         log = await live.append([to_event(delivery) for delivery in sent], chunk)
-        after = await live.standings()
+        after = await live.statuses()
         first = log[0].position
         for name, projection in PROJECTIONS.items():
             promised = reference_model.expect(name, sent)
@@ -421,7 +422,7 @@ def test_what_postgres_cannot_hold_is_quarantined_and_the_rest_is_folded(
 
     async def check() -> None:
         log = await live.append(events, len(events))
-        await live.standings()
+        await live.statuses()
         for name, projection in PROJECTIONS.items():
             refused = await live.quarantined(name, log)
             pure = folded(projection, log, refused)
