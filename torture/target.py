@@ -2,13 +2,10 @@
 
 import asyncio
 import contextlib
-import os
 import random
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 import psutil
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.harness.server_process import LoopledgerProcess, free_port, postmaster_pid
 
 WATCH_SECONDS = 0.02
 # How long the service manager that we play waits before it starts the server again.
@@ -51,8 +48,7 @@ class Target:
     """A Loopledger of several processes with an embedded Postgres, below `directory`."""
 
     def __init__(self, directory: Path, *, workers: int, seed: int) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.data_dir = directory / "data"
         host = quote(str(self.data_dir / "socket"), safe="/")
@@ -62,29 +58,29 @@ class Target:
         self.failed_starts: Counter[str] = Counter()
         self._logs = directory / "logs"
         self._logs.mkdir()
-        (directory / "loopledger.toml").touch()
-        self._config = directory / "loopledger.toml"
         self._workers = workers
         self._random = random.Random(f"target {seed}")  # noqa: S311 (seeded on purpose)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._server: LoopledgerProcess | None = None
         # Everything that was ever seen of it, by pid.
         self._seen: dict[int, psutil.Process] = {}
 
     async def stay_up(self) -> None:
         """Start the server, and again whenever it is gone; until cancelled."""
         while True:
-            process = self._process
-            if process is None or process.poll() is not None:
-                if process is not None:
-                    self._note_end(process.returncode)
+            server = self._server
+            if server is None or not server.running:
+                if server is not None:
+                    self._note_end(server)
                     await asyncio.sleep(self._random.uniform(*RESTART_SECONDS))
-                self._spawn()
+                self._start()
             await asyncio.sleep(WATCH_SECONDS)
 
     def family(self) -> list[Member]:
         """Every process that is the server's now, whoever started it and whether its parent still lives."""
         found = []
-        postmaster = self._postmaster_pid()
+        postmaster = None
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            postmaster = postmaster_pid(self.data_dir)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 if self._is_ours(process):
@@ -94,10 +90,10 @@ class Target:
 
     async def stop(self) -> str | None:
         """Stop it cleanly; gives back what was not clean, if anything."""
-        process = self._process
-        if process is None or process.poll() is not None:
+        if self._server is None or not self._server.running:
             return "there is no server to stop"
         self.family()
+        process = self._server.process
         process.send_signal(signal.SIGTERM)
         try:
             status = await asyncio.to_thread(process.wait, STOP_SECONDS)
@@ -124,8 +120,8 @@ class Target:
                 with contextlib.suppress(psutil.Error):
                     member.process.kill()
             time.sleep(WATCH_SECONDS)
-        if self._process is not None:
-            self._process.wait()
+        if self._server is not None:
+            self._server.process.wait()
 
     def logged(self) -> Counter[str]:
         """Count what the server said from level error on, tracebacks, and panics of Postgres."""
@@ -144,34 +140,21 @@ class Target:
             counts["panic"] += file.read_bytes().count(b"PANIC:")
         return +counts
 
-    def _spawn(self) -> None:
+    def _start(self) -> None:
         self.starts += 1
-        environ = {
-            name: value
-            for name, value in os.environ.items()
-            if name != "DATABASE_URL" and not name.startswith("LOOPLEDGER_")
-        }
-        environ |= {
-            "LOOPLEDGER_PORT": str(self._port),
-            "LOOPLEDGER_DATA_DIR": str(self.data_dir),
-            "LOOPLEDGER_CONFIG": str(self._config),
-            "LOOPLEDGER_LOG_FORMAT": "json",
-        }
-        with self._log(self.starts).open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 (our own program)
-                [sys.executable, "-m", "commands", "serve", "--workers", str(self._workers)],
-                cwd=ROOT,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._server = LoopledgerProcess(
+            self.data_dir,
+            self._log(self.starts),
+            port=self._port,
+            arguments=["--workers", str(self._workers)],
+            environ={"LOOPLEDGER_LOG_FORMAT": "json"},
+        )
 
-    def _note_end(self, status: int) -> None:
+    def _note_end(self, server: LoopledgerProcess) -> None:
+        status = server.process.returncode
         if status == -signal.SIGKILL:
             return
-        lines = self._log(self.starts).read_text("utf-8", "replace").strip().splitlines()
+        lines = server.output().strip().splitlines()
         said = lines[-1] if lines else "nothing"
         # The times in it would make each one of its kind.
         self.failed_starts[f"status {status}: {_TIME.split(said)[0][:200]}"] += 1
@@ -188,7 +171,7 @@ class Target:
         return Path(process.cwd()).is_relative_to(self.data_dir)
 
     def _role(self, process: psutil.Process, postmaster: int | None) -> Role:
-        if self._process is not None and process.pid == self._process.pid:
+        if self._server is not None and process.pid == self._server.process.pid:
             return "parent"
         if process.name() == "postgres":
             return "postmaster" if process.pid == postmaster else "postgres"
@@ -197,11 +180,6 @@ class Target:
             # A child between fork and exec, initdb, a parent that was replaced.
             return "other"
         return "http" if command[command.index("--role") + 1] == "http" else "projecting"
-
-    def _postmaster_pid(self) -> int | None:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
-        return None
 
     def _left(self) -> list[str]:
         self.family()

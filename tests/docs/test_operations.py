@@ -156,7 +156,7 @@ class Traffic:
 def site(public_directory: Path) -> Iterator[Site]:
     found = Site(public_directory / "operations")
     yield found
-    if found.server.process.poll() is None:
+    if found.server.running:
         found.server.stop()
 
 

@@ -1,10 +1,6 @@
 """A server in a process of its own."""
 
-import contextlib
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +12,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 
+from benchmarks.harness.server_process import LoopledgerProcess, clean_environment, free_port
 from tests.support import ROOT, loopz_headers
 
 COMMANDS = {
@@ -25,8 +22,8 @@ COMMANDS = {
 }
 
 
-class ServerProcess:
-    """A Loopledger in a process of its own, with an embedded Postgres."""
+class ServerProcess(LoopledgerProcess):
+    """A Loopledger in a process of its own, with an embedded Postgres, ready."""
 
     def __init__(
         self,
@@ -36,44 +33,24 @@ class ServerProcess:
         arguments: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.data_dir = data_dir
-        environment = {
-            **{k: v for k, v in os.environ.items() if k != "DATABASE_URL"},
-            "LOOPLEDGER_PORT": str(self.port),
-            "LOOPLEDGER_DATA_DIR": str(data_dir),
-            **(environ or {}),
-        }
-        self.process = subprocess.Popen(
-            [*COMMANDS[command], *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        port = free_port()
+        super().__init__(
+            data_dir,
+            data_dir.with_name(f"{data_dir.name}-{port}.log"),
+            port=port,
+            command=COMMANDS[command],
+            arguments=arguments,
+            environ=environ,
         )
-        self._wait_until_ready()
+        self.wait_until_ready()
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(URLError, ConnectionError):
-                self.get("/readyz")
-                return
-            time.sleep(0.05)
-        self.process.kill()
-        message = f"the server did not come up: {self.process.communicate()[0]}"
-        raise AssertionError(message)
-
-    def read_until(self, text: str) -> str:
-        """What it prints, up to the line that holds `text`."""
-        output = ""
-        while self.process.stdout is not None and text not in output:
-            line = self.process.stdout.readline()
-            assert line, output
-            output += line
+    def read_until(self, text: str, seconds: float = 30) -> str:
+        """What it has printed, once `text` is in it."""
+        deadline = time.monotonic() + seconds
+        while text not in (output := self.output()):
+            assert self.running, output
+            assert time.monotonic() < deadline, output
+            time.sleep(0.02)
         return output
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - whatever it is, the test knows
@@ -95,12 +72,6 @@ class ServerProcess:
         with urlopen(request, timeout=10) as response:  # noqa: S310 - our own address
             return json.load(response)
 
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Send a signal; gives back the exit code and what was printed."""
-        self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, output
-
     def workers(self, role: str) -> list[int]:
         """The pids of its workers of this role."""
         children = psutil.Process(self.process.pid).children()
@@ -110,10 +81,6 @@ class ServerProcess:
             if child.status() != psutil.STATUS_ZOMBIE
             and f"--role {role}" in " ".join(child.cmdline())
         ]
-
-    def postmaster_pid(self) -> int:
-        """The pid of its Postgres."""
-        return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
 def patiently(ask: Callable[[], Any], seconds: float = 30) -> Any:  # noqa: ANN401 - whatever is asked
@@ -133,7 +100,7 @@ def failed_start(environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         COMMANDS["python server.py"],
         cwd=ROOT,
-        env={**os.environ, **environ},
+        env=clean_environment(environ),
         capture_output=True,
         text=True,
         timeout=60,

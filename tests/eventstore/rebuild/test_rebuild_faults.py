@@ -521,7 +521,7 @@ async def test_a_rebuild_survives_whatever_is_killed_and_comes_out_right(
             for pid in [server.process.pid, *server.workers("projecting"), *server.workers("http")]:
                 os.kill(pid, signal.SIGKILL)
             await eventually(lambda: not prey.builders())
-            await asyncio.to_thread(server.process.communicate)
+            await asyncio.to_thread(server.process.wait)
             server = await asyncio.to_thread(ServerProcess, directory, environ=environ)
             prey.server = server
             async with aiohttp.ClientSession(server.url) as session:

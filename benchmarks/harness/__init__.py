@@ -1,0 +1,1 @@
+"""What all benchmarks share: servers to measure, clocks, tables and progress."""
