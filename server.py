@@ -24,14 +24,9 @@ import msgspec
 import structlog
 import uvloop
 
-from eventstore.errors import (
-    ExposedError,
-    LoopledgerError,
-    SettingsError,
-    describe,
-    is_outage,
-)
+from eventstore.errors import ExposedError, LoopledgerError, SettingsError
 from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
+from eventstore.postgres.failures import describe, is_outage
 from providers import load_providers
 from runtime.data_directory import data_directory
 from runtime.logging import configure_logging

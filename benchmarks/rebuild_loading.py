@@ -12,9 +12,9 @@ import asyncpg
 from benchmarks.processes import fail
 from benchmarks.rebuild_progress import progress
 from benchmarks.rebuild_traffic import COLUMNS, Plan, lines
-from eventstore.postgres.database import set_up_schema
 from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
 from eventstore.postgres.queries import load_queries
+from eventstore.postgres.schema import set_up_schema
 from providers import load_providers
 
 if TYPE_CHECKING:

@@ -1,15 +1,10 @@
 """What can go wrong, each with its facts.
 
 The docstring of an error is its message; the keyword arguments are its facts, and fill the message in.
+What an error of Postgres means stands in postgres/failures.py.
 """
 
-import asyncio
-import traceback
-from pathlib import Path
 from typing import ClassVar
-
-import asyncpg
-import msgspec
 
 
 class LoopledgerError(Exception):
@@ -99,75 +94,6 @@ class IncompleteReadError(LoopledgerError):
 
 class IncompleteError(LoopledgerError):
     """{projection} is incomplete: folded + ignored + quarantined would not be its checkpoint."""
-
-
-def raise_if_cancelled() -> None:
-    """Go on being cancelled, if this task is.
-
-    For every `except Exception` that carries on: where a connection dies while its caller is cancelled, the driver's
-    error takes the place of CancelledError, and the task would live on.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
-def is_outage(error: BaseException) -> bool:
-    """Say whether `error` means that Postgres is away or going away, so that trying again helps.
-
-    asyncpg shows a dying server in many ways; InternalClientError is one of them (its protocol state is
-    cut off half-way through a message).
-    """
-    return isinstance(
-        error,
-        OSError
-        | asyncio.TimeoutError
-        | asyncpg.InterfaceError
-        | asyncpg.InternalClientError
-        | asyncpg.PostgresConnectionError
-        | asyncpg.OperatorInterventionError
-        | asyncpg.InsufficientResourcesError
-        | asyncpg.ReadOnlySQLTransactionError
-        | asyncpg.DeadlockDetectedError,
-    ) and not isinstance(error, asyncpg.DataError)
-
-
-def is_transient(error: BaseException) -> bool:
-    """Say whether `error` is an outage that ends by itself: a full disk or a statement that takes too long does not."""
-    return is_outage(error) and not isinstance(
-        error, asyncpg.DiskFullError | asyncpg.QueryCanceledError
-    )
-
-
-def is_poison(error: BaseException) -> bool:
-    """Say whether `error` is about the values sent: the same values will fail again, others may not."""
-    return isinstance(
-        error,
-        asyncpg.DataError
-        # Of the constraints only this one: the others fail by our own fault, and another try may do.
-        | asyncpg.NotNullViolationError
-        | asyncpg.ProgramLimitExceededError
-        | asyncpg.UntranslatableCharacterError
-        | UnicodeError
-        | OverflowError,
-    )
-
-
-def describe(error: BaseException) -> str:
-    """Put an error into one line, for people.
-
-    Only messages known to be free of a delivery's values are repeated: they may be secrets. Of any other error the
-    class and the place are told.
-    """
-    text = ""
-    if isinstance(error, LoopledgerError | msgspec.MsgspecError):
-        text = str(error)
-    elif isinstance(error, asyncpg.PostgresError):
-        text = f"{error.message or 'no message'} ({error.sqlstate})"
-    if not text:
-        frames = traceback.extract_tb(error.__traceback__)
-        text = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return printable(f"{type(error).__name__}: {' '.join(text.split())}".rstrip(": "))
 
 
 def printable(text: str) -> str:

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from eventstore.errors import (
-    is_outage,
-    printable,
-    raise_if_cancelled,
-)
+from eventstore.errors import printable
+from eventstore.postgres.failures import is_outage
 from eventstore.postgres.queries import load_queries
+from eventstore.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
     from eventstore.limits import Limits

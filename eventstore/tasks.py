@@ -1,10 +1,12 @@
-"""Several things at once, none of which outlives who waits for it.
+"""Tasks that do not outlive who waits for them, and pauses between tries.
 
-asyncio.TaskGroup would do, but in Python 3.11 and 3.12 it leaves who waits for it marked as cancelled when a task
-fails.
+asyncio.TaskGroup would do for the first, but in Python 3.11 and 3.12 it leaves who waits for it marked as cancelled
+when a task fails.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,20 +18,63 @@ async def run_all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
     try:
         return await asyncio.gather(*tasks)
     finally:
-        await _end(*tasks)
+        await cancel_all(*tasks)
 
 
 @asynccontextmanager
-async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do `work` meanwhile."""
-    task = asyncio.create_task(work)
+async def in_background(
+    work: Coroutine[Any, Any, Any], name: str | None = None
+) -> AsyncIterator["asyncio.Task[Any]"]:
+    """Do `work` meanwhile, in a task of this name; gives the task."""
+    task = asyncio.create_task(work, name=name)
     try:
-        yield
+        yield task
     finally:
-        await _end(task)
+        await cancel_all(task)
 
 
-async def _end(*tasks: "asyncio.Task[Any]") -> None:
+async def cancel_all(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel these tasks and wait until they have ended, whatever with."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def raise_if_cancelled() -> None:
+    """Go on being cancelled, if this task is.
+
+    For every `except Exception` that carries on: where a connection dies while its caller is cancelled, the driver's
+    error takes the place of CancelledError, and the task would live on.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+class Backoff:
+    """Pauses between tries, in seconds: `first`, doubled each time up to `longest`.
+
+    They begin at `first` again after `reset`, or if what was tried then went well for `well_seconds`.
+    """
+
+    def __init__(self, first: float, longest: float, *, well_seconds: float = math.inf) -> None:
+        self._first = first
+        self._longest = longest
+        self._well_seconds = well_seconds
+        self._next = first
+        # When the last pause was over.
+        self._resumed = -math.inf
+
+    def reset(self) -> None:
+        """Begin again at the first pause."""
+        self._next = self._first
+
+    def next_pause(self) -> float:
+        """How long to pause now."""
+        now = time.monotonic()
+        if now - self._resumed > self._well_seconds:
+            self.reset()
+        pause = self._next
+        self._next = min(2 * pause, self._longest)
+        self._resumed = now + pause
+        return pause

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import uvloop
 
-from eventstore.errors import describe, is_transient
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
+from eventstore.postgres.failures import describe, is_transient
 from eventstore.rebuild.builder import Builder, Range, TooManyStreamsError
 from eventstore.rebuild.pool import Done, Failed, Job, Reached, Report, TooMany
 from projections import load_projections

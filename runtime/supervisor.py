@@ -14,13 +14,15 @@ from contextlib import suppress
 
 import structlog
 
+from eventstore.tasks import Backoff, cancel_all
+
 logger = structlog.get_logger()
 
 WATCH_SECONDS = 0.1
 
-# Seconds before a worker that died is started again: the first time, doubled up to the last while it keeps dying.
+# Seconds before a worker that died is started again: the first time, doubled up to the longest while it keeps dying.
 FIRST_PAUSE = 0.2
-LAST_PAUSE = 2.0
+LONGEST_PAUSE = 2.0
 
 # A worker that lived this long was well: its end starts the pauses afresh.
 WELL_SECONDS = 5.0
@@ -52,9 +54,7 @@ class Workers:
 
     async def stop(self, seconds: float) -> None:
         """Ask every worker to stop; end those that have not after `seconds`."""
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await cancel_all(*self._watchers)
         for process in self._running.values():
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -82,20 +82,14 @@ class Workers:
         )
 
     async def _watch(self, name: str) -> None:
-        loop = asyncio.get_running_loop()
-        pause = FIRST_PAUSE
-        started = loop.time()
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, well_seconds=WELL_SECONDS)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             status = self._running[name].poll()
             if status is None:
                 continue
-            if loop.time() - started > WELL_SECONDS:
-                pause = FIRST_PAUSE
             logger.error("a worker died; starting it again", worker=name, status=status)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
-            started = loop.time()
+            await asyncio.sleep(backoff.next_pause())
             try:
                 self._spawn(name)
             except OSError as error:

@@ -11,18 +11,20 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from eventstore.errors import PostgresError, describe, is_outage, raise_if_cancelled
+from eventstore.errors import PostgresError
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.registry import Registry
 from eventstore.log.appender import Appender
 from eventstore.log.head import Head
 from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
+from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import lead
 from eventstore.rebuild.build import Engine
 from eventstore.rebuild.conductor import Conductor
 from eventstore.rebuild.pool import BuilderPool
 from eventstore.rejections import Rejections
+from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 from projections import load_projections
 from providers import load_providers, settings_types
 from runtime.secrets import read_secret
@@ -144,8 +146,7 @@ async def serving_http(
         if listening is not None:
             listening.close()
         await asyncio.gather(server.close(settings.limits.drain_seconds), runner.cleanup())
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
+        await cancel_all(writing)
         with suppress(Exception):
             await context.rejections.write()
 
@@ -157,12 +158,9 @@ async def projecting(
     """Fold the log, whenever this process is the one to do it; gives the task, which only an error ends."""
     conductor = conductor_of(settings, parts, dsn)
     await conductor.set_up()
-    leading = asyncio.create_task(lead(parts.database.connect, conductor.run), name="leadership")
-    try:
-        yield leading
-    finally:
-        leading.cancel()
-        await asyncio.gather(leading, return_exceptions=True)
+    leading = lead(parts.database.connect, conductor.run)
+    async with in_background(leading, "leadership") as task:
+        yield task
 
 
 def conductor_of(settings: Settings, parts: Parts, dsn: str) -> Conductor:

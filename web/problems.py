@@ -17,10 +17,9 @@ from eventstore.errors import (
     RebuildingError,
     RefusedError,
     UnavailableError,
-    describe,
-    is_outage,
     printable,
 )
+from eventstore.postgres.failures import describe, is_outage
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
 

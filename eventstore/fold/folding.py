@@ -10,10 +10,10 @@ from typing import Any, Generic, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from eventstore.errors import describe
 from eventstore.fold.columns import LONGEST_INDEXED, check_storable
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.log.events import Event, LogSlice
+from eventstore.postgres.failures import describe
 
 Verdict = Literal["applied", "duplicate", "stale", "quarantined", "ignored"]
 

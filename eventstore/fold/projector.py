@@ -8,24 +8,16 @@ from typing import TYPE_CHECKING, Generic, NamedTuple
 import asyncpg
 import structlog
 
-from eventstore.errors import (
-    FencedError,
-    IncompleteError,
-    IncompleteReadError,
-    SystematicError,
-    describe,
-    is_outage,
-    is_poison,
-    raise_if_cancelled,
-)
+from eventstore.errors import FencedError, IncompleteError, IncompleteReadError, SystematicError
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.folding import Accumulator, FoldBatch, handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.queries import QUERIES
 from eventstore.log.events import LogSlice
-from eventstore.postgres.database import lock_schema
-from eventstore.tasks import run_all
+from eventstore.postgres.failures import describe, is_outage, is_refused_value
+from eventstore.postgres.schema import lock_schema
+from eventstore.tasks import Backoff, raise_if_cancelled, run_all
 
 if TYPE_CHECKING:
     from eventstore.fold.registry import Registry
@@ -36,9 +28,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-# Seconds between tries after a failure: the first, doubled up to the last.
+# Seconds between tries after a failure: the first, doubled up to the longest.
 FIRST_PAUSE = 0.05
-LAST_PAUSE = 5.0
+LONGEST_PAUSE = 5.0
 
 # Seconds that a projector at the head of a busy log lets events gather: at least so many, and at least so many times as
 # long as the last fold took, but no more than that. One that has been idle folds at once.
@@ -122,7 +114,7 @@ class Projector(Generic[State]):
     async def run(self) -> None:
         """Follow the log until cancelled; survives an outage of Postgres and a rival projector."""
         loop = asyncio.get_running_loop()
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 await self.reload()
@@ -131,7 +123,7 @@ class Projector(Generic[State]):
                     async with self.turn:
                         folded = await self.fold_next()
                     await self._note(None)
-                    pause = FIRST_PAUSE
+                    backoff.reset()
                     if not folded:
                         await self._wait_for_more()
                     elif self.lag < self._limits.fold_events:
@@ -154,8 +146,7 @@ class Projector(Generic[State]):
                 else:
                     logger.error("a projection cannot go on", exc_info=error)
                     await self._note(describe(error))
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
+            await asyncio.sleep(backoff.next_pause())
 
     async def fold_next(self, most: int | None = None) -> int:
         """Fold what follows in the log, a few stretches of it, at most `most` events; gives back how many it had.
@@ -277,7 +268,7 @@ class Projector(Generic[State]):
         # They may be ahead of the table.
         self._states.clear()
         raise_if_cancelled()
-        if tail is None or not tail.events or not is_poison(error):
+        if tail is None or not tail.events or not is_refused_value(error):
             raise error
         # The database refuses a state that came out of it: find the event at fault, fold the others.
         if len(tail.events) == 1:

@@ -21,14 +21,12 @@ from eventstore.errors import (
     QueueFullError,
     RefusedError,
     UnavailableError,
-    describe,
-    is_outage,
-    is_poison,
-    raise_if_cancelled,
 )
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, NewEvent
 from eventstore.log.queries import QUERIES
+from eventstore.postgres.failures import describe, is_outage, is_refused_value
+from eventstore.tasks import Backoff, raise_if_cancelled
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -37,10 +35,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-# Seconds between tries to reach a Postgres that is away: the first, doubled up to the last.
+# Seconds between tries to reach a Postgres that is away: the first, doubled up to the longest.
 FIRST_PAUSE = 0.05
-LAST_PAUSE = 1.0
-
+LONGEST_PAUSE = 1.0
 
 # How often, within the time that an append may take, it is looked whether that time is up.
 LOOKS = 20
@@ -224,7 +221,7 @@ class Appender:
 
     async def _commit(self, batch: list[_Waiting], *, unsure: bool) -> None:
         """Append `batch`, however often Postgres goes away. `unsure`: part of it may be on record already."""
-        pause = FIRST_PAUSE
+        backoff: Backoff | None = None
         while batch:
             try:
                 connection = await self._connected()
@@ -235,17 +232,17 @@ class Appender:
                     await self._append(connection, batch)
             except Exception as error:
                 raise_if_cancelled()
-                if is_poison(error):
+                if is_refused_value(error):
                     await self._bisect(batch, error)
                 elif is_outage(error):
-                    if pause == FIRST_PAUSE:
+                    if backoff is None:
+                        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
                         logger.warning("lost Postgres while appending", error=describe(error))
                     # Sent or not, committed or not: from now on, look before appending.
                     unsure = True
                     self._doubtful = self._doubtful or self._session
                     self._disconnect()
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, LAST_PAUSE)
+                    await asyncio.sleep(backoff.next_pause())
                     continue
                 else:
                     logger.error("could not append", exc_info=error)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from eventstore.errors import is_outage, raise_if_cancelled
 from eventstore.log.queries import QUERIES
-from eventstore.postgres.database import be_quick, closed, keep_connected
+from eventstore.postgres.database import closed_event, commit_without_waiting, run_connected
+from eventstore.postgres.failures import is_outage
+from eventstore.tasks import cancel_all, raise_if_cancelled
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -58,16 +59,14 @@ class Head:
         connect = self._database.connect
         works = {}
         if notify:
-            works["notify"] = keep_connected(connect, self._notify)
+            works["notify"] = run_connected(connect, self._notify)
         if follow:
-            works |= {"listen": keep_connected(connect, self._listen), "poll": self._poll()}
+            works |= {"listen": run_connected(connect, self._listen), "poll": self._poll()}
         self._tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
 
     async def stop(self) -> None:
         """Stop looking out."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(*self._tasks)
 
     def on_append(self, position: int) -> None:
         """Take note that this process has appended up to `position`; other processes are told soon."""
@@ -105,11 +104,11 @@ class Head:
         await connection.add_listener(CHANNEL, lambda *_: self._notified.set())
         # What was said before somebody listened.
         self._notified.set()
-        await closed(connection).wait()
+        await closed_event(connection).wait()
 
     async def _notify(self, connection: "Connection[Record]") -> None:
         # A notification is no promise: it need not wait for the disk.
-        await be_quick(connection)
+        await commit_without_waiting(connection)
         while True:
             await self._to_notify.wait()
             self._to_notify.clear()

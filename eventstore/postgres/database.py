@@ -1,22 +1,18 @@
-"""The database: connections, and a schema that is up to date."""
+"""The database: its connections, in a pool and apart from it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
 import structlog
 
-from eventstore.errors import (
-    LogCorruptedError,
-    PostgresError,
-    describe,
-    is_outage,
-    raise_if_cancelled,
-)
+from eventstore.errors import PostgresError
+from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.queries import QUERIES
+from eventstore.postgres.schema import check_head, check_server, set_up_schema
+from eventstore.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Pool, Record
@@ -30,11 +26,6 @@ else:
 T = TypeVar("T")
 
 logger = structlog.get_logger()
-
-ROOT = Path(__file__).parent.parent.parent
-SCHEMA = ROOT / "schema.sql"
-MIGRATIONS = ROOT / "migrations"
-OLDEST_MAJOR = 15
 
 # Seconds until a server that does not answer at all counts as away.
 CONNECT_SECONDS = 10.0
@@ -74,7 +65,7 @@ class Database:
     """
 
     def __init__(self, dsn: str, *, pool_connections: int, durable: bool = True) -> None:
-        self._begin = _be_durable if durable else be_quick
+        self._set_up_session = _wait_for_disk if durable else _set_up_for_folding
         self._dsn = dsn
         self._pool_connections = pool_connections
         self._pool: Pool[Record] | None = None
@@ -91,9 +82,9 @@ class Database:
                 remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",
             ) from (None if isinstance(error, ValueError) else error)
         try:
-            await _check_server(connection)
+            await check_server(connection)
             await set_up_schema(connection)
-            await _check_head(connection)
+            await check_head(connection)
         finally:
             await connection.close()
         self._pool = await asyncpg.create_pool(
@@ -105,8 +96,8 @@ class Database:
             command_timeout=COMMAND_SECONDS,
             server_settings=SESSION,
             connection_class=_Pooled,
-            init=self._begin,
-            reset=_leave_as_it_is,
+            init=self._set_up_session,
+            reset=_keep_as_it_is,
         )
 
     async def close(self) -> None:
@@ -124,7 +115,7 @@ class Database:
             server_settings=SESSION,
         )
         try:
-            await _be_durable(connection)
+            await _wait_for_disk(connection)
         except BaseException:
             connection.terminate()
             raise
@@ -183,7 +174,7 @@ class Database:
         return True
 
 
-async def keep_connected(
+async def run_connected(
     connect: Connect, work: "Callable[[Connection[Record]], Awaitable[None]]"
 ) -> None:
     """Do `work` on a connection of its own, and again on a new one whenever it ends; until cancelled."""
@@ -205,7 +196,7 @@ async def keep_connected(
         await asyncio.sleep(RECONNECT_SECONDS)
 
 
-def closed(connection: "Connection[Record]") -> asyncio.Event:
+def closed_event(connection: "Connection[Record]") -> asyncio.Event:
     """Give an event that is set when `connection` ends."""
     event = asyncio.Event()
     if connection.is_closed():
@@ -214,78 +205,20 @@ def closed(connection: "Connection[Record]") -> asyncio.Event:
     return event
 
 
-async def set_up_schema(connection: "Connection[Record]") -> None:
-    """Make the schema, or apply the migrations it lacks. Safe when two servers do it at once."""
-    migrations = all_migrations()
-    newest = max(migrations)
-    async with connection.transaction():
-        await lock_schema(connection)
-        if not await connection.fetchval(QUERIES["has_schema"]):
-            await connection.execute(SCHEMA.read_text("utf-8"))
-            for version in migrations:
-                await connection.execute(QUERIES["record_version"], version)
-            logger.info("made the schema", version=newest)
-            return
-        version = await connection.fetchval(QUERIES["schema_version"])
-        if version > newest:
-            raise PostgresError(
-                problem=f"the database has schema version {version}, this Loopledger knows up to {newest}",
-                remedy="Run the Loopledger that wrote it, or a newer one.",
-            )
-        for number, file in migrations.items():
-            if number > version:
-                await migrate(connection, number, file)
+async def commit_without_waiting(connection: "Connection[Record]") -> None:
+    """Have commits not wait for the disk: for what may be lost."""
+    await connection.execute(QUERIES["commit_without_waiting"])
 
 
-async def lock_schema(connection: "Session") -> None:
-    """Let one server at a time change tables, until the transaction ends."""
-    await connection.execute(QUERIES["lock_schema"])
-
-
-def all_migrations() -> dict[int, Path]:
-    """The migrations by number, in order."""
-    return {int(file.name.split("_")[0]): file for file in sorted(MIGRATIONS.glob("*.sql"))}
-
-
-async def migrate(connection: "Connection[Record]", number: int, file: Path) -> None:
-    """Apply one migration. The caller holds the transaction."""
-    await connection.execute(file.read_text("utf-8"))  # noqa: ASYNC240 - a small file, once
-    await connection.execute(QUERIES["record_version"], number)
-    logger.info("migrated the schema", version=number, file=file.name)
-
-
-async def _be_durable(connection: "Connection[Record]") -> None:
+async def _wait_for_disk(connection: "Connection[Record]") -> None:
     """Have commits wait for the disk, whatever the role or the database is set to."""
-    await connection.execute(QUERIES["be_durable"])
+    await connection.execute(QUERIES["wait_for_disk"])
 
 
-async def be_quick(connection: "Connection[Record]") -> None:
-    """Have commits not wait for the disk: for who writes only what can be folded again."""
-    await connection.execute(QUERIES["be_quick"])
+async def _set_up_for_folding(connection: "Connection[Record]") -> None:
+    """Suit a session to who writes only what can be folded again."""
+    await connection.execute(QUERIES["set_up_for_folding"])
 
 
-async def _leave_as_it_is(_: object) -> None:
+async def _keep_as_it_is(_: object) -> None:
     """Nobody here changes a session, so a connection goes back without the round trip of a reset."""
-
-
-async def _check_server(connection: "Connection[Record]") -> None:
-    if await connection.fetchval(QUERIES["fsync"]) == "off":
-        raise PostgresError(
-            problem="the server runs with fsync = off, so that a 200 would promise nothing",
-            remedy="Set fsync = on.",
-        )
-    major = connection.get_server_version().major
-    if major < OLDEST_MAJOR:
-        raise PostgresError(
-            problem=f"the server is Postgres {major}",
-            remedy=f"Loopledger needs Postgres {OLDEST_MAJOR} or newer.",
-        )
-
-
-async def _check_head(connection: "Connection[Record]") -> None:
-    row = await connection.fetchrow(QUERIES["check_head"])
-    if row is None or row["head"] != row["newest"]:
-        found = (
-            "no head row" if row is None else f"head {row['head']}, newest event {row['newest']}"
-        )
-        raise LogCorruptedError(problem=found)

@@ -23,8 +23,9 @@ import asyncpg
 import psutil
 import structlog
 
-from eventstore.errors import PostgresError, is_outage
+from eventstore.errors import PostgresError
 from eventstore.postgres.binaries import MAJOR, binaries_for
+from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import (
     OWN_POSTGRES,
     WATCH_SECONDS,
@@ -37,6 +38,7 @@ from eventstore.postgres.processes import (
     run,
     spawn,
 )
+from eventstore.tasks import Backoff
 
 NAME: Final = "loopledger"
 PORT: Final = 5432
@@ -52,9 +54,10 @@ MOST_BUFFERS_MIB: Final = 512
 REPORT_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 60.0
-BACKOFF_SECONDS: Final = 0.1
-BACKOFF_SECONDS_MAX: Final = 2.0
-# A server that lived this long was well: its end starts the backoff afresh.
+# Seconds before a server that died is started again: the first time, doubled up to the longest.
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 2.0
+# A server that lived this long was well: its end starts the pauses afresh.
 WELL_SECONDS: Final = 5.0
 
 # Given on the command line, so that no edit of postgresql.conf can weaken them unseen.
@@ -229,23 +232,19 @@ class EmbeddedPostgres:
 
     async def _supervise(self) -> None:
         """Start the postmaster again whenever it is gone, at growing intervals while it fails."""
-        started = time.monotonic()
-        pause = BACKOFF_SECONDS
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, well_seconds=WELL_SECONDS)
         while not self._stopping.is_set():
             await asyncio.sleep(WATCH_SECONDS)
             process = self._process
             if process is None or process.poll() is None:
                 continue
-            if time.monotonic() - started > WELL_SECONDS:
-                pause = BACKOFF_SECONDS
+            pause = backoff.next_pause()
             log.warning(
                 "Postgres ended by itself, starting it again",
                 status=process.returncode,
                 seconds=pause,
             )
             await asyncio.sleep(pause)
-            pause = min(pause * 2, BACKOFF_SECONDS_MAX)
-            started = time.monotonic()
             try:
                 await self._launch()
             except Exception as error:  # noqa: BLE001 - whatever it is, giving up would be silent

@@ -5,13 +5,14 @@ It only saves work that would be done twice; what keeps two projectors apart is 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from eventstore.postgres.database import Connect, closed, keep_connected
+from eventstore.postgres.database import Connect, closed_event, run_connected
 from eventstore.postgres.queries import QUERIES
+from eventstore.tasks import in_background
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -22,25 +23,22 @@ logger = structlog.get_logger()
 LOOK_SECONDS = 1.0
 
 
-async def lead(connect: Connect, work: Callable[[], Awaitable[None]]) -> None:
+async def lead(connect: Connect, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Do `work` whenever, and for as long as, this process holds the lock; until cancelled."""
 
     async def work_while_leading(connection: "Connection[Record]") -> None:
-        ended = asyncio.create_task(closed(connection).wait())
         while not await connection.fetchval(QUERIES["try_to_lead"]):  # noqa: ASYNC110 - it asks others, who tell nobody
             await asyncio.sleep(LOOK_SECONDS)
         logger.info("this process projects")
-        working = asyncio.ensure_future(work())
-        try:
-            await asyncio.wait([working, ended], return_when=asyncio.FIRST_COMPLETED)
+        async with (
+            in_background(closed_event(connection).wait()) as closed,
+            in_background(work()) as working,
+        ):
+            await asyncio.wait([working, closed], return_when=asyncio.FIRST_COMPLETED)
             if working.done():
-                # It has nothing left to do, or an error that ends this process.
+                # It failed, or has nothing left to do: then the lead is kept without work.
                 working.result()
-                await ended
-        finally:
-            for task in (working, ended):
-                task.cancel()
-            await asyncio.gather(working, ended, return_exceptions=True)
+                await closed
         logger.warning("lost the lead: its connection ended")
 
-    await keep_connected(connect, work_while_leading)
+    await run_connected(connect, work_while_leading)

@@ -14,11 +14,15 @@ SELECT max(version) FROM schema_versions
 -- Enter a migration as applied.
 INSERT INTO schema_versions (version) VALUES ($1)
 
--- be_durable --
+-- wait_for_disk --
 -- For this session: a commit waits for the disk, even if the role or the database is set to hurry.
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 
--- be_quick --
+-- commit_without_waiting --
+-- For a session that only says what may be lost: a commit need not wait for the disk.
+SET synchronous_commit = off
+
+-- set_up_for_folding --
 -- For a session that only writes what can be folded again: a commit need not wait for the disk, and no plan depends on
 -- the values; to plan a fold takes longer than to carry a small one out. A plan that is kept since a table was empty must
 -- not read the whole of it once it is large.

@@ -14,22 +14,17 @@ import asyncpg
 import msgspec
 import structlog
 
-from eventstore.errors import (
-    IncompleteError,
-    SystematicError,
-    describe,
-    is_transient,
-    raise_if_cancelled,
-)
+from eventstore.errors import IncompleteError, SystematicError
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.folding import handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source
 from eventstore.fold.projector import Projector
 from eventstore.log.head import read_head
+from eventstore.postgres.failures import describe, is_transient
 from eventstore.rebuild.pool import BuilderDiedError, BuilderPool, BuildFailedError, Job
 from eventstore.rebuild.queries import QUERIES
-from eventstore.tasks import in_background, run_all
+from eventstore.tasks import in_background, raise_if_cancelled, run_all
 
 if TYPE_CHECKING:
     from eventstore.fold.registry import Registry

@@ -13,17 +13,18 @@ import asyncpg
 import msgspec
 import structlog
 
-from eventstore.errors import LoopledgerError, describe, is_outage, is_transient, raise_if_cancelled
+from eventstore.errors import LoopledgerError
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.status import REBUILDING, Diff, ProjectionStatus, Rebuild
-from eventstore.postgres.database import lock_schema
+from eventstore.postgres.failures import describe, is_outage, is_transient
+from eventstore.postgres.schema import lock_schema
 from eventstore.rebuild.build import MEANWHILE, Build, Engine
 from eventstore.rebuild.diff import Comparison
 from eventstore.rebuild.pool import BuildFailedError
 from eventstore.rebuild.queries import QUERIES
-from eventstore.tasks import in_background
+from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -94,16 +95,9 @@ class Lifecycle:
     async def follow(self) -> None:
         """Run the live projector, whichever that is."""
         while True:
-            live = self._live
-            running = asyncio.ensure_future(live.run())
-            switched = asyncio.ensure_future(self._switched.wait())
-            try:
+            async with in_background(self._live.run()):
                 # A projector that stopped for good is waited out too: another generation may take its place.
-                await switched
-            finally:
-                for task in (running, switched):
-                    task.cancel()
-                await asyncio.gather(running, switched, return_exceptions=True)
+                await self._switched.wait()
             self._switched.clear()
 
     async def _notice(self, *, stale: bool) -> None:
@@ -147,8 +141,7 @@ class Lifecycle:
     async def stop(self) -> None:
         """Stop working at a rebuild; the registry keeps how far it is."""
         if self._working is not None:
-            self._working.cancel()
-            await asyncio.gather(self._working, return_exceptions=True)
+            await cancel_all(self._working)
             self._working = None
 
     async def _work(self, rebuild: Rebuild) -> None:

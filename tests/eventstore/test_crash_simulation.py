@@ -18,18 +18,13 @@ import asyncpg
 import msgspec
 import pytest
 
-from eventstore.errors import (
-    LoopledgerError,
-    QueueFullError,
-    RefusedError,
-    UnavailableError,
-    is_outage,
-)
+from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, UnavailableError
 from eventstore.fold.folding import fold
 from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, Event, NewEvent
+from eventstore.postgres.failures import is_outage
 from projections import load_projections
 from providers import load_providers
 from tests.conftest import Cluster

@@ -10,7 +10,7 @@ import pytest
 from eventstore.limits import Limits
 from eventstore.log.events import LogSlice
 from eventstore.log.reader import contiguous
-from eventstore.postgres.database import Database, keep_connected
+from eventstore.postgres.database import Database, run_connected
 from tests.support import new_event, values
 from tests.support.log import Log
 
@@ -224,7 +224,7 @@ async def test_a_connection_of_ones_own_is_kept_whatever_it_fails_of(database: D
     async def work(_: "Connection[Record]") -> None:
         done.set()
 
-    task = asyncio.create_task(keep_connected(connect, work))
+    task = asyncio.create_task(run_connected(connect, work))
     await asyncio.wait_for(done.wait(), 5)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

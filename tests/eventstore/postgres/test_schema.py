@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from eventstore.errors import LogCorruptedError, PostgresError
-from eventstore.postgres import database as module
-from eventstore.postgres.database import Database, all_migrations, migrate, set_up_schema
+from eventstore.postgres import schema
+from eventstore.postgres.database import Database
+from eventstore.postgres.schema import all_migrations, migrate, set_up_schema
 from tests.conftest import Cluster
 
 EMPTY = "template1"
@@ -81,7 +82,7 @@ async def test_a_missing_migration_is_applied(
         (tmp_path / f"{len(all_migrations()) + 1:04}_next.sql").write_text(
             "CREATE TABLE later (id integer)"
         )
-        monkeypatch.setattr(module, "MIGRATIONS", tmp_path)
+        monkeypatch.setattr(schema, "MIGRATIONS", tmp_path)
         database = Database(url, pool_connections=1)
         await database.open()
         assert await database.fetchval("SELECT to_regclass('later') IS NOT NULL")

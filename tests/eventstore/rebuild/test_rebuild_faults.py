@@ -21,12 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventstore.errors import describe
 from eventstore.fold import projector
 from eventstore.fold.generation import GenerationTables
 from eventstore.limits import Limits
 from eventstore.log.events import Event
 from eventstore.postgres.database import Database
+from eventstore.postgres.failures import describe
 from eventstore.rebuild import build, conductor
 from eventstore.rebuild.build import Build
 from eventstore.rebuild.builder import BuildCounts, Builder, Range, TooManyStreamsError

@@ -1,0 +1,70 @@
+"""What an error of Postgres or its driver means: an outage, or that it refuses a value."""
+
+import asyncio
+import traceback
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from eventstore.errors import LoopledgerError, printable
+
+# Postgres is away or going away. asyncpg shows a dying server in many ways; InternalClientError is one of them (its
+# protocol state is cut off half-way through a message).
+_OUTAGES = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.DeadlockDetectedError,
+)
+
+# Outages that do not end by themselves: a full disk, a statement that takes too long.
+_LASTING_OUTAGES = (asyncpg.DiskFullError, asyncpg.QueryCanceledError)
+
+# Errors about the values sent. Of the constraints only NOT NULL: the others fail by our own fault, and another try may
+# do.
+_REFUSED_VALUES = (
+    asyncpg.DataError,
+    asyncpg.NotNullViolationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.UntranslatableCharacterError,
+    UnicodeError,
+    OverflowError,
+)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Say whether Postgres is away or going away, so that trying again helps."""
+    return isinstance(error, _OUTAGES)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether `error` is an outage that ends by itself."""
+    return isinstance(error, _OUTAGES) and not isinstance(error, _LASTING_OUTAGES)
+
+
+def is_refused_value(error: BaseException) -> bool:
+    """Say whether `error` is about the values sent: the same values will fail again, others may not."""
+    return isinstance(error, _REFUSED_VALUES)
+
+
+def describe(error: BaseException) -> str:
+    """Put an error into one line, for people.
+
+    Only messages known to be free of a delivery's values are repeated: they may be secrets. Of any other error the
+    class and the place are told.
+    """
+    text = ""
+    if isinstance(error, LoopledgerError | msgspec.MsgspecError):
+        text = str(error)
+    elif isinstance(error, asyncpg.PostgresError):
+        text = f"{error.message or 'no message'} ({error.sqlstate})"
+    if not text:
+        frames = traceback.extract_tb(error.__traceback__)
+        text = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return printable(f"{type(error).__name__}: {' '.join(text.split())}".rstrip(": "))
