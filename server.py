@@ -25,7 +25,8 @@ import structlog
 import uvloop
 
 from eventstore.errors import ExposedError, LoopledgerError, SettingsError
-from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
+from eventstore.postgres.cluster import embedded_dsn
+from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.failures import describe, is_outage
 from providers import load_providers
 from runtime.data_directory import data_directory

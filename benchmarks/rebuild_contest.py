@@ -34,7 +34,7 @@ from benchmarks.rebuild_report import (
 from benchmarks.rebuild_rivals import ByHand, Library, Print, connected, project, read_all
 from benchmarks.rebuild_traffic import Plan
 from benchmarks.report import show_progress, this_machine
-from eventstore.postgres.embedded import embedded_dsn
+from eventstore.postgres.cluster import embedded_dsn
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

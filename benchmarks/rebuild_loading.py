@@ -12,7 +12,8 @@ import asyncpg
 from benchmarks.processes import fail
 from benchmarks.rebuild_progress import progress
 from benchmarks.rebuild_traffic import COLUMNS, Plan, lines
-from eventstore.postgres.embedded import EmbeddedPostgres, embedded_dsn
+from eventstore.postgres.cluster import embedded_dsn
+from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.queries import load_queries
 from eventstore.postgres.schema import set_up_schema
 from providers import load_providers

@@ -16,7 +16,7 @@ import structlog
 
 from eventstore.errors import PostgresError
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 # Seconds between looks at whether a process is still there.
 WATCH_SECONDS: Final = 0.1
@@ -148,7 +148,7 @@ def end_leftovers(directory: Path, stopping: threading.Event) -> None:
         left = postgres_in(directory)
         if not left:
             return
-        log.warning("ending a leftover Postgres", pids=[each.pid for each in left])
+        logger.warning("ending a leftover Postgres", pids=[each.pid for each in left])
         postmaster = pid_in(directory / "postmaster.pid")
         for each in left:
             if step != signal.SIGINT or each.pid == postmaster:

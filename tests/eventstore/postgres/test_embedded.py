@@ -22,7 +22,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventstore.errors import PostgresError
-from eventstore.postgres import embedded
+from eventstore.postgres import cluster, embedded
 from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.processes import postgres_in
 from tests.support import ROOT
@@ -225,16 +225,16 @@ async def test_text_does_not_depend_on_the_system(shared: EmbeddedPostgres) -> N
 
 async def test_nobody_else_can_enter(shared: EmbeddedPostgres) -> None:
     assert await fetch(shared.dsn, "SHOW listen_addresses") == ""
-    data_dir = shared.log_file.parent
+    data_dir = shared._cluster.data_dir
     assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
     assert stat.S_IMODE((data_dir / "socket").stat().st_mode) == 0o700
-    assert stat.S_IMODE(shared.log_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(shared._cluster.log_file.stat().st_mode) == 0o600
 
 
 async def test_values_do_not_reach_the_log(shared: EmbeddedPostgres) -> None:
     with pytest.raises(asyncpg.InvalidTextRepresentationError, match="card number"):
         await execute(shared.dsn, "SELECT 'card number'::int")
-    assert "card number" not in shared.log_file.read_text()
+    assert "card number" not in shared._cluster.log_file.read_text()
 
 
 async def test_a_second_start_keeps_what_was_written(place: Path) -> None:
@@ -258,7 +258,7 @@ async def test_a_path_too_long_for_a_socket_gets_a_private_directory_elsewhere(p
     """It is removed at the end."""
     postgres = EmbeddedPostgres(place / ("x" * 60) / ("y" * 60))
     async with postgres:
-        socket_dir = postgres._socket_dir
+        socket_dir = postgres._cluster.socket_dir
         assert socket_dir is not None
         assert socket_dir.parent == Path(tempfile.gettempdir())
         assert stat.S_IMODE(socket_dir.stat().st_mode) == 0o700
@@ -296,7 +296,7 @@ async def test_a_recovery_whose_process_is_killed_is_begun_again(
 async def test_each_failure_to_come_back_is_reported(postgres: EmbeddedPostgres) -> None:
     """And it is tried again for as long as it fails."""
     await write(postgres.dsn)
-    configuration = postgres.log_file.parent / "postgres" / "postgresql.auto.conf"
+    configuration = postgres._cluster.data_dir / "postgres" / "postgresql.auto.conf"
     configuration.write_text("no such setting\n")
 
     async def failed_twice() -> bool:
@@ -375,7 +375,7 @@ async def test_a_pid_file_of_rubbish_is_no_obstacle(data: Path) -> None:
 async def test_a_directory_has_one_server(postgres: EmbeddedPostgres) -> None:
     """The second says who has it, and the first goes on."""
     with pytest.raises(PostgresError, match=rf"another Loopledger \(pid {os.getpid()}\)"):
-        await EmbeddedPostgres(postgres.log_file.parent).start()
+        await EmbeddedPostgres(postgres._cluster.data_dir).start()
     assert await fetch(postgres.dsn, "SELECT 1") == 1
 
 
@@ -447,10 +447,10 @@ async def test_a_long_recovery_is_waited_for_and_reported(
 
 
 async def test_a_log_that_has_grown_large_is_put_aside(data: Path) -> None:
-    (data / "postgres.log").write_bytes(b"x" * (embedded.LOG_BYTES + 1))
+    (data / "postgres.log").write_bytes(b"x" * (cluster.LOG_BYTES + 1))
     async with EmbeddedPostgres(data) as postgres:
-        assert postgres.log_file.stat().st_size < 10_000
-    assert (data / "postgres.log.1").stat().st_size == embedded.LOG_BYTES + 1
+        assert postgres._cluster.log_file.stat().st_size < 10_000
+    assert (data / "postgres.log.1").stat().st_size == cluster.LOG_BYTES + 1
 
 
 async def test_stopping_ends_in_time_even_if_postgres_hangs(data: Path) -> None:
