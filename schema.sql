@@ -160,7 +160,7 @@ CREATE INDEX quarantine_stream ON quarantine (stream);
 CREATE TABLE rejections (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- The same cause, provider, topic, tenant and body: a repeat.
-    fingerprint bytea NOT NULL UNIQUE,
+    digest bytea NOT NULL UNIQUE,
     provider text NOT NULL,
     cause text NOT NULL,
     problem text NOT NULL,

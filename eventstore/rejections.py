@@ -94,7 +94,7 @@ class Rejections:
 
     def note(self, rejection: NewRejection) -> None:
         """Take note of a rejection; it is written soon. Costs no I/O."""
-        key = _fingerprint(rejection)
+        key = _digest(rejection)
         _, count = self._gathered.get(key, (rejection, 0))
         if not count and len(self._gathered) >= self._limits.rejections_kept:
             self._lost += 1
@@ -188,7 +188,8 @@ class Rejections:
         await self._database.execute(QUERIES["settle_rejection"], id_, position)
 
 
-def _fingerprint(rejection: NewRejection) -> bytes:
+def _digest(rejection: NewRejection) -> bytes:
+    """What is equal for a repeat of a rejection, and for no other."""
     digest = hashlib.sha256(f"{rejection.provider}\0{rejection.cause}\0{rejection.size}\0".encode())
     digest.update(rejection.identity + b"\0" + rejection.body)
     return digest.digest()

@@ -1,15 +1,15 @@
 -- record_rejections --
 -- Put rejections on record; a repeat raises the count and shows its newest circumstances.
 INSERT INTO rejections (
-    fingerprint, provider, cause, problem, address, headers, body, size, first_at, last_at, count
+    digest, provider, cause, problem, address, headers, body, size, first_at, last_at, count
 )
-SELECT fingerprint, provider, cause, problem, address, headers, body, size, at, at, count
+SELECT digest, provider, cause, problem, address, headers, body, size, at, at, count
 FROM unnest(
     $1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::bigint[],
     $9::timestamptz[], $10::bigint[]
-) AS new (fingerprint, provider, cause, problem, address, headers, body, size, at, count)
-ORDER BY fingerprint
-ON CONFLICT (fingerprint) DO UPDATE
+) AS new (digest, provider, cause, problem, address, headers, body, size, at, count)
+ORDER BY digest
+ON CONFLICT (digest) DO UPDATE
 SET count = rejections.count + excluded.count, last_at = greatest(rejections.last_at, excluded.last_at),
     problem = excluded.problem, address = excluded.address, headers = excluded.headers,
     -- It was refused again since: what became of it before says nothing of that.

@@ -35,7 +35,7 @@ RECORDED = """
 """
 REJECTED = """
     SELECT provider, cause, problem, address, headers, body, size, count
-    FROM rejections ORDER BY fingerprint
+    FROM rejections ORDER BY digest
 """
 
 
