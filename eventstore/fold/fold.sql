@@ -6,20 +6,20 @@ WHERE NOT EXISTS (SELECT FROM projections WHERE name = $1)
 ON CONFLICT DO NOTHING
 
 -- live_generation --
--- Where the live generation of a projection stands.
+-- The live generation of a projection, and its checkpoint.
 SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'live'
 
--- where_it_stands --
--- Where a generation stands, and how many events in a row it could not fold before that.
+-- read_checkpoint --
+-- The checkpoint of a generation, and how many events in a row up to it could not be folded.
 SELECT checkpoint, failing FROM projections WHERE name = $1 AND generation = $2
 
--- note_fingerprint --
--- Write down which code folds a generation, before it does.
+-- record_fingerprint --
+-- Record which code folds a generation, before it does.
 UPDATE projections SET fingerprints = array_append(fingerprints, $3)
 WHERE name = $1 AND generation = $2 AND NOT $3 = ANY(fingerprints)
 
--- note_error --
--- Tell everybody what holds a projection up, or that nothing does any more.
+-- record_error --
+-- Record what holds a generation up, or that nothing does any more.
 UPDATE projections SET error = $3 WHERE name = $1 AND generation = $2 AND error IS DISTINCT FROM $3
 
 -- list_generations --
@@ -35,8 +35,8 @@ FROM projections AS p, log_head AS h
 WHERE $1::text IS NULL OR p.name = $1
 ORDER BY p.name, p.generation
 
--- forget_failed --
--- Forget a rebuild that failed; its tables are gone already.
+-- delete_failed --
+-- Delete the entry of a rebuild that failed; its tables are gone already.
 DELETE FROM projections WHERE name = $1 AND status = 'failed'
 
 -- request_rebuild --
@@ -54,7 +54,7 @@ RETURNING generation
 UPDATE projections SET wanted = 'promote' WHERE name = $1 AND status = 'ready' RETURNING generation
 
 -- request_discard --
--- Ask for the rebuild under way to be forgotten.
+-- Ask for the rebuild under way to be discarded.
 UPDATE projections SET wanted = 'discard'
 WHERE name = $1 AND status IN ('building', 'catching-up', 'ready', 'failed')
 RETURNING generation
@@ -95,7 +95,7 @@ WHERE q.projection = $1 AND q.position > $2
 ORDER BY q.position
 LIMIT $3
 
--- create --
+-- create_table --
 -- A table of one generation. It has room on its pages for rows that change in place.
 CREATE TABLE IF NOT EXISTS {table} (
     {columns}
@@ -118,60 +118,60 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
 -- What happened to one thing, in order; an event makes one entry at most.
 CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream, position)
 
--- create_journal_times --
+-- create_journal_time_index --
 -- What happened in a time: entries lie in about that order already.
 CREATE INDEX IF NOT EXISTS {table}_recorded_at ON {table} USING brin (recorded_at)
 
--- columns_there --
--- The columns of a table or a view, if there is one of this name.
+-- list_columns --
+-- The columns of a table or a view; none if it does not exist.
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS sql_type, NOT a.attnotnull AS nullable
 FROM pg_attribute AS a
 WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 
--- loosen --
--- A column that no longer is written, or not as it was.
+-- drop_not_null --
+-- For a column that is no longer written, or has another type now.
 ALTER TABLE {table} ALTER COLUMN "{column}" DROP NOT NULL
 
--- rename --
--- A column that has another type now keeps what it held under another name.
+-- rename_column --
+-- Keep what a column holds under another name, since the column has another type now.
 ALTER TABLE {table} RENAME COLUMN "{column}" TO "{kept}"
 
--- forget --
--- What a column held two types ago.
+-- drop_column --
+-- Drop what a column held two types ago.
 ALTER TABLE {table} DROP COLUMN "{column}"
 
--- add --
--- A column that is new: null until a rebuild.
+-- add_column --
+-- Add a column: null until a rebuild.
 ALTER TABLE {table} ADD COLUMN "{column}" {sql_type}
 
--- hide --
--- A view of another shape.
+-- drop_view --
+-- Drop a view, to create it with other column types.
 DROP VIEW IF EXISTS {view}
 
--- is_shown --
+-- view_shows_table --
 -- Whether a view shows this table.
 SELECT coalesce(pg_get_viewdef(to_regclass($1)) ~ ('FROM (\w+\.)?' || $2 || ';$'), false)
 
 -- drop_index --
--- The index of a column that is given up.
+-- Drop the index of a column that is given up.
 DROP INDEX IF EXISTS {index}
 
--- show --
--- The view with the plain name shows the live generation.
+-- create_view --
+-- Have the view with the plain name show the live generation.
 CREATE OR REPLACE VIEW {view} AS SELECT {names} FROM {table}
 
--- drop --
--- A generation that nobody needs any more.
+-- drop_table --
+-- Drop a table of a generation that nobody needs any more.
 DROP TABLE IF EXISTS {table}
 
--- load --
+-- load_states --
 -- The states of these streams.
 SELECT stream, {names} FROM {table} WHERE stream = ANY($1::text[])
 
--- fold --
--- What one stretch of the log did to a generation, in one statement and so in one transaction: if the checkpoint is
--- still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9; `position` is
+-- write_batch --
+-- Write what one slice of the log changed in a generation, in one statement and so in one transaction: if the checkpoint
+-- is still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9; `position` is
 -- the event that changed each last) and the journal ($10). Rows come as JSON, each an array.
 WITH moved AS (
     UPDATE projections
@@ -179,19 +179,20 @@ WITH moved AS (
         quarantined = quarantined + jsonb_array_length($8::text::jsonb), updated_at = clock_timestamp()
     WHERE name = $1 AND generation = $2 AND checkpoint = $3
     RETURNING checkpoint
-), kept AS (
+), write_quarantine AS (
     INSERT INTO quarantine (projection, generation, position, stream, error)
     SELECT $1, $2, (new ->> 0)::bigint, new ->> 1, new ->> 2
     FROM moved, jsonb_array_elements($8::text::jsonb) AS new
-), saved AS (
+), write_states AS (
     INSERT INTO {table} ({names})
     SELECT {values} FROM moved, jsonb_array_elements($9::text::jsonb) AS new
     ON CONFLICT (stream) DO UPDATE SET ({changes}) = ROW ({excluded})
-){journaled}
+){write_journal}
 SELECT checkpoint FROM moved
 
--- fold_journal --
-, journaled AS (
+-- write_journal --
+-- The part of write_batch that writes a journal, where a projection has one.
+, write_journal AS (
     INSERT INTO {table} ({names})
     SELECT {values} FROM moved, jsonb_array_elements($10::text::jsonb) AS new
 )

@@ -14,6 +14,7 @@ from eventstore.fold.folding import Accumulator, FoldBatch, handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.queries import QUERIES
+from eventstore.fold.writing import GenerationWriter
 from eventstore.log.events import LogSlice
 from eventstore.postgres.failures import describe, is_outage, is_refused_value
 from eventstore.postgres.schema import lock_schema
@@ -32,30 +33,30 @@ logger = structlog.get_logger()
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
 
-# Seconds that a projector at the head of a busy log lets events gather: at least so many, and at least so many times as
-# long as the last fold took, but no more than that. One that has been idle folds at once.
-REST_SECONDS = 0.015
-REST_SHARE = 2
-LONGEST_REST = 0.1
+# Seconds for which a projector at the head of a busy log lets events gather before it folds them: so many times as long
+# as the last fold took, within these bounds. One that has been idle folds at once.
+MIN_REST_SECONDS = 0.015
+REST_FACTOR = 2
+MAX_REST_SECONDS = 0.1
 
-# How many stretches of the log are folded in one turn, each prepared while the one before it is written. More would
-# save little, and keep those waiting who want the turn.
-STRETCHES = 10
+# How many batches are folded while the lock is held, each prepared while the one before it is written. More would save
+# little, and keep those waiting who want the lock.
+BATCHES_PER_LOCK = 10
 
 
-class _Work(NamedTuple, Generic[State]):
-    """A stretch of the log and what it does to the projection, not yet written; `more`: as much waits behind it."""
+class _PreparedBatch(NamedTuple, Generic[State]):
+    """A slice of the log and the batch that came of it, not yet written; `more`: a whole batch is waiting behind it."""
 
-    tail: LogSlice
-    stretch: FoldBatch[State]
+    log_slice: LogSlice
+    batch: FoldBatch[State]
     more: bool = False
 
 
 class Projector(Generic[State]):
     """Folds the log into one generation of a projection, for as long as it runs.
 
-    `generation` None is the live one, whichever that is when it is set up. `error` is what stops it at the moment, in
-    one line, or None. `turn` is held while it folds: whoever holds it instead finds it standing still.
+    `generation` None is the live one, whichever that is when it is set up. `error` is what holds it up at the moment,
+    in one line, or None. `lock` is held while it folds: whoever holds it keeps the generation at its checkpoint.
     """
 
     def __init__(  # noqa: PLR0913 - by name, all of them
@@ -73,9 +74,10 @@ class Projector(Generic[State]):
         self.projection = projection
         self.error: str | None = None
         self.checkpoint = 0
-        self.turn = asyncio.Lock()
+        self.lock = asyncio.Lock()
         self.live = generation is None
         self.tables = GenerationTables(projection, generation or 1)
+        self._writer = GenerationWriter(self.tables)
         self._sources = sources
         self._database = database
         self._reader = reader
@@ -84,11 +86,16 @@ class Projector(Generic[State]):
         self._limits = limits
         self._topics = handled_topics(projection, sources)
         self._fingerprint = fingerprint(projection, sources)
-        self._failing = 0
+        self._failures_in_a_row = 0
         # States as they are in the table, None where there is none: nobody else writes there, or the fence would tell.
         self._states: dict[str, State | None] = {}
-        self._noted = False
-        self._signed = False
+        self._error_recorded = False
+        self._fingerprint_recorded = False
+
+    @property
+    def generation(self) -> int:
+        """The generation that it folds."""
+        return self.tables.generation
 
     @property
     def lag(self) -> int:
@@ -96,7 +103,7 @@ class Projector(Generic[State]):
         return max(0, self._head.position - self.checkpoint)
 
     async def set_up(self) -> None:
-        """See to the tables, and read where it stands. Safe when two servers do it at once."""
+        """Create or adapt the tables, and read the checkpoint. Safe when two servers do it at once."""
         async with self._database.transaction() as connection:
             await lock_schema(connection)
             if self.live:
@@ -104,11 +111,12 @@ class Projector(Generic[State]):
                 await connection.execute(QUERIES["register_projection"], name, version)
                 row = await connection.fetchrow(QUERIES["live_generation"], name)
                 self.tables = GenerationTables(self.projection, row["generation"] if row else 1)
+                self._writer = GenerationWriter(self.tables)
                 await self.tables.create(connection)
             await self.tables.adapt(connection)
-            await self.tables.index(connection)
+            await self.tables.create_indexes(connection)
             if self.live:
-                await self.tables.show(connection)
+                await self.tables.create_views(connection)
         await self.reload()
 
     async def run(self) -> None:
@@ -119,25 +127,25 @@ class Projector(Generic[State]):
             try:
                 await self.reload()
                 while True:
-                    begun = loop.time()
-                    async with self.turn:
+                    started = loop.time()
+                    async with self.lock:
                         folded = await self.fold_next()
-                    await self._note(None)
+                    await self._record_error(None)
                     backoff.reset()
                     if not folded:
                         await self._wait_for_more()
                     elif self.lag < self._limits.fold_events:
                         # It is at the head: what comes now is folded together, for a fraction of the price of each.
                         # The busier the machine, the longer: so a fold leaves the better part of it to the deliveries.
-                        rest = max(REST_SECONDS, REST_SHARE * (loop.time() - begun))
-                        await asyncio.sleep(min(rest, LONGEST_REST))
+                        rest = max(MIN_REST_SECONDS, REST_FACTOR * (loop.time() - started))
+                        await asyncio.sleep(min(rest, MAX_REST_SECONDS))
             except FencedError as error:
                 raise_if_cancelled()
                 logger.info("a rival projector was faster", error=str(error))
             except (IncompleteError, IncompleteReadError, SystematicError) as error:
-                # Nothing that it says from here on could be trusted: stop, loudly.
+                # Whatever it wrote from here on could not be trusted: stop, loudly.
                 logger.critical("stopped a projection", error=str(error))
-                await self._note(str(error))
+                await self._record_error(str(error))
                 return
             except Exception as error:
                 raise_if_cancelled()
@@ -145,92 +153,97 @@ class Projector(Generic[State]):
                     logger.warning("a projection waits for Postgres", error=describe(error))
                 else:
                     logger.error("a projection cannot go on", exc_info=error)
-                    await self._note(describe(error))
+                    await self._record_error(describe(error))
             await asyncio.sleep(backoff.next_pause())
 
-    async def fold_next(self, most: int | None = None) -> int:
-        """Fold what follows in the log, a few stretches of it, at most `most` events; gives back how many it had.
+    async def fold_next(self, limit: int | None = None) -> int:
+        """Fold what follows in the log, a few batches of it, at most `limit` events; returns how many there were.
 
-        While one stretch is written, the next is read and folded already, on the states that this one leaves.
+        While one batch is written, the next is read and folded already, on the states that this one leaves.
         """
-        begun = self.checkpoint
-        end = None if most is None else begun + most
-        self._forget_surplus()
-        writing: _Work[State] | None = None
+        start = self.checkpoint
+        end = None if limit is None else start + limit
+        self._evict_states()
+        writing: _PreparedBatch[State] | None = None
         try:
-            work = await self._prepare(begun, end, self._failing)
-            for left in reversed(range(STRETCHES)):
-                if work is None:
+            prepared = await self._prepare(start, end, self._failures_in_a_row)
+            for left in reversed(range(BATCHES_PER_LOCK)):
+                if prepared is None:
                     break
-                writing = work
+                writing = prepared
                 if writing.more and left:
-                    work, _ = await run_all(self._prepare_ahead(writing, end), self._write(writing))
+                    prepared, _ = await run_all(
+                        self._prepare_ahead(writing.batch, end), self._write(writing)
+                    )
                 else:
                     # What is prepared is written, or the states in memory would be ahead of the table.
-                    work = None
+                    prepared = None
                     await self._write(writing)
-        except BaseException as error:  # noqa: BLE001 - it is raised again, or mended
-            await self._mend(error, writing and writing.tail)
-        return self.checkpoint - begun
+        except BaseException as error:  # noqa: BLE001 - it is raised again, unless it can be recovered from
+            await self._recover(error, writing and writing.log_slice)
+        return self.checkpoint - start
 
     async def fold_up_to(self, position: int) -> None:
         """Fold up to exactly this position, unless it is beyond that already or the log ends before it."""
         while self.checkpoint < position and await self.fold_next(position - self.checkpoint):
             pass
 
+    async def reload(self) -> None:
+        """Read the checkpoint from the registry."""
+        self._states.clear()
+        self.checkpoint, self._failures_in_a_row = await self._registry.read_checkpoint(
+            self.projection.name, self.generation
+        )
+
     async def _wait_for_more(self) -> None:
         if self._head.position > self.checkpoint:
-            # More is known to be there, but not the next one: a gap, which only time will fill.
+            # The log reaches further, but the next event is missing: a gap, which only time will fill.
             await asyncio.sleep(FIRST_PAUSE)
         await self._head.wait_beyond(self.checkpoint)
 
-    async def _note(self, error: str | None) -> None:
-        """Keep `error`, and tell it to every process through the registry."""
-        if error == self.error and self._noted:
+    async def _record_error(self, error: str | None) -> None:
+        """Keep `error`, and show it to every process through the registry."""
+        if error == self.error and self._error_recorded:
             return
         self.error = error
         try:
-            await self._registry.note_error(self.projection.name, self.tables.generation, error)
-            self._noted = True
+            await self._registry.record_error(self.projection.name, self.generation, error)
+            self._error_recorded = True
         except Exception as failure:  # noqa: BLE001 - whatever it is
-            # The log has it; to tell it is not worth stopping for.
+            # It has been logged; to record it is not worth stopping for.
             raise_if_cancelled()
-            logger.warning("could not note an error", error=describe(failure))
-            self._noted = False
+            logger.warning("could not record an error", error=describe(failure))
+            self._error_recorded = False
 
-    async def reload(self) -> None:
-        """Read where it stands."""
-        self._states.clear()
-        self.checkpoint, self._failing = await self._registry.where_it_stands(
-            self.projection.name, self.tables.generation
-        )
-
-    async def _sign(self) -> None:
-        """Write down, before the first fold, which code folds here."""
-        if not self._signed:
-            await self._registry.sign(
-                self.projection.name, self.tables.generation, self._fingerprint
+    async def _record_fingerprint(self) -> None:
+        """Record, before the first fold, which code folds here."""
+        if not self._fingerprint_recorded:
+            await self._registry.record_fingerprint(
+                self.projection.name, self.generation, self._fingerprint
             )
-            self._signed = True
+            self._fingerprint_recorded = True
 
-    async def _prepare(self, after: int, end: int | None, failing: int) -> _Work[State] | None:
-        """Read the next stretch of the log and fold it, as far as that is done in memory; None if there is none."""
+    async def _prepare(
+        self, after: int, end: int | None, failures_in_a_row: int
+    ) -> _PreparedBatch[State] | None:
+        """Read the next slice of the log and fold it in memory; None if there is none."""
         limit = self._limits.fold_events
         limit = limit if end is None else min(end - after, limit)
-        tail = await self._reader.read_slice(after, limit, self._topics)
-        if tail.through == tail.after:
+        log_slice = await self._reader.read_slice(after, limit, self._topics)
+        if log_slice.through == log_slice.after:
             return None
-        stretch = await self._evolve(tail, failing)
-        more = self._head.position - stretch.checkpoint >= self._limits.fold_events
-        return _Work(tail, stretch, more)
+        batch = await self._fold_slice(log_slice, failures_in_a_row)
+        more = self._head.position - batch.checkpoint >= self._limits.fold_events
+        return _PreparedBatch(log_slice, batch, more)
 
-    async def _prepare_ahead(self, before: _Work[State], end: int | None) -> _Work[State] | None:
-        """Prepare what follows `before` while that is written. What fails here will fail again when its turn comes."""
-        stretch = before.stretch
-        if stretch.checkpoint == end:
+    async def _prepare_ahead(
+        self, batch: FoldBatch[State], end: int | None
+    ) -> _PreparedBatch[State] | None:
+        """Prepare what follows `batch` while that is written. What fails here fails again, and is raised, next time."""
+        if batch.checkpoint == end:
             return None
         try:
-            return await self._prepare(stretch.checkpoint, end, stretch.failures_in_a_row)
+            return await self._prepare(batch.checkpoint, end, batch.failures_in_a_row)
         except IncompleteReadError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
@@ -239,97 +252,98 @@ class Projector(Generic[State]):
             self._states.clear()
             return None
 
-    async def _write(self, work: _Work[State]) -> None:
-        """Write what a stretch of the log did. Raises FencedError, IncompleteError, and what Postgres finds wrong."""
-        stretch = work.stretch
-        if work.tail.events:
-            await self._sign()
+    async def _write(self, prepared: _PreparedBatch[State]) -> None:
+        """Write a batch. Raises FencedError, IncompleteError, and whatever Postgres finds wrong with it."""
+        batch = prepared.batch
+        if prepared.log_slice.events:
+            await self._record_fingerprint()
         try:
-            moved = await self.tables.fold(self._database, stretch)
+            moved = await self._writer.write_batch(self._database, batch)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name != "complete":
                 raise
             raise IncompleteError(projection=self.projection.name) from error
         if not moved:
-            raise FencedError(projection=self.projection.name, checkpoint=stretch.after)
-        self.checkpoint, self._failing = stretch.checkpoint, stretch.failures_in_a_row
+            raise FencedError(projection=self.projection.name, checkpoint=batch.after)
+        self.checkpoint, self._failures_in_a_row = batch.checkpoint, batch.failures_in_a_row
         if self.live:
-            self._registry.moved(self.projection.name, stretch.checkpoint)
-        if stretch.quarantined:
+            self._registry.on_checkpoint(self.projection.name, batch.checkpoint)
+        if batch.quarantined:
             logger.warning(
                 "put events in quarantine",
                 projection=self.projection.name,
-                count=len(stretch.quarantined),
-                first_position=stretch.quarantined[0][0],
+                count=len(batch.quarantined),
+                first_position=batch.quarantined[0][0],
             )
 
-    async def _mend(self, error: BaseException, tail: LogSlice | None) -> None:
-        """Something failed, perhaps while `tail` was written: fold that apart if it is to blame, else raise `error`."""
+    async def _recover(self, error: BaseException, log_slice: LogSlice | None) -> None:
+        """Find the events at fault if the database refused what came of `log_slice`, fold the others; else raise."""
         # They may be ahead of the table.
         self._states.clear()
         raise_if_cancelled()
-        if tail is None or not tail.events or not is_refused_value(error):
+        if log_slice is None or not log_slice.events or not is_refused_value(error):
             raise error
-        # The database refuses a state that came out of it: find the event at fault, fold the others.
-        if len(tail.events) == 1:
-            stretch = await self._evolve(tail, self._failing, refused=describe(error))
-            await self._write(_Work(tail, stretch))
+        failures = self._failures_in_a_row
+        if len(log_slice.events) == 1:
+            batch = await self._fold_slice(log_slice, failures, refused=describe(error))
+            await self._write(_PreparedBatch(log_slice, batch))
             return
-        for part in tail.split(len(tail.events) // 2):
+        for half in log_slice.split(len(log_slice.events) // 2):
             try:
-                await self._write(_Work(part, await self._evolve(part, self._failing)))
-            except BaseException as worse:  # noqa: BLE001 - as above
-                await self._mend(worse, part)
+                batch = await self._fold_slice(half, self._failures_in_a_row)
+                await self._write(_PreparedBatch(half, batch))
+            except BaseException as half_error:  # noqa: BLE001 - as above
+                await self._recover(half_error, half)
 
-    async def _states_of(self, streams: set[str]) -> dict[str, State | None]:
-        """The states that these streams have: from memory, or else from the table."""
+    async def _load_states(self, streams: set[str]) -> dict[str, State | None]:
+        """The states of these streams: from memory, or else from the table."""
         found: Mapping[str, State | None] = self._states
         states = {stream: found[stream] for stream in streams if stream in found}
         if unknown := streams - states.keys():
-            found = await self.tables.load(self._database, list(unknown))
+            found = await self._writer.load_states(self._database, list(unknown))
             states.update({stream: found.get(stream) for stream in unknown})
         return states
 
     def _remember(self, states: Mapping[str, State | None]) -> None:
-        """Keep states in memory, those last that came last."""
+        """Keep states in memory; the most recent ones stand last."""
         known = self._states
         for stream in states:
             known.pop(stream, None)
         known.update(states)
 
-    def _forget_surplus(self) -> None:
-        """Of too many states keep those that came last. All of them have to be in the table."""
+    def _evict_states(self) -> None:
+        """Keep only the most recent states in memory. All of them have to be in the table."""
         surplus = len(self._states) - self._limits.fold_streams
         for stream in list(itertools.islice(self._states, max(0, surplus))):
             del self._states[stream]
 
-    async def _evolve(
-        self, tail: LogSlice, failing: int, refused: str | None = None
+    async def _fold_slice(
+        self, log_slice: LogSlice, failures_in_a_row: int, refused: str | None = None
     ) -> FoldBatch[State]:
-        """Fold events in memory, on the states that their streams have.
+        """Fold events in memory, on the states of their streams.
 
-        `failing` events in a row could not be folded before; `refused` is why the database would not take the only
-        event. Raises SystematicError.
+        So many `failures_in_a_row` came before; `refused` is why the database would not take the only event. Raises
+        SystematicError.
         """
-        loaded = await self._states_of({event.stream for event in tail.events})
-        accumulator = Accumulator(self.projection, self._sources, loaded, failing)
-        if refused:
-            accumulator.quarantine(tail.events[0], refused)
+        states = await self._load_states({event.stream for event in log_slice.events})
+        accumulator = Accumulator(self.projection, self._sources, states, failures_in_a_row)
+        failure_limit = self._limits.failures_in_a_row
+        if refused is None:
+            accumulator.fold(log_slice.events, failure_limit)
         else:
-            accumulator.fold(tail.events, self._limits.failures_in_a_row)
-        batch = accumulator.batch(tail)
-        count = batch.failures_in_a_row
-        if count >= self._limits.failures_in_a_row:
-            # What was folded before these is folded for good; the next try begins with them.
-            good = accumulator.folded + accumulator.quarantined - count
+            accumulator.quarantine(log_slice.events[0], refused)
+        failures = accumulator.failures_in_a_row
+        if failures >= failure_limit:
+            # What was folded before these failures is written; the next fold begins with them, and raises.
+            good = accumulator.folded + accumulator.quarantined - failures
             if good > 0:
-                return await self._evolve(tail.split(good)[0], failing)
+                return await self._fold_slice(log_slice.split(good)[0], failures_in_a_row)
             raise SystematicError(
                 projection=self.projection.name,
-                checkpoint=tail.after,
-                count=count,
+                checkpoint=log_slice.after,
+                count=failures,
                 error=accumulator.last_error,
             )
-        loaded.update((stream, state) for stream, (_, state) in batch.changed.items())
-        self._remember(loaded)
-        return batch
+        states.update((stream, state) for stream, (_, state) in accumulator.changed.items())
+        self._remember(states)
+        return accumulator.batch(log_slice)

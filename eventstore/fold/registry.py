@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from eventstore.postgres.database import Database
 
-# Seconds between looks at a checkpoint that another process may move.
-LOOK_SECONDS = 0.01
+# Seconds between reads of a checkpoint that another process may move.
+POLL_SECONDS = 0.01
 
 
 class Registry:
@@ -37,7 +37,7 @@ class Registry:
         self._fingerprints = fingerprints
         self._moved: dict[str, asyncio.Event] = {}
         self._checkpoints: dict[str, int] = {}
-        self._looks: dict[str, asyncio.Task[int]] = {}
+        self._reading: dict[str, asyncio.Task[int]] = {}
 
     async def statuses(self, name: str | None = None) -> dict[str, ProjectionStatus]:
         """The status of every projection, or of one, by its name."""
@@ -57,15 +57,15 @@ class Registry:
             **{name: row[name] for name in GenerationStatus.__struct_fields__ if name != "stale"},
         )
 
-    async def where_it_stands(self, name: str, generation: int) -> tuple[int, int]:
-        """The checkpoint of a generation, and how many events in a row before it failed. Raises LookupError."""
-        row = await self._database.fetchrow(QUERIES["where_it_stands"], name, generation)
+    async def read_checkpoint(self, name: str, generation: int) -> tuple[int, int]:
+        """The checkpoint of a generation, and how many failures in a row end at it. Raises LookupError."""
+        row = await self._database.fetchrow(QUERIES["read_checkpoint"], name, generation)
         if row is None:
             message = f"generation {generation} of {name} is not registered"
             raise LookupError(message)
         return row["checkpoint"], row["failing"]
 
-    async def checkpoint(self, name: str) -> int:
+    async def live_checkpoint(self, name: str) -> int:
         """The checkpoint of the live generation of a projection. Raises LookupError."""
         row = await self._database.fetchrow(QUERIES["live_generation"], name)
         if row is None:
@@ -74,21 +74,21 @@ class Registry:
         checkpoint: int = row["checkpoint"]
         return checkpoint
 
-    async def sign(self, name: str, generation: int, fingerprint: str) -> None:
-        """Write down which code folds a generation."""
-        await self._database.execute(QUERIES["note_fingerprint"], name, generation, fingerprint)
+    async def record_fingerprint(self, name: str, generation: int, fingerprint: str) -> None:
+        """Record which code folds a generation."""
+        await self._database.execute(QUERIES["record_fingerprint"], name, generation, fingerprint)
 
-    async def note_error(self, name: str, generation: int, error: str | None) -> None:
-        """Tell every process what holds a projection up, or that nothing does any more."""
-        await self._database.execute(QUERIES["note_error"], name, generation, error)
+    async def record_error(self, name: str, generation: int, error: str | None) -> None:
+        """Show every process what holds a generation up, or that nothing does any more."""
+        await self._database.execute(QUERIES["record_error"], name, generation, error)
 
     async def request_rebuild(self, name: str, *, promote: bool = False) -> None:
         """Ask for a new generation, to be promoted as soon as it is ready if `promote`. Raises RebuildingError."""
         wanted = "promote" if promote else None
         async with self._database.transaction() as connection:
-            await connection.execute(QUERIES["forget_failed"], name)
+            await connection.execute(QUERIES["delete_failed"], name)
             if await connection.fetchval(QUERIES["request_rebuild"], name, wanted) is None:
-                raise await self._rebuilding(name)
+                raise await self._rebuilding_error(name)
 
     async def request_promotion(self, name: str) -> None:
         """Ask for the generation that is ready to be made live. Raises NotReadyError."""
@@ -96,7 +96,7 @@ class Registry:
             raise NotReadyError(projection=name)
 
     async def request_discard(self, name: str) -> bool:
-        """Ask for the rebuild under way to be forgotten; False if there is none."""
+        """Ask for the rebuild under way to be discarded; False if there is none."""
         return await self._database.fetchval(QUERIES["request_discard"], name) is not None
 
     async def request_rollback(self, name: str) -> None:
@@ -105,9 +105,9 @@ class Registry:
             if await self._database.fetchval(QUERIES["request_rollback"], name) is None:
                 raise NothingRetiredError(projection=name)
         except asyncpg.UniqueViolationError:
-            raise await self._rebuilding(name) from None
+            raise await self._rebuilding_error(name) from None
 
-    async def _rebuilding(self, name: str) -> RebuildingError:
+    async def _rebuilding_error(self, name: str) -> RebuildingError:
         rebuild = (await self.statuses(name))[name].rebuild
         return RebuildingError(
             projection=name,
@@ -115,8 +115,8 @@ class Registry:
             status=rebuild.status if rebuild else "being changed",
         )
 
-    def moved(self, name: str, checkpoint: int) -> None:
-        """Take note that a projector of this process moved a checkpoint: who waits for it is woken."""
+    def on_checkpoint(self, name: str, checkpoint: int) -> None:
+        """Wake those who wait for this projection: a projector of this process has moved the live checkpoint."""
         self._checkpoints[name] = checkpoint
         if event := self._moved.pop(name, None):
             event.set()
@@ -127,28 +127,28 @@ class Registry:
         deadline = loop.time() + timeout
         if self._checkpoints.get(name, 0) >= position:
             return
-        checkpoint = await self.checkpoint(name)
+        checkpoint = await self.live_checkpoint(name)
         while checkpoint < position:
             if loop.time() >= deadline:
                 raise NotFoldedError(projection=name, checkpoint=checkpoint, position=position)
-            checkpoint = await self._look(name)
+            checkpoint = await self._next_checkpoint(name)
 
-    async def _look(self, name: str) -> int:
-        """Look again in a moment, or when told; however many wait, one looks for all."""
-        if (look := self._looks.get(name)) is None:
-            look = self._looks[name] = asyncio.create_task(self._look_once(name))
-        return await asyncio.shield(look)
+    async def _next_checkpoint(self, name: str) -> int:
+        """The checkpoint a moment from now, or once it has moved; however many wait, it is read once for all."""
+        if (reading := self._reading.get(name)) is None:
+            reading = self._reading[name] = asyncio.create_task(self._read_soon(name))
+        return await asyncio.shield(reading)
 
-    async def _look_once(self, name: str) -> int:
+    async def _read_soon(self, name: str) -> int:
         event = self._moved.setdefault(name, asyncio.Event())
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(POLL_SECONDS):
                     await event.wait()
         finally:
-            # Who asks from here on wants a look that begins later.
-            del self._looks[name]
-        return await self.checkpoint(name)
+            # Who asks from here on wants one that is read later.
+            del self._reading[name]
+        return await self.live_checkpoint(name)
 
 
 def _rebuild(row: "Record") -> Rebuild:

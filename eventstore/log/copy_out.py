@@ -1,22 +1,11 @@
-"""What goes through COPY: events out of the log in binary, rows of a projection's tables in as CSV."""
+"""Reading events out of the log by COPY, in its binary format."""
 
-import re
 import struct
-from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import TYPE_CHECKING
 
-import msgspec
 from asyncpg.pgproto.pgproto import UUID
 
 from eventstore.log.events import Event
-
-if TYPE_CHECKING:
-    from eventstore.postgres.database import Session
-
-# Rows that are sent at a time.
-_ROWS = 500
 
 # Binary COPY: a signature, flags and the length of an extension; then the rows, each with its number of fields, each
 # field with its length.
@@ -35,10 +24,6 @@ _SEPARATOR = "\x1e"
 
 # Owners (merchant and programme) that are remembered; after that it begins anew.
 _OWNERS_REMEMBERED = 10_000
-
-# How JSON writes a character that CSV wants as it is: all but the quote and the backslash.
-_ESCAPE = re.compile(rb'\\(?:(["\\])|u([0-9a-f]{4})|(.))')
-_ESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 class EventReader:
@@ -111,43 +96,3 @@ class EventReader:
         merchant_id, given, program_id = raw.decode().partition(_SEPARATOR)
         owner = self._owners[raw] = (merchant_id, program_id if given else None)
         return owner
-
-
-async def copy_rows(
-    connection: "Session",
-    table: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    timeout: float,  # noqa: ASYNC109 - asyncpg's own
-) -> None:
-    """Put rows into a table."""
-    await connection.copy_to_table(
-        table,
-        source=_csv_of(rows),
-        columns=columns,
-        format="csv",
-        null="null",
-        escape="\\",
-        timeout=timeout,
-    )
-
-
-async def _csv_of(rows: Iterable[Sequence[object]]) -> AsyncIterator[bytes]:
-    """Rows as lines of CSV in which null stands for null, and a backslash before a quote or a backslash.
-
-    A JSON array without its brackets is such a line, but for control characters; and to encode it takes a third of the
-    time that it takes a driver to encode the fields one by one in binary.
-    """
-    encoder = msgspec.json.Encoder()
-    left = iter(rows)
-    while batch := list(islice(left, _ROWS)):
-        # A line break stands between rows only: within a text it is escaped.
-        lines = encoder.encode_lines(batch)[1:-2].replace(b"]\n[", b"\n") + b"\n"
-        yield _ESCAPE.sub(_as_it_is, lines) if b"\\" in lines else lines
-
-
-def _as_it_is(escape: re.Match[bytes]) -> bytes:
-    kept, code, letter = escape.groups()
-    if kept:
-        return escape[0]
-    return bytes([int(code, 16)]) if code else _ESCAPED[letter]

@@ -115,7 +115,7 @@ class Build:
             target: int = await read_head(connection)
             await tables.create(connection)
             begun = await connection.fetchval(
-                QUERIES["begin_build"],
+                QUERIES["start_build"],
                 self.name,
                 self.generation,
                 self._projection.version,
@@ -124,14 +124,14 @@ class Build:
             )
             if begun is None:
                 raise BuildFailedError(problem=MEANWHILE)
-            streams: int = await connection.fetchval(QUERIES["expect_streams"], self.name)
+            streams: int = await connection.fetchval(QUERIES["estimate_streams"], self.name)
         return Job(projection=self.name, generation=self.generation, target=target, streams=streams)
 
     async def _begin_again(self) -> None:
         name, generation = self.name, self.generation
         async with self._engine.database.transaction() as connection:
-            await connection.execute(QUERIES["forget_quarantine"], name, generation)
-            if not await connection.fetchval(QUERIES["renumber"], name, generation):
+            await connection.execute(QUERIES["delete_quarantine"], name, generation)
+            if not await connection.fetchval(QUERIES["renumber_generation"], name, generation):
                 raise BuildFailedError(problem=MEANWHILE)
             await GenerationTables(self._projection, generation).drop(connection)
         self.generation += 1
@@ -158,7 +158,7 @@ class Build:
         counts = built.folded, ignored, built.quarantined
         try:
             await self._engine.database.execute(
-                QUERIES["end_build"], self.name, job.generation, *counts
+                QUERIES["finish_build"], self.name, job.generation, *counts
             )
         except asyncpg.CheckViolationError as error:
             raise IncompleteError(projection=self.name) from error
@@ -169,7 +169,7 @@ class Build:
             await asyncio.sleep(REPORT_SECONDS)
             with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
                 await self._engine.database.execute(
-                    QUERIES["note_built"], self.name, job.generation, done()
+                    QUERIES["record_progress"], self.name, job.generation, done()
                 )
             if count % REPORTS_A_WORD == 0:
                 percent = round(100 * done() / max(job.target, 1), 1)
@@ -196,7 +196,7 @@ class Build:
         """Make the indexes, then have Postgres look at what it holds."""
         tables = GenerationTables(self._projection, job.generation)
         await self._execute_all(tables.index_statements())
-        await self._execute_all([f"ANALYZE {table.words['table']}" for table in tables.tables])
+        await self._execute_all([f"ANALYZE {table.name}" for table in tables.tables])
 
     async def _execute_all(self, statements: list[str]) -> None:
         """Execute all of these, two at a time."""
@@ -205,7 +205,7 @@ class Build:
         async def work() -> None:
             connection = await self._engine.database.connect()
             try:
-                await connection.execute(QUERIES["sort_in_memory"], INDEX_MEMORY)
+                await connection.execute(QUERIES["set_index_memory"], INDEX_MEMORY)
                 while left:
                     await connection.execute(left.pop(0), timeout=LONG_SECONDS)
             finally:

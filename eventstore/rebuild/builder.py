@@ -11,9 +11,10 @@ import msgspec
 
 from eventstore.errors import SystematicError
 from eventstore.fold.folding import Accumulator, Row, handled_topics
-from eventstore.fold.generation import GenerationTables, state_rows
+from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
-from eventstore.log.copy_out import EventReader, copy_rows
+from eventstore.fold.writing import GenerationWriter
+from eventstore.log.copy_out import EventReader
 from eventstore.rebuild.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Builder(Generic[State]):
         self._target = target
         self._limits = limits
         self._tables = GenerationTables(projection, generation)
+        self._writer = GenerationWriter(self._tables)
         self._topics = sorted(handled_topics(projection, sources))
         self._reader = EventReader(self._topics)
 
@@ -116,8 +118,7 @@ class Builder(Generic[State]):
                 self._check_memory(len(accumulator.changed), part, after)
             if flushed is not None:
                 await flushed
-            states = state_rows(accumulator.changed)
-            await self._tables.copy_states(writing, states, timeout=COPY_SECONDS)
+            await self._writer.copy_states(writing, accumulator.changed)
             return BuildCounts(accumulator.folded, accumulator.quarantined)
         finally:
             reading.terminate()
@@ -157,10 +158,10 @@ class Builder(Generic[State]):
     async def _clear(self, connection: "Connection[Record]", part: Range) -> None:
         for table in self._tables.tables:
             await connection.execute(
-                QUERIES["clear_range"].format(**table.words), part.low, part.high
+                QUERIES["delete_range"].format(**table.placeholders), part.low, part.high
             )
         await connection.execute(
-            QUERIES["clear_quarantine"],
+            QUERIES["delete_range_quarantine"],
             self._projection.name,
             self._tables.generation,
             part.low,
@@ -173,17 +174,8 @@ class Builder(Generic[State]):
         journal: list[Row],
         quarantined: list[tuple[int, str, str]],
     ) -> None:
-        if journal:
-            await self._tables.copy_journal(connection, journal, timeout=COPY_SECONDS)
-        if quarantined:
-            name, generation = self._projection.name, self._tables.generation
-            await copy_rows(
-                connection,
-                "quarantine",
-                ["projection", "generation", "position", "stream", "error"],
-                [(name, generation, *one) for one in quarantined],
-                timeout=COPY_SECONDS,
-            )
+        await self._writer.copy_journal(connection, journal)
+        await self._writer.copy_quarantine(connection, quarantined)
 
     async def _wait_for_live(self, connection: "Connection[Record]") -> None:
         """Let a live projection that falls behind come first, unless it stands still anyway."""

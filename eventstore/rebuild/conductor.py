@@ -132,7 +132,7 @@ class Lifecycle:
 
     async def _find_live(self, generation: int) -> None:
         """Follow the live generation, if that is another: another process switched, or the answer to that was lost."""
-        if generation != self._live.tables.generation:
+        if generation != self._live.generation:
             live = self._engine.projector(self._projection)
             await live.set_up()
             self._live = live
@@ -171,7 +171,9 @@ class Lifecycle:
             await self._fail(shadow.generation, error)
 
     async def _registered(self, generation: int) -> "Record | None":
-        return await self._engine.database.fetchrow(QUERIES["registered"], self.name, generation)
+        return await self._engine.database.fetchrow(
+            QUERIES["find_generation"], self.name, generation
+        )
 
     async def _catch_up(self, projector: Projector[Any]) -> None:
         """Wait until a generation is about where the live one is."""
@@ -182,26 +184,24 @@ class Lifecycle:
 
     async def _wait_for_promotion(self, projector: Projector[Any]) -> None:
         """Compare, say that it is ready, and wait for the word."""
-        row = await self._registered(projector.tables.generation)
+        row = await self._registered(projector.generation)
         diff: Diff | None = None
         if row is not None and row["retired_at"] is None:
             diff = await self._compare(projector)
         await self._engine.database.execute(
-            QUERIES["note_ready"],
+            QUERIES["mark_ready"],
             self.name,
-            projector.tables.generation,
+            projector.generation,
             None if diff is None else msgspec.json.encode(diff),
         )
-        logger.info(
-            "a rebuild is ready", projection=self.name, generation=projector.tables.generation
-        )
+        logger.info("a rebuild is ready", projection=self.name, generation=projector.generation)
         while self._wanted != "promote":  # noqa: ASYNC110 - the registry is looked at in intervals too
             await asyncio.sleep(GLANCE_SECONDS)
 
     @asynccontextmanager
     async def _level(self, projector: Projector[Any]) -> AsyncIterator[None]:
         """Hold both generations at one position, unless the live one cannot go on."""
-        async with self._live.turn, projector.turn:
+        async with self._live.lock, projector.lock:
             # The answer to a fold may have been lost.
             await self._live.reload()
             await projector.reload()
@@ -217,15 +217,15 @@ class Lifecycle:
             yield
 
     async def _compare(self, projector: Projector[Any]) -> Diff:
-        generation = projector.tables.generation
+        generation = projector.generation
         connection = await self._engine.database.connect()
         try:
-            await connection.execute(QUERIES["stay_in_transaction"])
+            await connection.execute(QUERIES["disable_idle_timeout"])
             snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
             async with self._level(projector):
                 await snapshot.start()
                 # The snapshot is taken with this; what is folded from here on does not show in it.
-                row = await connection.fetchrow(QUERIES["snapshot"], self.name, generation)
+                row = await connection.fetchrow(QUERIES["read_positions"], self.name, generation)
             if row is None:
                 raise BuildFailedError(problem="it is no longer registered")
             comparison = Comparison(
@@ -243,23 +243,23 @@ class Lifecycle:
             # A report reads the view for long. To wait in line for it would hold up every reader behind.
             await asyncio.sleep(BUSY_SECONDS)
         self._switched.set()
-        generation = projector.tables.generation
+        generation = projector.generation
         logger.info("promoted", projection=self.name, generation=generation)
         await self._prune()
 
     async def _switch(self, projector: Projector[Any]) -> bool:
         """Switch; False if somebody reads the view just now."""
-        live, new = self._live.tables.generation, projector.tables.generation
+        live, new = self._live.generation, projector.generation
         async with self._level(projector):
             try:
                 async with self._engine.database.transaction() as connection:
-                    await connection.execute(QUERIES["wait_for_disk"])
-                    await connection.execute(QUERIES["wait_for_no_reader"])
+                    await connection.execute(QUERIES["commit_durably"])
+                    await connection.execute(QUERIES["limit_lock_wait"])
                     await lock_schema(connection)
-                    if not await connection.fetchval(QUERIES["switch"], self.name, live, new):
+                    if not await connection.fetchval(QUERIES["retire_live"], self.name, live, new):
                         raise BuildFailedError(problem=MEANWHILE)
-                    await connection.execute(QUERIES["switch_on"], self.name, new)
-                    await projector.tables.show(connection)
+                    await connection.execute(QUERIES["make_live"], self.name, new)
+                    await projector.tables.create_views(connection)
             except asyncpg.LockNotAvailableError:
                 return False
             self._live.live, projector.live = False, True
@@ -270,7 +270,7 @@ class Lifecycle:
         """Drop the generations that were live too long ago; those that somebody reads just now, another time."""
         try:
             rows = await self._engine.database.fetch(
-                QUERIES["too_many_retired"], self.name, self._engine.limits.retired_kept
+                QUERIES["list_surplus_generations"], self.name, self._engine.limits.retired_kept
             )
             for row in rows:
                 await self._forget(row["generation"])
@@ -281,14 +281,14 @@ class Lifecycle:
     async def _forget(self, generation: int) -> None:
         """Forget a generation, whatever it is, unless it is live."""
         async with self._engine.database.transaction() as connection:
-            if await connection.fetchval(QUERIES["forget_generation"], self.name, generation):
+            if await connection.fetchval(QUERIES["delete_generation"], self.name, generation):
                 await GenerationTables(self._projection, generation).drop(connection)
                 logger.info("dropped a generation", projection=self.name, generation=generation)
 
     async def _discard(self, rebuild: Rebuild) -> None:
         """Forget a rebuild; what was live once stays as it was."""
         retired = await self._engine.database.fetchval(
-            QUERIES["retire_again"], self.name, rebuild.generation, None
+            QUERIES["return_to_retired"], self.name, rebuild.generation, None
         )
         if retired is None:
             await self._forget(rebuild.generation)
@@ -297,10 +297,10 @@ class Lifecycle:
         """Keep the reason; what was live once stays as it was, of the rest only the entry stays."""
         text = describe(error)
         database = self._engine.database
-        if await database.fetchval(QUERIES["retire_again"], self.name, generation, text):
+        if await database.fetchval(QUERIES["return_to_retired"], self.name, generation, text):
             return
         async with database.transaction() as connection:
-            if await connection.fetchval(QUERIES["fail_build"], self.name, generation, text):
+            if await connection.fetchval(QUERIES["mark_failed"], self.name, generation, text):
                 await GenerationTables(self._projection, generation).drop(connection)
 
 

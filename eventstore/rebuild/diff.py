@@ -57,7 +57,7 @@ class Comparison(Generic[State]):
             f'count(*) FILTER (WHERE o.stream = n.stream AND o."{c.name}" IS DISTINCT FROM n."{c.name}")'
             for c in self._columns
         )
-        row = await self._row("compare", **self._words, counts=counts)
+        row = await self._row("compare_states", **self._words, counts=counts)
         before, after, added, gone, changed, *columns = row
         return Diff(
             position=position,
@@ -79,7 +79,7 @@ class Comparison(Generic[State]):
             return None
         deleted = "deleted_at" in {column.name for column in self._columns}
         rows = await self._fetch(
-            "totals",
+            "compare_totals",
             **self._words,
             amount=total.amount,
             by=", ".join(f'"{name}"' for name in total.by),
@@ -115,7 +115,9 @@ class Comparison(Generic[State]):
     ) -> list[ChangedRow]:
         names = [column.name for column in self._columns]
         columns = ", ".join(f'{side}."{name}"' for side in ("o", "n") for name in names)
-        rows = await self._fetch("sample", **self._words, columns=columns, limit=str(SAMPLE))
+        rows = await self._fetch(
+            "sample_changed_states", **self._words, columns=columns, limit=str(SAMPLE)
+        )
         sample: list[ChangedRow] = []
         for stream, *values in rows:
             old, new = values[: len(names)], values[len(names) :]
@@ -150,7 +152,7 @@ class Comparison(Generic[State]):
         from which on the new fold never again has a value that the old one ended with.
         """
         if (words := self._journal_words()) is not None:
-            row = await self._row("journals_diverge", stream, **words)
+            row = await self._row("find_journal_divergence", stream, **words)
             if row[0] is not None:
                 found: int = row[0]
                 return found

@@ -1,8 +1,8 @@
--- registered --
+-- find_generation --
 -- How far a generation is, whose code folded it, and whether it was live once.
 SELECT status, target, fingerprints, retired_at FROM projections WHERE name = $1 AND generation = $2
 
--- begin_build --
+-- start_build --
 -- Enter what is going to be built, by which code.
 UPDATE projections
 SET version = $3, fingerprints = ARRAY[$4], target = $5, built = 0, created_at = clock_timestamp(),
@@ -10,17 +10,17 @@ SET version = $3, fingerprints = ARRAY[$4], target = $5, built = 0, created_at =
 WHERE name = $1 AND generation = $2 AND status = 'building'
 RETURNING generation
 
--- expect_streams --
+-- estimate_streams --
 -- About how many streams the live generation has: what Postgres has counted last, if it has.
 SELECT coalesce(greatest(max(c.reltuples), 0), 0)::bigint
 FROM projections AS p, pg_class AS c
 WHERE p.name = $1 AND p.status = 'live' AND c.oid = to_regclass(p.name || '_' || p.generation)
 
--- note_built --
+-- record_progress --
 -- How far a build is.
 UPDATE projections SET built = $3, updated_at = clock_timestamp() WHERE name = $1 AND generation = $2
 
--- end_build --
+-- finish_build --
 -- It is built; the database itself holds the sum to the target.
 UPDATE projections
 SET status = 'catching-up', checkpoint = target, built = target, folded = $3, ignored = $4, quarantined = $5,
@@ -31,15 +31,15 @@ WHERE name = $1 AND generation = $2 AND status = 'building'
 -- How many events up to $1 are of other topics than these.
 SELECT count(*) FROM events WHERE position <= $1 AND NOT provider || ' ' || topic = ANY($2::text[])
 
--- sort_in_memory --
+-- set_index_memory --
 -- For this session: make indexes in so much memory.
 SELECT set_config('maintenance_work_mem', $1, false)
 
--- forget_quarantine --
+-- delete_quarantine --
 -- What a generation could not fold, before it is begun again.
 DELETE FROM quarantine WHERE projection = $1 AND generation = $2
 
--- renumber --
+-- renumber_generation --
 -- Begin a generation again, under the next number.
 UPDATE projections
 SET generation = generation + 1, status = 'building', checkpoint = 0, folded = 0, ignored = 0, quarantined = 0,
@@ -47,12 +47,12 @@ SET generation = generation + 1, status = 'building', checkpoint = 0, folded = 0
 WHERE name = $1 AND generation = $2 AND status IN ('building', 'catching-up', 'ready') AND retired_at IS NULL
 RETURNING generation
 
--- note_ready --
+-- mark_ready --
 -- A generation is level with the live one, and compared.
 UPDATE projections SET status = 'ready', ready_at = clock_timestamp(), diff = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live'
 
--- switch --
+-- retire_live --
 -- Retire the live generation $2, if $3 is not behind it.
 UPDATE projections AS live
 SET status = 'retired', retired_at = clock_timestamp(), wanted = NULL
@@ -61,43 +61,43 @@ WHERE live.name = $1 AND live.generation = $2 AND live.status = 'live'
     AND new.name = $1 AND new.generation = $3 AND new.status = 'ready' AND new.checkpoint >= live.checkpoint
 RETURNING live.generation
 
--- switch_on --
+-- make_live --
 -- Make a generation live.
 UPDATE projections SET status = 'live', wanted = NULL, diff = NULL, retired_at = NULL, updated_at = clock_timestamp()
 WHERE name = $1 AND generation = $2
 
--- too_many_retired --
+-- list_surplus_generations --
 -- The generations that were live before the $2 that were so last.
 SELECT generation FROM projections
 WHERE name = $1 AND status = 'retired'
 ORDER BY retired_at DESC
 OFFSET $2
 
--- forget_generation --
+-- delete_generation --
 -- Forget a generation, unless it is live.
 DELETE FROM projections WHERE name = $1 AND generation = $2 AND status <> 'live' RETURNING generation
 
--- retire_again --
+-- return_to_retired --
 -- Leave a generation that was live once as it was.
 UPDATE projections SET status = 'retired', wanted = NULL, error = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live' AND retired_at IS NOT NULL
 RETURNING generation
 
--- fail_build --
+-- mark_failed --
 -- Say why a generation could not be built, unless it is live.
 UPDATE projections SET status = 'failed', wanted = NULL, error = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live'
 RETURNING generation
 
--- wait_for_disk --
+-- commit_durably --
 -- For this transaction: its commit waits for the disk.
 SET LOCAL synchronous_commit = on
 
--- wait_for_no_reader --
+-- limit_lock_wait --
 -- For this transaction: give up soon where somebody reads what it would change.
 SET LOCAL lock_timeout = '200ms'
 
--- stay_in_transaction --
+-- disable_idle_timeout --
 -- For this session: between two questions may pass as much time as it takes to fold a long history.
 SET idle_in_transaction_session_timeout = 0
 
@@ -115,11 +115,11 @@ WHERE position > {after} AND position <= {until}
     AND hashtext(stream) BETWEEN {low} AND {high}
 ORDER BY position
 
--- clear_range --
+-- delete_range --
 -- What an attempt at a range left behind.
 DELETE FROM {table} WHERE hashtext(stream) BETWEEN $1 AND $2
 
--- clear_quarantine --
+-- delete_range_quarantine --
 -- What it could not fold.
 DELETE FROM quarantine WHERE projection = $1 AND generation = $2 AND hashtext(stream) BETWEEN $3 AND $4
 
@@ -129,7 +129,7 @@ SELECT coalesce(max(h.position - p.checkpoint), 0)
 FROM projections AS p, log_head AS h
 WHERE p.name = $1 AND p.status = 'live' AND p.error IS NULL
 
--- compare --
+-- compare_states --
 -- How many states there are, and what became of them; then, of those that both have, how many differ in each column.
 SELECT
     count(o.stream), count(n.stream),
@@ -139,7 +139,7 @@ SELECT
     {counts}
 FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream
 
--- totals --
+-- compare_totals --
 -- What they add up to, in groups.
 SELECT {by}, sum(before)::numeric AS before, sum(after)::numeric AS after
 FROM (
@@ -158,7 +158,7 @@ SELECT
     count(*) FILTER (WHERE n.stream IS NULL OR (n.stream = o.stream AND {differs}))
 FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream AND o.position = n.position
 
--- sample --
+-- sample_changed_states --
 -- Some of the states that differ, or that only one side has.
 SELECT coalesce(o.stream, n.stream) AS stream, {columns}
 FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream
@@ -166,14 +166,14 @@ WHERE o.stream IS NULL OR n.stream IS NULL OR {differs}
 ORDER BY 1
 LIMIT {limit}
 
--- journals_diverge --
+-- find_journal_divergence --
 -- The first event of a stream of which the journals do not say the same.
 SELECT min(coalesce(o.position, n.position))
 FROM (SELECT * FROM {old} WHERE stream = $1) AS o
 FULL JOIN (SELECT * FROM {new} WHERE stream = $1) AS n ON o.position = n.position
 WHERE o.position IS NULL OR n.position IS NULL OR {differs}
 
--- snapshot --
+-- read_positions --
 -- Where generation $2 and the live one stand, in the snapshot that is compared.
 SELECT new.checkpoint AS position, live.checkpoint AS live_position, live.generation AS live
 FROM projections AS new JOIN projections AS live ON live.name = new.name AND live.status = 'live'

@@ -331,7 +331,7 @@ async def test_whatever_fails_the_log_and_its_folds_keep_their_promises(
 async def test_a_projector_stops_when_cancelled_even_if_its_connection_dies_meanwhile(
     dsn: str, connection: "Connection[Record]"
 ) -> None:
-    database = FaultyDatabase(dsn, scripted([("fold", "dies cancelled")]))
+    database = FaultyDatabase(dsn, scripted([("write_batch", "dies cancelled")]))
     await database.open()
     log = Log(database, LIMITS)
     await log.start()

@@ -50,7 +50,7 @@ _NAMES = {sql: name for name, sql in {**POSTGRES, **LOG, **FOLD}.items()}
 
 def _name(query: str) -> str:
     """A query's name; those of a generation's tables are made as they are needed."""
-    return _NAMES.get(query) or ("fold" if "WITH moved" in query else "load")
+    return _NAMES.get(query) or ("write_batch" if "WITH moved" in query else "load_states")
 
 
 class Faults:

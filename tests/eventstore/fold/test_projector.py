@@ -2,29 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import asyncpg
 import msgspec
 import pytest
 
 from eventstore.errors import FencedError, IncompleteError
-from eventstore.fold.projection import Projection
-from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry
-from eventstore.limits import Limits
 from eventstore.log.events import LogSlice
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
 from projections.tracked import Tracked
-from providers import load_providers
 from tests.support import new_event, values
+from tests.support.folding import LIMITS, projector
 from tests.support.log import Log
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
-
-LIMITS = Limits(fold_events=50, poll_seconds=0.05)
 
 
 @pytest.fixture
@@ -33,25 +28,6 @@ async def log(database: Database) -> AsyncIterator[Log]:
     await found.start()
     yield found
     await found.stop()
-
-
-async def projector(
-    database: Database,
-    log: Log,
-    projection: Projection[Any] = PROJECTION,
-    limits: Limits = LIMITS,
-) -> Projector[Any]:
-    found = Projector(
-        projection,
-        sources=load_providers({}),
-        database=database,
-        reader=log.reader,
-        head=log.head,
-        registry=Registry(database),
-        limits=limits,
-    )
-    await found.set_up()
-    return found
 
 
 async def append_cards(log: Log, *cards: Mapping[str, object]) -> None:
@@ -168,7 +144,7 @@ async def test_a_projector_that_is_cancelled_stops_even_if_the_database_refuses_
             await asyncio.Event().wait()
         return await read_slice(after, limit, topics)
 
-    monkeypatch.setattr(one.tables, "fold", refuse)
+    monkeypatch.setattr(one._writer, "write_batch", refuse)
     monkeypatch.setattr(log.reader, "read_slice", read_the_first)
     folding = asyncio.create_task(one.fold_next())
     await writing.wait()

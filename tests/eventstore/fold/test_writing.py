@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventstore.log.copy_out import copy_rows
+from eventstore.fold.writing import copy_rows
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -69,7 +69,7 @@ def test_rows_come_back_as_they_were_given(
 ) -> None:
     async def there_and_back() -> list[tuple[object, ...]]:
         await table.execute("TRUNCATE copied")
-        await copy_rows(table, "copied", list(COLUMNS), iter(rows), timeout=60)
+        await copy_rows(table, "copied", list(COLUMNS), iter(rows))
         return [tuple(one) for one in await table.fetch("SELECT * FROM copied")]
 
     assert runner.run(there_and_back()) == rows

@@ -11,8 +11,8 @@ import pytest
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from projections.gift_cards import PROJECTION
-from tests.eventstore.fold.test_projector import projector
 from tests.support import new_event
+from tests.support.folding import projector
 from tests.support.log import Log
 
 if TYPE_CHECKING:

@@ -1,7 +1,5 @@
-"""Building a generation by its parts: what is read, what is held, and what tables become under other code."""
+"""Building a generation by its parts: what is read, and what is held."""
 
-import asyncio
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventstore.errors import SystematicError
-from eventstore.fold.folding import handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.registry import Registry
-from eventstore.limits import Limits
 from eventstore.log.copy_out import EventReader
-from eventstore.log.events import Event, NewEvent
 from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
 from eventstore.rebuild.builder import (
@@ -29,35 +24,13 @@ from eventstore.rebuild.builder import (
 from eventstore.rebuild.pool import BuilderPool
 from eventstore.rebuild.queries import QUERIES
 from projections.gift_cards import PROJECTION
-from providers import load_providers
-from tests.eventstore.fold.test_projector import projector
 from tests.support import new_event, values
-from tests.support.log import Log
+from tests.support.folding import LIMITS, PROVIDERS, TOPICS, append, fold_live
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-PROVIDERS = load_providers({})
-LIMITS = Limits(poll_seconds=0.05, fold_events=50)
-TOPICS = sorted(handled_topics(PROJECTION, PROVIDERS))
-
-
-async def append(database: Database, events: Sequence[NewEvent]) -> list[Event]:
-    """Put events on record, in this order; gives back those that concern gift cards."""
-    log = Log(database, LIMITS)
-    await log.start(follow=False)
-    await asyncio.gather(*map(log.appender.append, events))
-    tail = await log.reader.read_slice(0, len(events), TOPICS)
-    await log.stop()
-    assert tail.through == len(events)
-    return tail.events
-
-
-async def fold_live(database: Database) -> None:
-    """Have the live generation fold all there is."""
-    one = await projector(database, Log(database, LIMITS), limits=LIMITS)
-    while await one.fold_next():
-        pass
+    from eventstore.log.events import Event
 
 
 async def begin(database: Database, generation: int = 2) -> int:
@@ -237,101 +210,3 @@ async def test_a_build_without_one_event_that_folds_ends_early(
     with pytest.raises(SystematicError, match="50 in a row"):
         await one.build(database.connect, Range(), lambda _: None)
     assert await connection.fetchval("SELECT count(*) FROM gift_cards_2") == 0
-
-
-async def columns(connection: "Connection[Record]", table: str) -> dict[str, tuple[str, bool]]:
-    rows = await connection.fetch(
-        "SELECT column_name, data_type, is_nullable = 'YES' FROM information_schema.columns"
-        " WHERE table_name = $1",
-        table,
-    )
-    return {name: (type_, nullable) for name, type_, nullable in values(rows)}
-
-
-CHANGED: dict[str, Callable[[dict[str, tuple[str, bool]]], bool]] = {
-    "ALTER TABLE gift_cards_1 DROP COLUMN gan, DROP COLUMN created_at": lambda now: (
-        now["gan"] == ("text", True) and now["created_at"][1]
-    ),
-    "ALTER TABLE gift_cards_1 ADD COLUMN colour text NOT NULL DEFAULT 'red';"
-    "ALTER TABLE gift_cards_1 ALTER COLUMN colour DROP DEFAULT": lambda now: (
-        now["colour"] == ("text", True)
-    ),
-    "ALTER TABLE gift_cards_1 ALTER COLUMN balance TYPE numeric": lambda now: (
-        now["balance"] == ("bigint", True) and now["balance_was_numeric"] == ("numeric", True)
-    ),
-    "ALTER TABLE gift_cards_1 ALTER COLUMN provider TYPE varchar(20)": lambda now: (
-        now["provider"][0] == "text" and now["provider_was_character"][1]
-    ),
-    "ALTER TABLE balance_changes_1 DROP COLUMN topic": lambda now: "balance" in now,
-}
-
-
-@pytest.mark.parametrize("statement", CHANGED)
-async def test_tables_of_other_code_are_adapted_and_keep_what_they_hold(
-    database: Database, connection: "Connection[Record]", statement: str
-) -> None:
-    await append(database, [new_event("gift-card.updated", {"id": "a", "balance": 5})])
-    await fold_live(database)
-    await connection.execute("DROP VIEW gift_cards, balance_changes")
-    await connection.execute(statement)
-    tables = GenerationTables(PROJECTION, 1)
-    for _ in range(2):
-        async with database.transaction() as session:
-            await tables.adapt(session)
-            await tables.show(session)
-    assert CHANGED[statement](await columns(connection, "gift_cards_1"))
-    assert await connection.fetchval("SELECT id FROM gift_cards") == "a"
-    log = Log(database, LIMITS)
-    await log.start(follow=False)
-    await log.appender.append(new_event("gift-card.updated", {"id": "a", "balance": 6, "gan": "g"}))
-    await log.stop()
-    await fold_live(database)
-    row = await connection.fetchrow("SELECT id, balance, gan FROM gift_cards")
-    assert row is not None
-    assert tuple(row.values()) == ("a", 6, "g")
-    assert await connection.fetchval("SELECT max(after) FROM balance_changes") == 6
-
-
-async def test_a_column_that_changed_its_type_is_indexed_again(
-    database: Database, connection: "Connection[Record]"
-) -> None:
-    await fold_live(database)
-    await connection.execute("DROP VIEW gift_cards")
-    await connection.execute("ALTER TABLE gift_cards_1 ALTER COLUMN status TYPE varchar(20)")
-    await fold_live(database)
-    definitions = await connection.fetch(
-        "SELECT indexdef FROM pg_indexes WHERE tablename = 'gift_cards_1'"
-    )
-    assert any("(status)" in definition for (definition,) in values(definitions))
-
-
-async def test_a_view_that_somebody_built_on_survives_a_new_column(
-    database: Database, connection: "Connection[Record]"
-) -> None:
-    await fold_live(database)
-    await connection.execute("DROP VIEW gift_cards")
-    await connection.execute(
-        "CREATE VIEW gift_cards AS SELECT stream, position, balance, id FROM gift_cards_1"
-    )
-    await connection.execute("CREATE VIEW report AS SELECT sum(balance) FROM gift_cards")
-    await fold_live(database)
-    assert await connection.fetchval("SELECT count(*) FROM report") == 1
-    assert list(await columns(connection, "gift_cards")) == [
-        *("stream", "position", "balance", "id"),
-        *(
-            c.name
-            for c in GenerationTables(PROJECTION, 1).columns
-            if c.name not in {"balance", "id"}
-        ),
-    ]
-
-
-async def test_a_view_that_somebody_built_on_does_not_keep_a_server_of_newer_code_from_starting(
-    database: Database, connection: "Connection[Record]"
-) -> None:
-    await fold_live(database)
-    await connection.execute("ALTER TABLE gift_cards_1 ADD COLUMN colour text")
-    await connection.execute("CREATE OR REPLACE VIEW gift_cards AS TABLE gift_cards_1")
-    await connection.execute("CREATE VIEW report AS SELECT colour FROM gift_cards")
-    await fold_live(database)
-    assert await connection.fetchval("SELECT count(*) FROM report") == 0

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from eventstore.fold import projector
 from eventstore.fold.generation import GenerationTables
+from eventstore.fold.writing import GenerationWriter
 from eventstore.limits import Limits
 from eventstore.log.events import Event
 from eventstore.postgres.database import Database
@@ -254,7 +255,7 @@ class Rebuilt(Live):
             )
             built, _ = await build_all(builder, self.database)
             async with self.database.transaction() as connection:
-                await GenerationTables(projection, self._generation).index(connection)
+                await GenerationTables(projection, self._generation).create_indexes(connection)
             ignored = target - built.folded - built.quarantined
             await self.database.execute(
                 "UPDATE projections SET checkpoint = target, folded = $3, ignored = $4,"
@@ -606,21 +607,21 @@ async def test_a_report_that_runs_for_long_holds_up_a_promotion_but_nobody_who_r
 async def test_a_connection_that_is_lost_while_it_folds_does_not_cost_a_generation_that_is_ready(
     start: StartLoopledger, monkeypatch: pytest.MonkeyPatch, generation: int
 ) -> None:
-    fold, lost = GenerationTables.fold, asyncio.Event()
+    write_batch, lost = GenerationWriter.write_batch, asyncio.Event()
 
-    async def lose(self: GenerationTables[Any], *arguments: Any) -> bool:  # noqa: ANN401
-        folded = await fold(self, *arguments)
-        if self.generation == generation and not lost.is_set():
+    async def lose(self: GenerationWriter[Any], *arguments: Any) -> bool:  # noqa: ANN401
+        written = await write_batch(self, *arguments)
+        if self._tables.generation == generation and not lost.is_set():
             lost.set()
             message = "after the commit, before its answer"
             raise ConnectionResetError(message)
-        return folded
+        return written
 
     monkeypatch.setattr(projector, "FIRST_PAUSE", 0.5)
     async with running(start) as client:
         await send_cards(client, 3, 1)
         await ready(client, CARDS)
-        monkeypatch.setattr(GenerationTables, "fold", lose)
+        monkeypatch.setattr(GenerationWriter, "write_batch", lose)
         await client.loopz("gift-card.updated", {"id": "c-1", "balance": 8})
         await asyncio.wait_for(lost.wait(), 5)
         await client.request("POST", f"{CARDS}/promote")
