@@ -6,18 +6,11 @@ import asyncpg
 
 from eventstore.errors import PostgresError
 from eventstore.fold.columns import Column, columns_of, identifier
-from eventstore.fold.projection import Projection, State
+from eventstore.fold.projection import JOURNAL_COLUMNS, STATE_COLUMNS, Projection, State
 from eventstore.fold.queries import QUERIES
 
 if TYPE_CHECKING:
     from eventstore.postgres.database import Session
-
-STATE_COLUMNS = (Column("stream", "text"), Column("position", "bigint"))
-JOURNAL_COLUMNS = (
-    Column("stream", "text"),
-    Column("position", "bigint"),
-    Column("recorded_at", "timestamp with time zone"),
-)
 
 
 class Table(NamedTuple):

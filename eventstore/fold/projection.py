@@ -1,13 +1,18 @@
 """A projection is a value: what to fold, into what, and how."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
+from eventstore.fold.columns import Column, identifier
 from eventstore.log.events import Event
 
 State = TypeVar("State", bound=msgspec.Struct)
+
+# The columns of every table of states, and of every journal, besides those of the projection's own.
+STATE_COLUMNS = (Column("stream", "text"), Column("position", "bigint"))
+JOURNAL_COLUMNS = (*STATE_COLUMNS, Column("recorded_at", "timestamp with time zone"))
 
 
 class Source(Protocol):
@@ -47,23 +52,65 @@ class Total(msgspec.Struct, frozen=True):
 
 
 class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
-    """What to fold, into what, and how.
+    """What to fold, into what, and how. Raises ValueError for one that contradicts itself.
 
     `evolve(state, fact)` gives the state after the fact; `state` is None for a stream's first fact. It is pure, and
     it merges: a field that the fact leaves out keeps its value. It returns **the very object it was given** when the
     fact is stale, that is, older than what the state holds already.
 
-    `state` is a frozen Struct whose fields can be given by position: they are the columns of its table.
-    `indexes` are the columns by which the API lets people filter; `tenant` is the one of them that says whose a thing
-    is.
+    `state` is a frozen Struct whose fields can be given by position: they are the columns of its table. Of these,
+    `key` is the text by which people ask for a thing, its id; `tombstone`, if there is one, is null unless the thing is
+    deleted; `indexes` are those by which the API lets people filter; `tenant` is the one of them that says whose a
+    thing is.
     """
 
     name: str
     version: int
     handles: frozenset[type[msgspec.Struct]]
     state: type[State]
+    key: str
     evolve: Callable[[State | None, Any], State]
+    tombstone: str | None = None
     indexes: tuple[str, ...] = ()
     tenant: str | None = None
     journal: Journal[State] | None = None
     total: Total | None = None
+
+    def __post_init__(self) -> None:
+        """Check that names are names, and that columns are columns of the state."""
+        if self.version < 1:
+            self._refuse(f"version {self.version} is less than 1")
+        if not self.handles:
+            self._refuse("it handles no fact")
+        self._check_names("state", self.name, self.state, STATE_COLUMNS)
+        if (journal := self.journal) is not None:
+            self._check_names("journal", journal.name, journal.entry, JOURNAL_COLUMNS)
+        columns = self.state.__struct_encode_fields__
+        for role, names in {
+            "key": (self.key,),
+            "tombstone": (self.tombstone,),
+            "indexes": self.indexes,
+            "tenant": (self.tenant,),
+            "total.amount": (self.total and self.total.amount,),
+            "total.by": self.total.by if self.total else (),
+        }.items():
+            for name in names:
+                if name is not None and name not in columns:
+                    self._refuse(f"{role}: {self.state.__name__} has no field {name!r}")
+
+    def _check_names(
+        self, role: str, name: str, row: type[msgspec.Struct], reserved: tuple[Column, ...]
+    ) -> None:
+        fields = row.__struct_encode_fields__
+        for each in (name, *fields):
+            try:
+                identifier(each)
+            except ValueError as error:
+                self._refuse(f"{role}: {error}")
+        for column in reserved:
+            if column.name in fields:
+                self._refuse(f"{role}: the name {column.name!r} is reserved")
+
+    def _refuse(self, problem: str) -> NoReturn:
+        message = f"projection {self.name!r}: {problem}"
+        raise ValueError(message)

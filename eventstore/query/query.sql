@@ -8,6 +8,6 @@ LIMIT $2
 -- find --
 -- Everything of this id, whoever's it is.
 SELECT stream, position, {names} FROM {table}
-WHERE id = $1 {filters}
+WHERE "{key}" = $1 {filters}
 ORDER BY stream
 LIMIT $2

@@ -16,7 +16,9 @@ class StateView:
         self._words = {
             "table": identifier(projection.name),
             "names": names_of(self.columns),
+            "key": projection.key,
         }
+        self._tombstone = projection.tombstone
 
     def page(self, filters: Iterable[str]) -> str:
         """SQL for a page: $1 the stream it starts after, $2 its length, then a value for each filter."""
@@ -28,7 +30,7 @@ class StateView:
 
     def _statement(self, name: str, filters: Iterable[str]) -> str:
         known = {column.name: f'"{column.name}" = ' for column in self.columns}
-        if "deleted_at" in known:
-            known["deleted"] = "(deleted_at IS NOT NULL) = "
+        if self._tombstone is not None:
+            known["deleted"] = f'("{self._tombstone}" IS NOT NULL) = '
         conditions = "".join(f" AND {known[name]}${n}" for n, name in enumerate(filters, 3))
         return QUERIES[name].format(**self._words, filters=conditions)

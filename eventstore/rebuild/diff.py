@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from eventstore.fold.columns import Column, columns_of, mask
 from eventstore.fold.folding import fold
-from eventstore.fold.generation import JOURNAL_COLUMNS, STATE_COLUMNS, GenerationTables
-from eventstore.fold.projection import Projection, Source, State
+from eventstore.fold.generation import GenerationTables
+from eventstore.fold.projection import JOURNAL_COLUMNS, STATE_COLUMNS, Projection, Source, State
 from eventstore.fold.status import Change, ChangedRow, Diff, JournalChange, Rows, TotalChange
 from eventstore.log.events import Event
 from eventstore.rebuild.queries import QUERIES
@@ -77,13 +77,13 @@ class Comparison(Generic[State]):
         total = self._projection.total
         if total is None:
             return None
-        deleted = "deleted_at" in {column.name for column in self._columns}
+        tombstone = self._projection.tombstone
         rows = await self._fetch(
             "compare_totals",
             **self._words,
             amount=total.amount,
             by=", ".join(f'"{name}"' for name in total.by),
-            where="WHERE deleted_at IS NULL" if deleted else "",
+            where="" if tombstone is None else f'WHERE "{tombstone}" IS NULL',
         )
         items = [
             {

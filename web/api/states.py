@@ -32,8 +32,7 @@ class Resource:
         self._projection = projection
         self._view = StateView(projection)
         self._secrets = frozenset(c.name for c in self._view.columns if c.secret)
-        columns = {c.name for c in self._view.columns}
-        self._filters = (*projection.indexes, *({"deleted"} if "deleted_at" in columns else ()))
+        self._filters = (*projection.indexes, *(("deleted",) if projection.tombstone else ()))
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of this resource."""

@@ -46,7 +46,7 @@ def unrelated(x):
     return x
 
 PROJECTION = Projection(
-    name="cards", version=1, handles=frozenset({CardFact}), state=Card, evolve=evolve
+    name="cards", version=1, handles=frozenset({CardFact}), state=Card, key="id", evolve=evolve
 )
 ''',
     "facts": """
@@ -356,6 +356,7 @@ def test_every_source_counts() -> None:
         version=1,
         handles=frozenset({Fact}),
         state=State,
+        key="size",
         evolve=lambda _, fact: State(fact.size),
     )
     pairs = itertools.product((Small(), Large()), repeat=2)
