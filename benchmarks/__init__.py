@@ -1,5 +1,5 @@
-"""Benchmarks: how fast deliveries are taken beside what else one could do, and how soon they show.
+"""Benchmarks: how fast deliveries are taken beside what else one could do, how soon they show, how fast rebuilds are.
 
-`python -m benchmarks.ingest` and `python -m benchmarks.lag`. Every number is measured on the machine at hand, in one
-run, with everything that it is compared with.
+`python -m benchmarks.ingest`, `python -m benchmarks.lag`, `python -m benchmarks.rebuild`; `make bench` runs a short
+version of each. Every number is measured on the machine at hand, in one run, with everything that it is compared with.
 """

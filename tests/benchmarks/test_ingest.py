@@ -17,17 +17,21 @@ from typing import Any
 import pytest
 from aiohttp import test_utils, web
 
-from benchmarks import wrk
-from benchmarks.ingest_report import Run, ratios, results
-from benchmarks.processes import BenchmarkError
-from benchmarks.report import percentile
-from benchmarks.standing import Ledger
-from benchmarks.traffic import SIGNATURE_HEADER, Signer, gift_card_updates, write_requests
+from benchmarks.harness.api import Ledger
+from benchmarks.harness.command import BenchmarkError
+from benchmarks.harness.report import percentile
+from benchmarks.harness.signer import SIGNATURE_HEADER, Signer
+from benchmarks.ingest import wrk
+from benchmarks.ingest.report import Run, ratios_of, results
+from benchmarks.ingest.wrk import gift_card_updates, write_requests
 from tests.support import ROOT
 
 INGEST = "benchmarks.ingest --seconds 0.3 --connections 4 --rounds 1 --json"
 LAG = "benchmarks.lag --seconds 1 --rate 50 --json"
-INSTALL_WRK = "benchmark: wrk is not installed. On Debian: apt-get install wrk\n"
+INSTALL_WRK = (
+    "benchmark: wrk, which sends the load, is not installed: apt-get install wrk (Debian, Ubuntu), "
+    "brew install wrk (macOS), or build it from github.com/wg/wrk\n"
+)
 
 
 def start(command: str, path: str = os.environ["PATH"]) -> "subprocess.Popen[str]":
@@ -115,7 +119,8 @@ def test_a_load_lasts_whole_seconds() -> None:
 @asynccontextmanager
 async def told(**changes: object) -> AsyncIterator[str]:
     """A Loopledger that says of itself that it has 10 events on record, all folded, but for `changes`."""
-    standing = {"name": "p", "head": 10, "lag": 0, "folded": 10, "ignored": 0, "quarantined": 0}
+    standing = {"name": "p", "generation": 1, "checkpoint": 10, "head": 10, "folded": 10}
+    standing |= {"ignored": 0, "quarantined": 0}
 
     async def list_projections(_: web.Request) -> web.Response:
         return web.json_response({"items": [standing | {"error": None} | changes], "next": None})
@@ -181,7 +186,9 @@ def test_medians_are_of_the_rounds_and_ratios_of_the_same_round() -> None:
         ("limit", 50.0),
         ("loopledger", 10.0),
     ]
-    assert [(r.server, r.beside, r.ratio) for r in ratios(runs)] == [("loopledger", "limit", 0.5)]
+    assert [(r.server, r.beside, r.ratio) for r in ratios_of(runs)] == [
+        ("loopledger", "limit", 0.5)
+    ]
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

@@ -12,12 +12,14 @@ import aiohttp
 import msgspec
 import pytest
 
-from benchmarks.processes import BenchmarkError
-from benchmarks.rebuild_api import Api, Diff, Rebuild, Rows, check, copy_without_journal
-from benchmarks.rebuild_loading import copy_events
-from benchmarks.rebuild_report import Run, ratios, results
-from benchmarks.rebuild_rivals import ByHand, index_like
-from benchmarks.rebuild_traffic import COLUMNS, Plan, lines
+from benchmarks.harness.api import Api
+from benchmarks.harness.command import BenchmarkError
+from benchmarks.rebuild.alternatives import ByHand, index_like
+from benchmarks.rebuild.api import Diff, Rebuild, Rows, check, discard, rebuild
+from benchmarks.rebuild.copy import copy_without_journal
+from benchmarks.rebuild.events import COLUMNS, Plan, lines
+from benchmarks.rebuild.loading import copy_events
+from benchmarks.rebuild.report import Run, ratios_of, results
 from eventstore.fold.folding import fold, handles
 from eventstore.log.events import Event
 from projections import load_projections
@@ -113,20 +115,20 @@ async def test_the_query_makes_what_is_folded_live_and_what_a_rebuild_makes(
     await copy_events(connection, PLAN, lambda _: None)
     async with start() as loopledger, aiohttp.ClientSession() as session:
         api = Api(loopledger.url, session)
-        await api.catch_up(lambda _: None)
+        await api.caught_up()
         for name in ("gift_cards", "transactions"):
             by_hand = ByHand(connection, name, f"{name}_1")
             await by_hand.set_up()
             await by_hand.make(PLAN.events)
-            made, live = await by_hand.prints()
+            made, live = await by_hand.hashes()
             assert made == live
             assert made.rows > 0
             assert await indexes(connection, f"by_hand.{name}") == await indexes(
                 connection, f"public.{name}_1"
             )
-            rebuilt = await api.rebuild(name, lambda _: None)
+            rebuilt = await rebuild(api, name, lambda _: None)
             assert rebuilt.build > 0
-            await api.discard(name)
+            await discard(api, name)
 
 
 async def indexes(connection: "Connection[Record]", table: str) -> list[str]:
@@ -159,7 +161,7 @@ def test_an_index_is_made_again_on_another_table() -> None:
 def test_a_rebuild_that_is_wrong_is_an_error(
     rows: Rows | None, quarantined: int, problem: str
 ) -> None:
-    rebuild = Rebuild(
+    found = Rebuild(
         status="ready",
         percent=100,
         folded=3,
@@ -171,7 +173,7 @@ def test_a_rebuild_that_is_wrong_is_an_error(
         diff=None if rows is None else Diff(rows),
     )
     with pytest.raises(BenchmarkError, match=problem):
-        check("gift_cards", rebuild)
+        check("gift_cards", found)
 
 
 def test_a_copy_of_loopledger_keeps_no_journal(tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_medians_are_of_the_rounds_and_ratios_of_the_same_round() -> None:
         ("sql", 10.0, 2),
         ("loopledger", 10.0, 2),
     ]
-    assert [(r.way, r.beside, r.projection, r.ratio) for r in ratios(runs)] == [
+    assert [(r.way, r.beside, r.projection, r.ratio) for r in ratios_of(runs)] == [
         ("loopledger", "sql", "gift_cards", 1.0),
         ("loopledger", "limit", "gift_cards", 0.2),
     ]

@@ -1,6 +1,7 @@
-"""What something takes: time, processor time and memory, of Loopledger and of its Postgres apart."""
+"""What something takes: time, processor time and memory, of a program and of its Postgres apart."""
 
 import contextlib
+import resource
 import threading
 import time
 from collections.abc import Coroutine, Iterable
@@ -9,9 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import psutil
-
-from benchmarks import processes
-from benchmarks.processes import fail
 
 T = TypeVar("T")
 
@@ -33,13 +31,31 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     other_cpus: float
 
 
-def postgres_of(data: Path) -> psutil.Process:
-    """The Postgres that runs in a data directory of Loopledger. Raises BenchmarkError if none does."""
-    try:
-        lines = (data / "postgres" / "postmaster.pid").read_text().splitlines()
-        return psutil.Process(int(lines[0]))
-    except (OSError, ValueError, IndexError, psutil.Error) as error:
-        fail(f"no Postgres runs in {data}: {error}")
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all below it."""
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """The CPU time that processes have taken; that of children that have ended counts with their parent."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+def busy_seconds() -> float:
+    """The CPU time that the whole machine has spent, whoever on."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0)
+
+
+def own_seconds() -> float:
+    """The CPU time of this program and of its children that have ended, such as wrk."""
+    return sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 async def measure(
@@ -50,14 +66,14 @@ async def measure(
     Postgres may be a child of the program: it is counted apart all the same.
     """
     watch = _Watch(postgres, program)
-    cpu, busy, own = watch.cpu_seconds(), processes.busy_seconds(), processes.own_seconds()
+    cpu, busy, own = watch.cpu_seconds(), busy_seconds(), own_seconds()
     began = time.perf_counter()
     with watch:
         done = await work
     seconds = time.perf_counter() - began
     cpu = watch.cpu_seconds() - cpu
-    own = processes.own_seconds() - own
-    others = processes.busy_seconds() - busy - own - cpu
+    own = own_seconds() - own
+    others = busy_seconds() - busy - own - cpu
     return done, Usage(
         seconds=seconds,
         cpu_seconds=cpu if program is not None else cpu + own,
@@ -87,7 +103,7 @@ class _Watch:
 
     def cpu_seconds(self) -> float:
         """What the processes have taken until now."""
-        return processes.cpu_seconds({*self._families()[0], *self._families()[1]})
+        return cpu_seconds({*self._families()[0], *self._families()[1]})
 
     def _run(self) -> None:
         pause = 0.0
@@ -100,8 +116,8 @@ class _Watch:
             pause = max(LOOK_SECONDS, (time.thread_time() - began) / LOOK_SHARE)
 
     def _families(self) -> tuple[set[psutil.Process], set[psutil.Process]]:
-        postgres = set(processes.family(self._postgres))
-        program = set() if self._program is None else {*processes.family(self._program)}
+        postgres = set(family(self._postgres))
+        program = set() if self._program is None else {*family(self._program)}
         return program - postgres, postgres
 
 

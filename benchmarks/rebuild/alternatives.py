@@ -6,21 +6,19 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import asyncpg
 
-from benchmarks.processes import ROOT, fail
-from eventstore.postgres.queries import load_queries
+from benchmarks.harness.command import fail
+from benchmarks.harness.server_process import ROOT
+from benchmarks.rebuild.queries import QUERIES
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
     from asyncpg import Connection, Record
-
-QUERIES = load_queries(Path(__file__).with_name("rebuild.sql"))
 
 SCHEMA = "by_hand"
 LIBRARY = "library"
@@ -32,7 +30,7 @@ _INDEX = re.compile(r"CREATE (UNIQUE )?INDEX \S+ ON \S+ (USING .*)", re.DOTALL)
 LIBRARY_SECONDS = 7_200.0
 
 
-class Print(NamedTuple):
+class TableHash(NamedTuple):
     """How many rows a table has, and what they hash to."""
 
     rows: int
@@ -88,9 +86,9 @@ class ByHand:
         for unique, how in self._indexes:
             await execute(f"CREATE {unique}INDEX ON {self._table} {how}", timeout=None)
 
-    async def prints(self) -> tuple[Print, Print]:
+    async def hashes(self) -> tuple[TableHash, TableHash]:
         """What it made, and what is live."""
-        return await print_of(self._connection, self._table), await print_of(
+        return await table_hash(self._connection, self._table), await table_hash(
             self._connection, self._live
         )
 
@@ -107,12 +105,12 @@ def index_like(definition: str) -> tuple[str, str]:
     return match[1] or "", match[2]
 
 
-async def print_of(connection: "Connection[Record]", table: str) -> Print:
+async def table_hash(connection: "Connection[Record]", table: str) -> TableHash:
     """How many rows a table has, and what they hash to."""
-    row = await connection.fetchrow(QUERIES["print"].format(table=table), timeout=None)
+    row = await connection.fetchrow(QUERIES["table_hash"].format(table=table), timeout=None)
     if row is None:
         fail(f"{table} does not answer")
-    return Print(row["rows"], row["hash"])
+    return TableHash(row["rows"], row["hash"])
 
 
 class Library:
@@ -132,7 +130,7 @@ class Library:
             # As those sessions of Loopledger that write what can be folded again.
             await connection.execute(f"ALTER DATABASE {LIBRARY} SET synchronous_commit = off")
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.rebuild_library"),
+            *(sys.executable, "-m", "benchmarks.rebuild.library"),
             *(self._dsn, self._target, str(self._events)),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
@@ -141,21 +139,21 @@ class Library:
             start_new_session=True,
         )
         try:
-            await _hear(process, "ready")
+            await _read_word(process, "ready")
             yield process
         finally:
             if process.returncode is None:
                 process.kill()
             await process.wait()
 
-    async def prints(self, connection: "Connection[Record]") -> tuple[Print, Print]:
+    async def hashes(self, connection: "Connection[Record]") -> tuple[TableHash, TableHash]:
         """What it made, and what the query makes of as many events."""
         async with connected(self._target) as there:
-            made = await print_of(there, "gift_cards")
+            made = await table_hash(there, "gift_cards")
         by_hand = ByHand(connection, "gift_cards", "gift_cards")
         await by_hand.set_up()
         await by_hand.make(self._events)
-        wanted, _ = await by_hand.prints()
+        wanted, _ = await by_hand.hashes()
         await by_hand.drop()
         return made, wanted
 
@@ -164,12 +162,12 @@ async def project(process: "Process") -> float:
     """Have the library project; gives back how many seconds it says that took."""
     if process.stdin is not None:
         process.stdin.write(b"go\n")
-    return float(await _hear(process, "done"))
+    return float(await _read_word(process, "done"))
 
 
-async def _hear(process: "Process", word: str) -> str:
+async def _read_word(process: "Process", word: str) -> str:
     if process.stdout is None or process.stderr is None:
-        fail("nobody hears the library")
+        fail("the library has no pipes")
     async with asyncio.timeout(LIBRARY_SECONDS):
         line = (await process.stdout.readline()).decode()
         if not line.startswith(word):

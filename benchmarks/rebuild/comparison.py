@@ -11,13 +11,27 @@ import aiohttp
 import msgspec
 import psutil
 
-from benchmarks import servers
-from benchmarks.processes import ROOT, fail
-from benchmarks.rebuild_api import Api, copy_without_journal, serving
-from benchmarks.rebuild_loading import load
-from benchmarks.rebuild_measuring import Usage, measure, postgres_of
-from benchmarks.rebuild_progress import progress
-from benchmarks.rebuild_report import (
+from benchmarks.harness import servers
+from benchmarks.harness.api import Api
+from benchmarks.harness.command import fail
+from benchmarks.harness.progress import progress, show_progress
+from benchmarks.harness.report import this_machine
+from benchmarks.harness.server_process import ROOT, LoopledgerProcess
+from benchmarks.harness.usage import Usage, measure
+from benchmarks.rebuild.alternatives import (
+    ByHand,
+    Library,
+    TableHash,
+    connected,
+    project,
+    read_all,
+)
+from benchmarks.rebuild.api import discard, rebuild
+from benchmarks.rebuild.copy import copy_without_journal
+from benchmarks.rebuild.events import Plan
+from benchmarks.rebuild.loading import load
+from benchmarks.rebuild.report import (
+    AGAINST,
     ALL,
     LIBRARY,
     LIMIT,
@@ -28,12 +42,9 @@ from benchmarks.rebuild_report import (
     Report,
     Run,
     Sameness,
-    ratios,
+    ratios_of,
     results,
 )
-from benchmarks.rebuild_rivals import ByHand, Library, Print, connected, project, read_all
-from benchmarks.rebuild_traffic import Plan
-from benchmarks.report import show_progress, this_machine
 from eventstore.postgres.cluster import embedded_dsn
 
 if TYPE_CHECKING:
@@ -57,15 +68,25 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[str, str]
 
 
-class Contest:
+class RebuildComparison:
     """A log of one size in a directory of its own."""
 
-    def __init__(self, plan: Plan, rounds: int, library_events: int, directory: Path) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Path,
+        *,
+        rounds: int,
+        library_events: int,
+        against: Path | None,
+    ) -> None:
         self._plan = plan
         self._rounds = rounds
         self._library_events = min(library_events, plan.events)
         self._directory = directory
-        self._dsn = embedded_dsn(directory / "data" / "socket")
+        self._against = against
+        self._data_dir = directory / "data"
+        self._dsn = embedded_dsn(self._data_dir / "socket")
         self._machine = this_machine(directory)
         self._left_out: dict[str, str] = {}
         self._runs: list[Run] = []
@@ -79,9 +100,12 @@ class Contest:
             self._left_out[LIBRARY] = "it was given no events"
         elif reason := servers.missing_library():
             self._left_out[LIBRARY] = reason
-        load_seconds = await load(self._directory / "data", self._plan)
+        load_seconds = await load(self._data_dir, self._plan)
         copy = self._directory / "without-journal"
         copy_without_journal(copy, PROJECTIONS)
+        others = {WITHOUT_JOURNAL: copy}
+        if self._against is not None:
+            others[AGAINST] = self._against
         for round_ in range(1, self._rounds + 1):
             async with self._serving(ROOT) as server:
                 await self._read_all(server, round_)
@@ -91,23 +115,32 @@ class Contest:
                     await self._rebuild(server, LOOPLEDGER, projection, round_)
                 if LIBRARY not in self._left_out:
                     await self._use_library(server, round_)
-            async with self._serving(copy) as server:
-                for projection in PROJECTIONS:
-                    await self._rebuild(server, WITHOUT_JOURNAL, projection, round_)
+            for way, checkout in others.items():
+                async with self._serving(checkout) as server:
+                    for projection in PROJECTIONS:
+                        await self._rebuild(server, way, projection, round_)
         return self._report(load_seconds)
 
     @asynccontextmanager
-    async def _serving(self, code: Path) -> AsyncIterator[Server]:
+    async def _serving(self, checkout: Path) -> AsyncIterator[Server]:
         """A server that has caught up; how long the very first took is kept."""
         began = time.perf_counter()
+        process = LoopledgerProcess(
+            self._data_dir,
+            self._directory / servers.LOG,
+            environ={"LOOPLEDGER_LOG_LEVEL": "warning"},
+            checkout=checkout,
+        )
         async with (
-            serving(code, self._directory) as (url, program),
+            servers.running(process) as program,
             aiohttp.ClientSession() as session,
             connected(self._dsn) as connection,
         ):
-            api = Api(url, session)
+            api = Api(process.url, session)
             with progress("folding live", self._plan.events) as show:
-                standings = await api.catch_up(show)
+                standings = await api.caught_up(show)
+            if quarantined := [each for each in standings if each.quarantined]:
+                fail(f"the live fold did not do well: {quarantined}")
             if self._live is None:
                 seconds = time.perf_counter() - began
                 rate = self._plan.events / seconds
@@ -116,7 +149,7 @@ class Contest:
             yield Server(
                 api=api,
                 program=program,
-                postgres=postgres_of(self._directory / "data"),
+                postgres=servers.postgres_in(self._data_dir),
                 connection=connection,
                 tables={each.name: f"{each.name}_{each.generation}" for each in standings},
             )
@@ -134,16 +167,16 @@ class Contest:
             _, usage = await measure(by_hand.make(self._plan.events), server.postgres, None)
         self._note(SQL, projection, round_, usage)
         if round_ == 1:
-            self._compare(SQL, projection, *await by_hand.prints())
+            self._compare(SQL, projection, *await by_hand.hashes())
         await by_hand.drop()
 
     async def _rebuild(self, server: Server, way: str, projection: str, round_: int) -> None:
         async with self._turn(server, way, projection, round_) as show:
-            work = server.api.rebuild(projection, show)
+            work = rebuild(server.api, projection, show)
             rebuilt, usage = await measure(work, server.postgres, server.program)
         usage = msgspec.structs.replace(usage, seconds=rebuilt.build)
         self._note(way, projection, round_, usage, diff_seconds=rebuilt.diff)
-        await server.api.discard(projection)
+        await discard(server.api, projection)
 
     async def _use_library(self, server: Server, round_: int) -> None:
         library = Library(self._dsn, self._library_events)
@@ -154,7 +187,7 @@ class Contest:
         usage = msgspec.structs.replace(usage, seconds=seconds)
         self._note(LIBRARY, CARDS, round_, usage)
         if round_ == 1:
-            self._compare(LIBRARY, CARDS, *await library.prints(server.connection))
+            self._compare(LIBRARY, CARDS, *await library.hashes(server.connection))
 
     @asynccontextmanager
     async def _turn(
@@ -162,7 +195,7 @@ class Contest:
     ) -> AsyncIterator[Callable[[float], None]]:
         """Nobody pays for what the one before left to be written."""
         await server.connection.execute("CHECKPOINT", timeout=None)
-        percent = 100 if way in {LOOPLEDGER, WITHOUT_JOURNAL} else None
+        percent = 100 if way in {LOOPLEDGER, WITHOUT_JOURNAL, AGAINST} else None
         title = f"round {round_} of {self._rounds}, {way}, {projection}"
         with progress(title, percent) as show:
             yield show
@@ -191,7 +224,7 @@ class Contest:
             f"{run.events_per_second:,.0f} events/s"
         )
 
-    def _compare(self, way: str, projection: str, made: Print, wanted: Print) -> None:
+    def _compare(self, way: str, projection: str, made: TableHash, wanted: TableHash) -> None:
         self._sameness.append(
             Sameness(
                 way=way,
@@ -217,9 +250,10 @@ class Contest:
             load_seconds=load_seconds,
             log_bytes=self._log_bytes,
             live=self._live,
+            against=str(self._against) if self._against else None,
             left_out=self._left_out,
             sameness=self._sameness,
             runs=self._runs,
-            results=list(results(self._runs)),
-            ratios=list(ratios(self._runs)),
+            results=results(self._runs),
+            ratios=ratios_of(self._runs),
         )

@@ -7,41 +7,32 @@ not those at a stated rate (benchmarks.lag measures these).
 import asyncio
 import math
 import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from benchmarks.processes import fail
+from benchmarks.harness.command import fail
+from benchmarks.harness.signer import Signer
+from simulation.deliveries import Delivery, Rates, deliveries
 
 # How long an answer may take before wrk counts it as lost, and how long wrk may take over its time.
 ANSWER_SECONDS = 30
 SPARE_SECONDS = 60.0
 
-# Each thread reads the requests into memory once, before the clock runs, and sends them in turn.
-SCRIPT = """
-local requests, last = {}, 0
+SCRIPT = Path(__file__).with_name("wrk.lua")
 
-function init(args)
-  local file = assert(io.open(args[1], "rb"))
-  for length in function() return file:read("*l") end do
-    requests[#requests + 1] = file:read(tonumber(length))
-  end
-  file:close()
-end
+MISSING = (
+    "wrk, which sends the load, is not installed: apt-get install wrk (Debian, Ubuntu), brew install wrk (macOS), "
+    "or build it from github.com/wg/wrk"
+)
 
-function request()
-  last = last % #requests + 1
-  return requests[last]
-end
+TOPIC_HEADER = "X-LOOPZ-WEBHOOK-TOPIC"
+UPDATED = "gift-card.updated"
 
-function done(summary, latency)
-  local errors = summary.errors
-  io.write(string.format(
-    '\\n{"answers":%d,"refused":%d,"broken":%d,"seconds":%.6f,"p50_ms":%.3f,"p99_ms":%.3f}\\n',
-    summary.requests, errors.status, errors.connect + errors.read + errors.write + errors.timeout,
-    summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
-end
-"""
+# More than any run asks for: the simulation makes them one by one.
+ENDLESS = 2**62
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -65,15 +56,33 @@ def whole_seconds(seconds: float) -> int:
     return max(1, math.ceil(seconds))
 
 
+def gift_card_updates(seed: int, count: int) -> Iterator[Delivery]:
+    """Updates of gift cards as a busy Loopz would send them; another seed gives other cards."""
+    stream = deliveries(seed, ENDLESS, Rates(fitbank=0))
+    return islice((each for each in stream if each.headers[TOPIC_HEADER] == UPDATED), count)
+
+
+def write_requests(file: Path, made: Iterable[Delivery], signer: Signer) -> None:
+    """Write whole HTTP requests, each after a line with its length: what the script of wrk reads."""
+    with file.open("wb") as out:
+        for delivery in made:
+            headers = {
+                "Host": "127.0.0.1",
+                "Content-Length": str(len(delivery.body)),
+                **signer.headers(delivery),
+            }
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            request = f"POST {delivery.path} HTTP/1.1\r\n{lines}\r\n".encode() + delivery.body
+            out.write(b"%d\n%b" % (len(request), request))
+
+
 async def load(url: str, requests: Path, *, connections: int, seconds: float) -> Load:
     """Send the requests of a file for some seconds. Raises BenchmarkError if any was not answered with 200."""
-    script = requests.with_name("script.lua")
-    script.write_text(SCRIPT)
     process = await asyncio.create_subprocess_exec(
         "wrk",
         *("--threads", "1", "--connections", str(connections)),
         *("--duration", f"{whole_seconds(seconds)}s", "--timeout", f"{ANSWER_SECONDS}s"),
-        *("--script", script, url, "--", requests),
+        *("--script", SCRIPT, url, "--", requests),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,

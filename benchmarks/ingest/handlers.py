@@ -1,14 +1,12 @@
 """What Loopledger is compared with: small servers, each as one would write it in an afternoon.
 
-`python -m benchmarks.handlers limit|insert|eventsourcing [DSN]`. They verify no signature and do not project; that is
-in their favour.
+`python -m benchmarks.ingest.handlers limit|insert|eventsourcing DSN PORT`. They verify no signature and do not project;
+that is in their favour.
 """
 
 import argparse
 import asyncio
 import importlib
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -20,22 +18,13 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
+from benchmarks.ingest.queries import QUERIES
+
 PATH = "/webhooks/loopz"
 BACKLOG = 1024
 
 # Connections to Postgres, and threads where there are any.
 POOL = 20
-
-TABLE = """
-CREATE TABLE events (
-    position bigserial PRIMARY KEY,
-    topic text NOT NULL,
-    merchant text NOT NULL,
-    received_at timestamptz NOT NULL,
-    body bytea NOT NULL
-)
-"""
-INSERT = "INSERT INTO events (topic, merchant, received_at, body) VALUES ($1, $2, $3, $4) RETURNING position"
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -55,13 +44,13 @@ def insert(app: web.Application, dsn: str) -> None:
 
     async def pool(app: web.Application) -> AsyncIterator[None]:
         async with asyncpg.create_pool(dsn, min_size=POOL, max_size=POOL) as opened:
-            await opened.execute(TABLE)
+            await opened.execute(QUERIES["make_table"])
             app["pool"] = opened
             yield
 
     async def take(request: web.Request) -> web.Response:
         position = await request.app["pool"].fetchval(
-            INSERT,
+            QUERIES["insert"],
             request.headers["X-LOOPZ-WEBHOOK-TOPIC"],
             request.headers["X-LOOPZ-MERCHANT-ID"],
             datetime.now(UTC),
@@ -122,21 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until told to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("handler", choices=HANDLERS)
-    parser.add_argument("dsn", nargs="?", default="")
+    parser.add_argument("dsn", help="the URL of a database; `limit` does not look at it")
+    parser.add_argument("port", type=int)
     given = parser.parse_args(arguments)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    async def say(_: web.Application) -> None:
-        sys.stdout.write(f"running at {url}\n")
-        sys.stdout.flush()
-
     app = web.Application()
     HANDLERS[given.handler](app, given.dsn)
-    app.on_startup.append(say)
     web.run_app(
         app,
-        sock=listener,
+        host="127.0.0.1",
+        port=given.port,
         backlog=BACKLOG,
         access_log=None,
         print=None,

@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from benchmarks.processes import fail
-from benchmarks.rebuild_progress import progress
-from benchmarks.rebuild_traffic import COLUMNS, Plan, lines
+from benchmarks.harness.command import fail
+from benchmarks.harness.progress import progress
+from benchmarks.rebuild.events import COLUMNS, Plan, lines
+from benchmarks.rebuild.queries import QUERIES
 from eventstore.postgres.cluster import embedded_dsn
 from eventstore.postgres.embedded import EmbeddedPostgres
-from eventstore.postgres.queries import load_queries
 from eventstore.postgres.schema import set_up_schema
 from providers import load_providers
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
-
-QUERIES = load_queries(Path(__file__).with_name("rebuild.sql"))
 
 # Lines that are sent at a time.
 CHUNK = 1_000

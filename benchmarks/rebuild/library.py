@@ -1,4 +1,4 @@
-"""The eventsourcing library folding the same events: `python -m benchmarks.rebuild_library LOG TARGET EVENTS`.
+"""The eventsourcing library folding the same events: `python -m benchmarks.rebuild.library LOG TARGET EVENTS`.
 
 It copies the first EVENTS of a log into the library's own tables, says `ready`, and waits for a line. Then its
 ProjectionRunner projects the gift cards as its documentation shows, with the very functions that Loopledger folds with:
@@ -14,28 +14,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import msgspec
 
-from benchmarks.processes import fail
+from benchmarks.harness.command import fail
+from benchmarks.rebuild.queries import QUERIES
 from eventstore.log.events import Event
-from eventstore.postgres.queries import load_queries
 from projections.gift_cards import GiftCard, evolve
 from providers import load_providers
 from providers.facts import GiftCardFact
 
-QUERIES = load_queries(Path(__file__).with_name("rebuild.sql"))
-
-NAMES = tuple(field.name for field in msgspec.structs.fields(GiftCard))
-LOAD = f"SELECT {', '.join(NAMES)} FROM gift_cards WHERE stream = %s"  # noqa: S608 - names of our own
-SAVE = (
-    f"INSERT INTO gift_cards (stream, position, {', '.join(NAMES)}) "  # noqa: S608
-    f"VALUES (%s, %s, {', '.join(['%s'] * len(NAMES))}) ON CONFLICT (stream) DO UPDATE "
-    f"SET {', '.join(f'{name} = excluded.{name}' for name in ('position', *NAMES))}"
+FIELDS = [field.name for field in msgspec.structs.fields(GiftCard)]
+LOAD = QUERIES["library_state"].format(names=", ".join(FIELDS))
+SAVE = QUERIES["library_save"].format(
+    names=", ".join(FIELDS),
+    values=", ".join(["%s"] * len(FIELDS)),
+    changes=", ".join(f"{name} = excluded.{name}" for name in FIELDS),
 )
 
 BATCH = 100
@@ -137,16 +134,14 @@ def _received(row: Sequence[Any], providers: Mapping[str, Any]) -> Received:
         program_id,
         stream,
         received_at,
-        _,
         body,
-        n,
+        version,
     ) = row
-    type_ = (
-        GiftCardReceived if providers[provider].topics.get(topic) is GiftCardFact else OtherReceived
-    )
+    known = providers[provider].topics.get(topic)
+    type_ = GiftCardReceived if known is GiftCardFact else OtherReceived
     return type_(
         originator_id=stream,
-        originator_version=n,
+        originator_version=version,
         position=position,
         event_id=str(event_id),
         provider=provider,

@@ -1,4 +1,4 @@
-"""How far something long is: a bar on a terminal, lines elsewhere."""
+"""How far something is: a line or a bar on a terminal, lines elsewhere."""
 
 import sys
 import time
@@ -16,11 +16,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from benchmarks.report import show_progress
-
 # A bar that moves more often would cost what is being measured.
 REFRESHES_PER_SECOND = 2.0
 LINE_SECONDS = 10.0
+
+
+def show_progress(text: str) -> None:
+    """Say what is going on: one line on a terminal, lines elsewhere."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+    else:
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def end_progress() -> None:
+    """Take the line off the terminal again."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\033[K")
 
 
 @contextmanager

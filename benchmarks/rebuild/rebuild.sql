@@ -38,7 +38,7 @@ CREATE TABLE {table} (LIKE {live})
 -- How the indexes of a table are made; one may be a primary key.
 SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = $1 ORDER BY indexname
 
--- print --
+-- table_hash --
 -- How many rows a table has, and what all of them together hash to.
 SELECT count(*) AS rows, coalesce(sum(hashtextextended(one::text, 0)::numeric), 0) AS hash FROM {table} AS one
 
@@ -139,7 +139,7 @@ ORDER BY e.stream, coalesce(b."Date", b.updated_on) DESC, e.position DESC
 -- library_events --
 -- What the eventsourcing library is to fold.
 SELECT
-    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body,
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, body,
     row_number() OVER (PARTITION BY stream ORDER BY position) AS version
 FROM events
 WHERE position <= %s
@@ -152,3 +152,12 @@ CREATE TABLE gift_cards (
     program_id text, id text NOT NULL, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz,
     type text, status text, balance bigint, currency text, code text, gan text
 )
+
+-- library_state --
+-- A state that it wrote.
+SELECT {names} FROM gift_cards WHERE stream = %s
+
+-- library_save --
+-- Write a state, new or changed.
+INSERT INTO gift_cards (stream, position, {names}) VALUES (%s, %s, {values})
+ON CONFLICT (stream) DO UPDATE SET position = excluded.position, {changes}

@@ -1,13 +1,25 @@
 """The report of benchmarks.rebuild."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 import msgspec
 
-from benchmarks.report import Machine, middle, number, write_lines, write_table
+from benchmarks.harness.report import (
+    Machine,
+    machine_line,
+    medians,
+    number,
+    other_programs,
+    ratios,
+    write_lines,
+    write_table,
+)
 
 LIMIT, SQL, LOOPLEDGER = "limit", "sql", "loopledger"
 WITHOUT_JOURNAL, LIBRARY = "no journal", "eventsourcing"
+# The Loopledger of another checkout.
+AGAINST = "against"
 
 # Whose rate is compared with whose.
 PAIRS = (
@@ -16,6 +28,7 @@ PAIRS = (
     (LOOPLEDGER, LIBRARY),
     (WITHOUT_JOURNAL, SQL),
     (WITHOUT_JOURNAL, LIMIT),
+    (LOOPLEDGER, AGAINST),
 )
 # The limit is the same for every projection.
 ALL = "all"
@@ -49,21 +62,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     way: str
     projection: str
     events: int
-    seconds: float | None
-    events_per_second: float | None
-    cpu_seconds: float | None
+    seconds: float
+    events_per_second: float
+    cpu_seconds: float
     program_bytes: float | None
-    postgres_bytes: float | None
+    postgres_bytes: float
     diff_seconds: float | None
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How one way's rate compares with another's, the median of the rounds."""
+    """How one way's rate compares with another's: the median of the rounds, and each of them."""
 
     way: str
     beside: str
     projection: str
-    ratio: float | None
+    ratio: float
+    rounds: list[float]
 
 
 class Sameness(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +111,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float
     log_bytes: int
     live: Live
+    against: str | None
     left_out: dict[str, str]
     sameness: list[Sameness]
     runs: list[Run]
@@ -110,41 +125,23 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     sizes: list[Report]
 
 
-def results(runs: Sequence[Run]) -> Iterator[Result]:
+def results(runs: Sequence[Run]) -> list[Result]:
     """The medians of the rounds, by way and projection."""
-    for way, projection in dict.fromkeys((run.way, run.projection) for run in runs):
-        rounds = [run for run in runs if (run.way, run.projection) == (way, projection)]
-        yield Result(
-            way=way,
-            projection=projection,
-            events=rounds[0].events,
-            seconds=middle(run.seconds for run in rounds),
-            events_per_second=middle(run.events_per_second for run in rounds),
-            cpu_seconds=middle(run.cpu_seconds for run in rounds),
-            program_bytes=middle(run.program_bytes for run in rounds),
-            postgres_bytes=middle(run.postgres_bytes for run in rounds),
-            diff_seconds=middle(run.diff_seconds for run in rounds),
-        )
+    return list(medians(runs, ("way", "projection", "events"), Result))
 
 
-def ratios(runs: Sequence[Run]) -> Iterator[Ratio]:
-    """The ratios, by projection: medians of those within a round."""
-    rates = {(run.way, run.projection, run.round): run.events_per_second for run in runs}
-    rates |= {
+def ratios_of(runs: Sequence[Run]) -> list[Ratio]:
+    """The ratios of the rates, by projection."""
+    projections = {run.projection for run in runs}
+    rates = {
         (run.way, projection, run.round): run.events_per_second
         for run in runs
-        if run.projection == ALL
-        for projection in {other.projection for other in runs}
+        for projection in (projections if run.projection == ALL else {run.projection})
     }
-    for way, beside in PAIRS:
-        for projection in dict.fromkeys(run.projection for run in runs if run.way == way):
-            found = [
-                rate / rates[beside, projection, round_]
-                for (name, of, round_), rate in rates.items()
-                if (name, of) == (way, projection) and (beside, projection, round_) in rates
-            ]
-            if found:
-                yield Ratio(way=way, beside=beside, projection=projection, ratio=middle(found))
+    return [
+        Ratio(way=way, beside=beside, projection=projection, ratio=median(found), rounds=found)
+        for way, beside, projection, found in ratios(rates, PAIRS)
+    ]
 
 
 def write(report: Report) -> None:
@@ -157,9 +154,9 @@ def write(report: Report) -> None:
             (
                 result.way,
                 result.projection,
-                number(result.events_per_second, ",.0f"),
-                number(result.seconds, ",.2f"),
-                number(result.cpu_seconds, ",.1f"),
+                f"{result.events_per_second:,.0f}",
+                f"{result.seconds:,.2f}",
+                f"{result.cpu_seconds:,.1f}",
                 number(_mib(result.program_bytes), ",.0f"),
                 number(_mib(result.postgres_bytes), ",.0f"),
             )
@@ -185,13 +182,9 @@ def _write_ratios(found: Sequence[Ratio]) -> None:
 
 
 def _notes(report: Report) -> Iterator[str]:
-    machine, live = report.machine, report.live
-    others = [run.other_cpus for run in report.runs]
-    yield (
-        f"{machine.system}, {machine.cpus} CPUs, Python {machine.python}, data on {machine.file_system}; "
-        f"load {machine.load[0]:.1f} before, {report.load_after[0]:.1f} after; other programs took "
-        f"{number(middle(others), '.1f')} CPUs meanwhile, at most {max(others, default=0):.1f}"
-    )
+    live = report.live
+    yield machine_line(report.machine, report.load_after)
+    yield other_programs(run.other_cpus for run in report.runs)
     yield "events/s: events of the whole log a second, whichever of them the projection is about"
     yield "MiB: all processes of the program at their peak; pg MiB: its Postgres, fsync on"
     if LIBRARY not in report.left_out:
@@ -210,6 +203,11 @@ def _notes(report: Report) -> Iterator[str]:
     )
     yield f"every rebuild was what the live fold had made: its diff was empty ({diffs} to see that)"
     yield from (f"{name} is left out: {reason}" for name, reason in report.left_out.items())
+    if report.against:
+        yield f"{AGAINST}: the Loopledger of {report.against}; {LOOPLEDGER} / {AGAINST}, round by round:"
+    for ratio in report.ratios:
+        if ratio.beside == AGAINST:
+            yield f"  {ratio.projection}: {' '.join(f'{each:.2f}' for each in ratio.rounds)}"
     for each in report.sameness:
         if each.same:
             yield f"{each.way} {each.projection}: its {each.rows:,} rows are the same, in all columns"
@@ -233,15 +231,11 @@ def write_growth(growth: Growth) -> None:
         "Events/s, by the size of the log",
         ("way", "projection", *(f"{report.events:,}" for report in growth.sizes)),
         [
-            (way, projection, *_rates(found.get((way, projection)) for found in by_size))
+            (way, projection, *(number(found.get((way, projection)), ",.0f") for found in by_size))
             for way, projection in rows
         ],
         left=2,
     )
-
-
-def _rates(values: Iterable[float | None]) -> Iterator[str]:
-    return (number(value, ",.0f") for value in values)
 
 
 def _mib(size: float | None) -> float | None:

@@ -4,7 +4,7 @@ A log is put on record once, in the data directory of a `loopledger serve` with 
 round, on the same server:
 
   limit            COPY of every event to this program, which drops it: what reading costs
-  sql              one INSERT ... SELECT DISTINCT ON by hand (benchmarks/rebuild.sql), then the live table's indexes
+  sql              one INSERT ... SELECT DISTINCT ON by hand (rebuild.sql), then the live table's indexes
   loopledger       POST /v1/projections/{name}/rebuild, from `started_at` until it follows the log; its journal and
                    indexes included, the diff with the live generation not; then it is discarded
   no journal       the same, of a copy of Loopledger whose projections keep none: the query makes none either
@@ -17,6 +17,10 @@ library with the query's over as many events. The query is what one writes who k
 comes twice: it would be wrong about bodies that leave something out, about a repeat (`position`), and about a payment
 whose first delivery comes late (`created_at`). Loopledger's bodies may be like that; those made here are not.
 
+`--against CHECKOUT` adds the rebuilds of another checkout of this project, such as the commit before a change, run with
+the virtual environment in its `.venv` if there is one: of the same log, in the same rounds. Its schema has to be the
+same.
+
 Before the first round the live projections fold the whole log: how fast, counted from the server's start, is told too.
 """
 
@@ -27,12 +31,11 @@ from collections.abc import Sequence
 
 import structlog
 
-from benchmarks import processes
-from benchmarks.processes import scratch
-from benchmarks.rebuild_contest import Contest
-from benchmarks.rebuild_report import Growth, Report, write, write_growth
-from benchmarks.rebuild_traffic import Plan
-from benchmarks.report import parser_of, show_progress, tell
+from benchmarks.harness.command import checkout, parser_of, run, scratch
+from benchmarks.harness.progress import show_progress
+from benchmarks.rebuild.comparison import RebuildComparison
+from benchmarks.rebuild.events import Plan
+from benchmarks.rebuild.report import Growth, Report, write, write_growth
 
 SIZES = (200_000, 2_000_000, 10_000_000)
 # Events to a card, and to a transaction, unless told.
@@ -47,21 +50,23 @@ async def measure(given: argparse.Namespace, events: int) -> Report:
         transactions=given.transactions or events // EVENTS_TO_A_THING,
     )
     with scratch() as directory:
-        return await Contest(plan, given.rounds, given.library_events, directory).run()
+        comparison = RebuildComparison(
+            plan,
+            directory,
+            rounds=given.rounds,
+            library_events=given.library_events,
+            against=given.against,
+        )
+        return await comparison.run()
 
 
-async def benchmark(given: argparse.Namespace) -> int:
-    """Measure and report."""
-    if given.growth:
-        reports = []
-        for events in given.sizes:
-            show_progress(f"a log of {events:,} events")
-            reports.append(await measure(given, events))
-        tell(Growth(sizes=reports), write_growth, as_json=given.json)
-        return 0
-    report = await measure(given, given.events)
-    tell(report, write, as_json=given.json)
-    return 0
+async def measure_growth(given: argparse.Namespace) -> Growth:
+    """Measure with a log of each size."""
+    reports = []
+    for events in given.sizes:
+        show_progress(f"a log of {events:,} events")
+        reports.append(await measure(given, events))
+    return Growth(sizes=reports)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--library-events", type=int, default=20_000, metavar="N", help="0: without it (20000)")
     add("--growth", action="store_true", help="measure logs of several sizes")
     add("--sizes", type=_numbers, default=SIZES, metavar="N,...", help="(200000,2000000,10000000)")
-    add("--json", action="store_true", help="print only the report, as one JSON object")
+    add("--against", type=checkout, metavar="CHECKOUT", help="also measure another Loopledger")
     given = parser.parse_args(arguments)
     if min(given.events, given.rounds, *given.sizes) <= 0 or given.library_events < 0:
         parser.error("events, rounds and sizes must be more than 0")
@@ -85,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    return processes.run(benchmark(given))
+    if given.growth:
+        return run(measure_growth(given), write_growth, given)
+    return run(measure(given, given.events), write, given)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""How many deliveries are taken a second, beside what else one could do."""

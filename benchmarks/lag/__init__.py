@@ -1,0 +1,1 @@
+"""How soon a delivery is answered, and how soon it shows."""

@@ -1,0 +1,1 @@
+"""How fast a projection is rebuilt, beside what else one could do."""
