@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +26,8 @@ from tests.support import Client
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
+pytest_plugins = ["tests.support.timeouts"]
+
 TEMPLATE = "template_loopledger"
 
 # The same examples in every run: a failure in CI is a failure at every desk.
@@ -37,12 +40,15 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("loopledger")
 
 
+# Of data directories and databases.
+_NUMBERS = itertools.count(1)
+
+
 class Cluster:
     """The run's Postgres server, and databases on it."""
 
     def __init__(self, admin_dsn: str) -> None:
         self._admin_dsn = admin_dsn
-        self._numbers = itertools.count(1)
 
     def dsn(self, database: str) -> str:
         """The URL of one database."""
@@ -59,7 +65,7 @@ class Cluster:
     @asynccontextmanager
     async def database(self, template: str = TEMPLATE) -> AsyncIterator[str]:
         """A fresh database, by its URL, dropped afterwards whoever is still connected."""
-        name = f"test_{next(self._numbers)}"
+        name = f"test_{next(_NUMBERS)}"
         await self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
         try:
             yield self.dsn(name)
@@ -74,6 +80,25 @@ class StartLoopledger(Protocol):
         """Start it; `changes` are fields of Settings."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def default_signals() -> Iterator[None]:
+    """Have the programs that tests start end on SIGINT, SIGQUIT and SIGHUP, though the suite runs in the background.
+
+    A background job, and what nohup starts, ignores these, and "ignored" is inherited by every program started; a
+    handler is not. This process still takes no notice.
+    """
+    ignored = [
+        number
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, lambda _number, _frame: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture(scope="session")
 def public_directory() -> Iterator[Path]:
     """A short directory that the unprivileged user of Postgres may enter, unlike pytest's own."""
@@ -81,6 +106,12 @@ def public_directory() -> Iterator[Path]:
     directory.chmod(0o711)
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def data_dir(public_directory: Path) -> Path:
+    """Where a server of this test's own keeps its data; not there yet."""
+    return public_directory / f"data-{next(_NUMBERS)}"
 
 
 @pytest.fixture(scope="session")

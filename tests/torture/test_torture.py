@@ -48,6 +48,8 @@ def torture() -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
+# Twenty kills, each with a restart under load, may take it four minutes on a slow machine.
+@pytest.mark.timeout(SECONDS + 60)
 def test_twenty_kills_lose_nothing_and_double_nothing(torture: "subprocess.Popen[str]") -> None:
     output, progress = torture.communicate(timeout=SECONDS)
     outcome = json.loads(output)
