@@ -204,7 +204,7 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run until it ends, or until SIGINT, SIGTERM or SIGHUP; then let it clean up."""
+    """Run until it ends, or until SIGTERM, or SIGINT or SIGHUP if not ignored; then let it clean up."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     stopping = False
@@ -218,7 +218,9 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+        # What nohup or a shell's background job has us ignore stays ignored; SIGTERM is always meant.
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)
     try:
         await task
     except asyncio.CancelledError:

@@ -70,7 +70,9 @@ async def _simulate(args: argparse.Namespace) -> int:
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stop.set)
+    # Ignored from the start in a shell's background job: then it stays so.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGINT, stop.set)
     try:
         with _progress(err, args.deliveries) as show:
             summary = await send(

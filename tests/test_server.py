@@ -11,12 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server_process import COMMANDS, ServerProcess, failed_start, patiently
-
-
-@pytest.fixture
-def data_dir(public_directory: Path, request: pytest.FixtureRequest) -> Path:
-    return public_directory / f"data-{abs(hash(request.node.name)) % 10**8}"
+from tests.support.server_process import ServerProcess, failed_start, patiently
 
 
 @pytest.fixture
@@ -33,7 +28,7 @@ def serve(data_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
             server.stop()
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("command", ["loopledger serve", "python server.py", "with few files"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_server_and_postgres_cleanly_within_five_seconds(
     serve: Callable[..., ServerProcess], command: str, number: int
@@ -45,6 +40,24 @@ def test_a_signal_stops_server_and_postgres_cleanly_within_five_seconds(
     assert time.monotonic() - began < 5
     assert not (server.data_dir / "postgres" / "postmaster.pid").exists()
     assert "Traceback" not in server.output()
+
+
+def test_signals_ignored_at_the_start_stay_ignored_but_sigterm_stops_it(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve("in the background")
+    for number in (signal.SIGHUP, signal.SIGINT):
+        server.process.send_signal(number)
+    assert [server.deliver(f"l-{n}") for n in range(20)] == list(range(1, 21))
+    assert "stopping" not in server.output()
+    assert server.stop(signal.SIGTERM) == 0
+    assert "stopping" in server.output()
+
+
+def test_a_hangup_stops_it(serve: Callable[..., ServerProcess]) -> None:
+    server = serve()
+    assert server.stop(signal.SIGHUP) == 0
+    assert "stopped" in server.output()
 
 
 def test_the_start_tells_address_data_and_three_lines_to_try(
@@ -120,18 +133,13 @@ def test_a_start_that_cannot_be_says_why_in_one_line(environ: dict[str, str], me
     assert "hunter2" not in result.stderr
 
 
-def test_a_port_in_use_is_named_before_anything_is_started(public_directory: Path) -> None:
+def test_a_port_in_use_is_named_before_anything_is_started(data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = failed_start(
-            {
-                "LOOPLEDGER_PORT": str(port),
-                "LOOPLEDGER_DATA_DIR": str(public_directory / "unused"),
-            }
-        )
+        result = failed_start({"LOOPLEDGER_PORT": str(port), "LOOPLEDGER_DATA_DIR": str(data_dir)})
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
-    assert not (public_directory / "unused").exists()
+    assert not data_dir.exists()
 
 
 def test_where_few_files_may_be_open_connections_are_turned_away_before_none_is_left(

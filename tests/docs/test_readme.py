@@ -14,10 +14,10 @@ from tests.support.server_process import ServerProcess
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_first_session_goes_as_the_readme_says(public_directory: Path) -> None:
+def test_the_first_session_goes_as_the_readme_says(data_dir: Path) -> None:
     session = steps(README)
     assert len(session) >= 8
-    server = ServerProcess(public_directory / "readme")
+    server = ServerProcess(data_dir)
     try:
         for step in session:
             follow(step, server.url)

@@ -18,9 +18,8 @@ from tests.support.server_process import ServerProcess
 
 
 @pytest.fixture
-def server(public_directory: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    name = f"workers-{abs(hash(request.node.name)) % 10**8}"
-    found = ServerProcess(public_directory / name, arguments=["--workers", "2"])
+def server(data_dir: Path) -> Iterator[ServerProcess]:
+    found = ServerProcess(data_dir, arguments=["--workers", "2"])
     yield found
     found.stop()
 
@@ -95,14 +94,20 @@ def test_no_worker_outlives_a_parent_that_is_killed(server: ServerProcess) -> No
 
 
 async def test_of_two_servers_on_one_database_one_projects_and_the_other_takes_over(
-    cluster: Cluster, public_directory: Path
+    cluster: Cluster, data_dir: Path
 ) -> None:
     async with cluster.database() as url:
         environ = {"DATABASE_URL": url}
-        one = await asyncio.to_thread(ServerProcess, public_directory / "one", environ=environ)
-        other = await asyncio.to_thread(ServerProcess, public_directory / "other", environ=environ)
+        one = await asyncio.to_thread(ServerProcess, data_dir, environ=environ)
+        other = await asyncio.to_thread(
+            ServerProcess, data_dir.with_name(f"{data_dir.name}-other"), environ=environ
+        )
         connection = await asyncpg.connect(url)
-        holders = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        # Locks of the whole cluster are listed, those of other tests' databases too.
+        holders = """
+            SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+            WHERE datname = current_database() AND locktype = 'advisory' AND granted
+        """
         try:
             for position in range(1, 6):
                 server = (one, other)[position % 2]
@@ -122,11 +127,11 @@ async def test_of_two_servers_on_one_database_one_projects_and_the_other_takes_o
 
 
 async def test_an_idle_server_asks_postgres_a_few_questions_a_second(
-    cluster: Cluster, public_directory: Path
+    cluster: Cluster, data_dir: Path
 ) -> None:
     async with cluster.database() as url:
         environ = {"DATABASE_URL": url}
-        server = await asyncio.to_thread(ServerProcess, public_directory / "idle", environ=environ)
+        server = await asyncio.to_thread(ServerProcess, data_dir, environ=environ)
         connection = await asyncpg.connect(url)
         commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
         try:

@@ -18,6 +18,12 @@ from tests.support import ROOT, loopz_headers
 COMMANDS = {
     "loopledger serve": [sys.executable, "-m", "commands", "serve"],
     "python server.py": [sys.executable, "server.py"],
+    "in the background": [
+        "sh",
+        "-c",
+        """trap "" INT HUP; exec "$0" server.py""",
+        sys.executable,
+    ],
     "with few files": ["sh", "-c", 'ulimit -n 400; exec "$0" server.py', sys.executable],
 }
 
