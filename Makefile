@@ -2,13 +2,14 @@
 #   make run     start Loopledger with its own Postgres     make test   the whole suite
 #   make check   format, lint, types, imports               make format rewrite what the formatter would
 #   make lock    write the lock files again              make torture KILLS=100   crash tests under load
+#   make bench   a short run of every benchmark; BENCH="ingest lag rebuild" chooses, OPTIONS=... go to each
 # VENV=dir puts the virtual environment elsewhere.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format lock torture clean
+.PHONY: run test check format lock torture bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
@@ -31,6 +32,14 @@ format: $(VENV)/dev.stamp
 KILLS ?= 100
 torture: $(VENV)/dev.stamp
 	@exec $(BIN)/python -m torture --kills $(KILLS)
+
+# Short benchmarks, about five minutes for all three. An option of OPTIONS wins over these.
+BENCH ?= ingest lag rebuild
+BENCH_ingest := --seconds 3 --connections 16 64 --rounds 2
+BENCH_lag := --seconds 10
+BENCH_rebuild := --events 200000 --rounds 2 --library-events 5000
+bench: $(VENV)/bench.stamp
+	@set -e; $(foreach name,$(BENCH),$(BIN)/python -m benchmarks.$(name) $(BENCH_$(name)) $(OPTIONS);)
 
 lock: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet uv
@@ -67,3 +76,9 @@ $(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@$(INSTALL) -r requirements-dev.lock
 	@$(INSTALL_SELF)
 	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/bench.stamp: requirements-bench.lock pyproject.toml | $(BIN)/python
+	@echo "installing what the benchmarks of Loopledger need (hash-checked, see requirements-bench.lock)"
+	@$(INSTALL) -r requirements-bench.lock
+	@$(INSTALL_SELF)
+	@touch $@ $(VENV)/dev.stamp $(VENV)/run.stamp

@@ -75,8 +75,8 @@ class Api:
         return fail(f"the projections did not catch up: {last}")
 
 
-class Ledger:
-    """A Loopledger under load: its head, and what it may be at most."""
+class HeadCheck:
+    """The head of a Loopledger under load, and where it may be at most."""
 
     def __init__(self, url: str, head: int) -> None:
         self._url = url

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 R = TypeVar("R", bound=msgspec.Struct)
-K = TypeVar("K")
+
+# The name under which a Loopledger of another checkout is measured.
+AGAINST = "against"
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +27,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     load: tuple[float, float, float]
     file_system: str
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """How the rate of `name` compares with that of another: the median of the ratios within each of the `rounds`."""
+
+    name: str
+    beside: str
+    at: str
+    ratio: float
+    rounds: list[float]
 
 
 def this_machine(data: Path) -> Machine:
@@ -73,21 +85,24 @@ def medians(runs: Sequence[msgspec.Struct], by: Sequence[str], result: type[R]) 
 
 
 def ratios(
-    rates: Mapping[tuple[str, K, int], float], pairs: Iterable[tuple[str, str]]
-) -> Iterator[tuple[str, str, K, list[float]]]:
-    """How the rates of each pair compare, wherever both were measured: the ratio within each round.
+    rates: Mapping[tuple[str, str, int], float], pairs: Iterable[tuple[str, str]]
+) -> list[Ratio]:
+    """How the rates of each pair compare, wherever both were measured.
 
     `rates` are by who was measured, at what, and in which round. What else the machine does changes between rounds.
     """
-    for one, other in pairs:
-        for what in dict.fromkeys(what for who, what, _ in rates if who == one):
-            found = [
-                rate / rates[other, what, round_]
-                for (who, at, round_), rate in rates.items()
-                if (who, at) == (one, what) and (other, what, round_) in rates
+    found = []
+    for name, beside in pairs:
+        for at in dict.fromkeys(at for who, at, _ in rates if who == name):
+            rounds = [
+                rate / rates[beside, at, round_]
+                for (who, what, round_), rate in rates.items()
+                if (who, what) == (name, at) and (beside, at, round_) in rates
             ]
-            if found:
-                yield one, other, what, found
+            if rounds:
+                ratio = Ratio(name=name, beside=beside, at=at, ratio=median(rounds), rounds=rounds)
+                found.append(ratio)
+    return found
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -117,6 +132,30 @@ def write_table(
     for row in rows:
         table.add_row(*row)
     _console().print(table)
+
+
+def write_ratios(rate: str, found: Sequence[Ratio]) -> None:
+    """Write the table of the ratios of a rate."""
+    ratios = {(f"{each.name} / {each.beside}", each.at): each.ratio for each in found}
+    places = list(dict.fromkeys(each.at for each in found))
+    write_table(
+        f"Ratios of {rate}, median of the rounds",
+        ("", *places),
+        [
+            (pair, *(number(ratios.get((pair, at)), ".2f") for at in places))
+            for pair in dict.fromkeys(pair for pair, _ in ratios)
+        ],
+    )
+
+
+def against_lines(checkout: str | None, found: Iterable[Ratio]) -> Iterator[str]:
+    """Notes on how the Loopledger of another checkout compares, round by round."""
+    if checkout is not None:
+        yield f"{AGAINST}: the Loopledger of {checkout}"
+    for each in found:
+        if each.beside == AGAINST:
+            rounds = " ".join(f"{ratio:.2f}" for ratio in each.rounds)
+            yield f"{each.name} / {AGAINST}, {each.at}, round by round: {rounds}"
 
 
 def write_lines(*lines: str) -> None:

@@ -8,16 +8,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from benchmarks.harness import servers
-from benchmarks.harness.api import Ledger
+from benchmarks.harness.api import HeadCheck
 from benchmarks.harness.progress import show_progress
-from benchmarks.harness.report import this_machine
+from benchmarks.harness.report import AGAINST, this_machine
 from benchmarks.harness.server_process import ROOT
 from benchmarks.harness.servers import Server
 from benchmarks.harness.signer import Signer
 from benchmarks.harness.usage import busy_seconds, cpu_seconds, own_seconds
 from benchmarks.ingest import wrk
 from benchmarks.ingest.filling import fill
-from benchmarks.ingest.report import AGAINST, FULL, Report, Run, ratios_of, results
+from benchmarks.ingest.report import FULL, Report, Run, ratios_of, results
 
 SERVERS = ("limit", "loopledger", "insert", "eventsourcing")
 
@@ -35,7 +35,7 @@ class IngestComparison:
         self._signer = Signer()
         self._names: list[str] = []
         self._servers: dict[str, Server] = {}
-        self._ledgers: dict[str, Ledger] = {}
+        self._heads: dict[str, HeadCheck] = {}
         self._left_out: dict[str, str] = {}
         self._runs: list[Run] = []
 
@@ -91,8 +91,8 @@ class IngestComparison:
             on_record = self._given.events_on_record
             await fill(postgres.dsn, on_record, show_progress)
         self._servers[name] = await start(stack)
-        self._ledgers[name] = Ledger(self._servers[name].url, on_record)
-        await self._ledgers[name].settle()
+        self._heads[name] = HeadCheck(self._servers[name].url, on_record)
+        await self._heads[name].settle()
 
     async def _take_turns(self) -> None:
         """Give every server its turn, for each number of connections, round after round."""
@@ -130,8 +130,8 @@ class IngestComparison:
         )
         http, all_, others = (then - now for now, then in zip(before, cpu(), strict=True))
         settled = None
-        if ledger := self._ledgers.get(name):
-            settled = await ledger.settle(load.answers, connections)
+        if check := self._heads.get(name):
+            settled = await check.settle(load.answers, connections)
         return Run(
             server=name,
             connections=connections,
@@ -160,8 +160,8 @@ class IngestComparison:
             events_on_record=given.events_on_record,
             against=str(given.against) if given.against else None,
             left_out=self._left_out,
-            heads={name: ledger.head for name, ledger in self._ledgers.items()},
-            acknowledged={name: ledger.acknowledged for name, ledger in self._ledgers.items()},
+            heads={name: check.head for name, check in self._heads.items()},
+            acknowledged={name: check.acknowledged for name, check in self._heads.items()},
             runs=self._runs,
             results=results(self._runs),
             ratios=ratios_of(self._runs),

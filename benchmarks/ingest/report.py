@@ -1,23 +1,26 @@
 """The report of benchmarks.ingest."""
 
 from collections.abc import Iterator, Sequence
-from statistics import median
 
 import msgspec
 
 from benchmarks.harness.report import (
+    AGAINST,
     Machine,
+    Ratio,
+    against_lines,
     machine_line,
     medians,
     number,
     other_programs,
     ratios,
     write_lines,
+    write_ratios,
     write_table,
 )
 
-# Other Loopledgers that may be measured: one with a long log, one of another checkout.
-FULL, AGAINST = "full", "against"
+# The name of a Loopledger with a long log.
+FULL = "full"
 
 # Whose rate is compared with whose.
 PAIRS = (
@@ -58,16 +61,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     folded_after_seconds: float | None
 
 
-class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How one server's rate compares with another's: the median of the rounds, and each of them."""
-
-    server: str
-    beside: str
-    connections: int
-    ratio: float
-    rounds: list[float]
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. `heads` and `acknowledged`: by Loopledger, what is on record, and how many 200s wrk saw."""
 
@@ -95,17 +88,11 @@ def results(runs: Sequence[Run]) -> list[Result]:
 
 def ratios_of(runs: Sequence[Run]) -> list[Ratio]:
     """The ratios of the rates, by connections."""
-    rates = {(r.server, r.connections, r.round): r.deliveries_per_second for r in runs}
-    return [
-        Ratio(
-            server=server,
-            beside=beside,
-            connections=connections,
-            ratio=median(found),
-            rounds=found,
-        )
-        for server, beside, connections, found in ratios(rates, PAIRS)
-    ]
+    rates = {
+        (run.server, f"{run.connections} connections", run.round): run.deliveries_per_second
+        for run in runs
+    }
+    return ratios(rates, PAIRS)
 
 
 def write(report: Report) -> None:
@@ -137,16 +124,7 @@ def write(report: Report) -> None:
         ],
         left=2,
     )
-    pairs = dict.fromkeys(f"{ratio.server} / {ratio.beside}" for ratio in report.ratios)
-    found = {(f"{r.server} / {r.beside}", r.connections): r.ratio for r in report.ratios}
-    write_table(
-        "Ratios of deliveries/s, median of the rounds",
-        ("connections", *pairs),
-        [
-            (str(connections), *(f"{found[pair, connections]:.2f}" for pair in pairs))
-            for connections in dict.fromkeys(ratio.connections for ratio in report.ratios)
-        ],
-    )
+    write_ratios("deliveries/s", report.ratios)
     write_lines(*_notes(report))
 
 
@@ -162,9 +140,4 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"{name}: head {head:,}, {report.acknowledged[name]:,} answered with 200 in this run"
     if report.events_on_record:
         yield f"{FULL}: {report.events_on_record:,} events before it started"
-    if report.against:
-        yield f"{AGAINST}: the Loopledger of {report.against}; loopledger / {AGAINST}, round by round:"
-    for each in report.ratios:
-        if each.beside == AGAINST:
-            rounds = " ".join(f"{ratio:.2f}" for ratio in each.rounds)
-            yield f"  {each.connections} connections: {rounds}"
+    yield from against_lines(report.against, report.ratios)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from benchmarks.harness import servers
-from benchmarks.harness.api import Ledger
+from benchmarks.harness.api import HeadCheck
 from benchmarks.harness.command import fail, parser_of, run, scratch
 from benchmarks.harness.progress import show_progress
 from benchmarks.harness.report import this_machine
@@ -34,8 +34,8 @@ async def measure(given: argparse.Namespace) -> Report:
         show_progress("starting loopledger")
         postgres = await servers.start_postgres(stack, directory / "data")
         server = await servers.start_loopledger(stack, postgres, directory, signer, given.workers)
-        ledger = Ledger(server.url, 0)
-        await ledger.settle()
+        check = HeadCheck(server.url, 0)
+        await check.settle()
         show_progress(f"sending {len(made):,} deliveries at {given.rate:,.0f}/s")
         client = Client(server.url, signer)
         stack.push_async_callback(client.close)
@@ -45,7 +45,7 @@ async def measure(given: argparse.Namespace) -> Report:
         except ExceptionGroup as errors:
             fail(f"not every request was answered with 200: {errors.exceptions[0]!r}")
         cpu = time.process_time() - cpu
-        await ledger.settle(acknowledged=len(made))
+        await check.settle(acknowledged=len(made))
     return Report(
         machine=machine,
         load_after=os.getloadavg(),

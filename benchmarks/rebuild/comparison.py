@@ -15,7 +15,7 @@ from benchmarks.harness import servers
 from benchmarks.harness.api import Api
 from benchmarks.harness.command import fail
 from benchmarks.harness.progress import progress, show_progress
-from benchmarks.harness.report import this_machine
+from benchmarks.harness.report import AGAINST, this_machine
 from benchmarks.harness.server_process import ROOT, LoopledgerProcess
 from benchmarks.harness.usage import Usage, measure
 from benchmarks.rebuild.alternatives import (
@@ -31,7 +31,6 @@ from benchmarks.rebuild.copy import copy_without_journal
 from benchmarks.rebuild.events import Plan
 from benchmarks.rebuild.loading import load
 from benchmarks.rebuild.report import (
-    AGAINST,
     ALL,
     LIBRARY,
     LIMIT,

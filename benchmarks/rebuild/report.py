@@ -1,25 +1,26 @@
 """The report of benchmarks.rebuild."""
 
 from collections.abc import Iterator, Sequence
-from statistics import median
 
 import msgspec
 
 from benchmarks.harness.report import (
+    AGAINST,
     Machine,
+    Ratio,
+    against_lines,
     machine_line,
     medians,
     number,
     other_programs,
     ratios,
     write_lines,
+    write_ratios,
     write_table,
 )
 
 LIMIT, SQL, LOOPLEDGER = "limit", "sql", "loopledger"
 WITHOUT_JOURNAL, LIBRARY = "no journal", "eventsourcing"
-# The Loopledger of another checkout.
-AGAINST = "against"
 
 # Whose rate is compared with whose.
 PAIRS = (
@@ -68,16 +69,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     program_bytes: float | None
     postgres_bytes: float
     diff_seconds: float | None
-
-
-class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How one way's rate compares with another's: the median of the rounds, and each of them."""
-
-    way: str
-    beside: str
-    projection: str
-    ratio: float
-    rounds: list[float]
 
 
 class Sameness(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,10 +129,7 @@ def ratios_of(runs: Sequence[Run]) -> list[Ratio]:
         for run in runs
         for projection in (projections if run.projection == ALL else {run.projection})
     }
-    return [
-        Ratio(way=way, beside=beside, projection=projection, ratio=median(found), rounds=found)
-        for way, beside, projection, found in ratios(rates, PAIRS)
-    ]
+    return ratios(rates, PAIRS)
 
 
 def write(report: Report) -> None:
@@ -164,21 +152,8 @@ def write(report: Report) -> None:
         ],
         left=2,
     )
-    _write_ratios(report.ratios)
+    write_ratios("events/s", report.ratios)
     write_lines(*_notes(report))
-
-
-def _write_ratios(found: Sequence[Ratio]) -> None:
-    by_pair = {(f"{r.way} / {r.beside}", r.projection): r.ratio for r in found}
-    projections = list(dict.fromkeys(ratio.projection for ratio in found))
-    write_table(
-        "Ratios of events/s, median of the rounds",
-        ("", *projections),
-        [
-            (pair, *(number(by_pair.get((pair, projection)), ".2f") for projection in projections))
-            for pair in dict.fromkeys(pair for pair, _ in by_pair)
-        ],
-    )
 
 
 def _notes(report: Report) -> Iterator[str]:
@@ -203,11 +178,7 @@ def _notes(report: Report) -> Iterator[str]:
     )
     yield f"every rebuild was what the live fold had made: its diff was empty ({diffs} to see that)"
     yield from (f"{name} is left out: {reason}" for name, reason in report.left_out.items())
-    if report.against:
-        yield f"{AGAINST}: the Loopledger of {report.against}; {LOOPLEDGER} / {AGAINST}, round by round:"
-    for ratio in report.ratios:
-        if ratio.beside == AGAINST:
-            yield f"  {ratio.projection}: {' '.join(f'{each:.2f}' for each in ratio.rounds)}"
+    yield from against_lines(report.against, report.ratios)
     for each in report.sameness:
         if each.same:
             yield f"{each.way} {each.projection}: its {each.rows:,} rows are the same, in all columns"

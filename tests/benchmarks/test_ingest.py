@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import test_utils, web
 
-from benchmarks.harness.api import Ledger
+from benchmarks.harness.api import HeadCheck
 from benchmarks.harness.command import BenchmarkError
 from benchmarks.harness.report import percentile
 from benchmarks.harness.signer import SIGNATURE_HEADER, Signer
@@ -136,9 +136,9 @@ async def test_what_was_in_flight_when_the_load_ended_may_be_on_record(
     acknowledged: int, in_flight: int
 ) -> None:
     async with told() as url:
-        ledger = Ledger(url, 0)
-        await ledger.settle(acknowledged, in_flight)
-    assert (ledger.head, ledger.acknowledged) == (10, acknowledged)
+        found = HeadCheck(url, 0)
+        await found.settle(acknowledged, in_flight)
+    assert (found.head, found.acknowledged) == (10, acknowledged)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ async def test_what_does_not_add_up_is_an_error(
 ) -> None:
     async with told(**changes) as url:
         with pytest.raises(BenchmarkError, match=problem):
-            await Ledger(url, 0).settle(acknowledged, in_flight=2)
+            await HeadCheck(url, 0).settle(acknowledged, in_flight=2)
 
 
 def run_of(server: str, round_: int, rate: float) -> Run:
@@ -186,9 +186,7 @@ def test_medians_are_of_the_rounds_and_ratios_of_the_same_round() -> None:
         ("limit", 50.0),
         ("loopledger", 10.0),
     ]
-    assert [(r.server, r.beside, r.ratio) for r in ratios_of(runs)] == [
-        ("loopledger", "limit", 0.5)
-    ]
+    assert [(r.name, r.beside, r.ratio) for r in ratios_of(runs)] == [("loopledger", "limit", 0.5)]
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

@@ -224,7 +224,7 @@ def test_medians_are_of_the_rounds_and_ratios_of_the_same_round() -> None:
         ("sql", 10.0, 2),
         ("loopledger", 10.0, 2),
     ]
-    assert [(r.way, r.beside, r.projection, r.ratio) for r in ratios_of(runs)] == [
+    assert [(r.name, r.beside, r.at, r.ratio) for r in ratios_of(runs)] == [
         ("loopledger", "sql", "gift_cards", 1.0),
         ("loopledger", "limit", "gift_cards", 0.2),
     ]

@@ -25,7 +25,7 @@ def test_the_first_session_goes_as_the_readme_says(data_dir: Path) -> None:
         server.stop()
 
 
-@pytest.mark.parametrize("target", ["run", "test", "check", "format", "lock"])
+@pytest.mark.parametrize("target", ["run", "test", "check", "format", "lock", "torture", "bench"])
 def test_the_commands_that_are_named_are_targets_of_the_makefile(target: str) -> None:
     named = README + (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     makefile = (ROOT / "Makefile").read_text("utf-8")
