@@ -34,13 +34,13 @@ from runtime.logging import configure_logging
 from runtime.settings import Settings
 from runtime.supervisor import Workers, parent_gone
 from runtime.wiring import (
+    make_verifier,
     open_parts,
     prepare,
     projecting,
     retry_until_available,
     serving_http,
     settings_from,
-    verifier_of,
 )
 from web.auth import is_loopback
 
@@ -256,7 +256,7 @@ def refuse_exposure(settings: Settings) -> None:
     open_doors = [
         name
         for name in load_providers(settings.providers)
-        if not verifier_of(settings, name).configured
+        if not make_verifier(settings, name).configured
     ]
     if open_doors:
         raise ExposedError(

@@ -1,4 +1,4 @@
-"""What can go wrong, each with its facts.
+"""The errors of Loopledger, each with its facts.
 
 The docstring of an error is its message; the keyword arguments are its facts, and fill the message in.
 What an error of Postgres means stands in postgres/failures.py.
@@ -37,7 +37,7 @@ class PostgresError(LoopledgerError):
 
 
 class LogCorruptedError(LoopledgerError):
-    """The log contradicts itself: {problem}. Nothing was changed; restore from a backup or ask."""
+    """The log contradicts itself: {problem}. Nothing was changed; restore the database from a backup."""
 
 
 class QueueFullError(LoopledgerError):
@@ -45,7 +45,7 @@ class QueueFullError(LoopledgerError):
 
 
 class UnavailableError(LoopledgerError):
-    """The log cannot be written at the moment: {problem}. Nothing was acknowledged; send it again."""
+    """The log cannot be written to at the moment: {problem}. Nothing was acknowledged; send it again."""
 
 
 class RefusedError(LoopledgerError):
@@ -63,7 +63,7 @@ class UnstorableError(LoopledgerError):
 class SystematicError(LoopledgerError):
     """{projection} stopped at position {checkpoint}: of the events that concern it, {count} in a row could not be
     folded, the last because of: {error}. This looks like a fault of the code or of the settings, not of single events.
-    Mend it, restart, and rebuild for those in quarantine already; or, if they belong there, raise
+    Fix it, restart, and rebuild for those in quarantine already; or, if they belong there, raise
     LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
     """  # noqa: D205 - one message
 
@@ -77,11 +77,11 @@ class RebuildingError(LoopledgerError):
 
 
 class NotReadyError(LoopledgerError):
-    """There is no generation of {projection} that is ready to be promoted."""
+    """No generation of {projection} is ready to be promoted."""
 
 
 class NothingRetiredError(LoopledgerError):
-    """No other generation of {projection} was live before that could be made live again."""
+    """There is no earlier generation of {projection} to roll back to."""
 
 
 class FencedError(LoopledgerError):
@@ -89,7 +89,7 @@ class FencedError(LoopledgerError):
 
 
 class IncompleteReadError(LoopledgerError):
-    """Reading from position {after} to {through}, {count} events came, and those left out do not make up the rest."""
+    """A read from position {after} to {through} gave {count} events, and those left out do not account for the rest."""
 
 
 class IncompleteError(LoopledgerError):

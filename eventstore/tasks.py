@@ -1,6 +1,6 @@
-"""Tasks that do not outlive who waits for them, and pauses between tries.
+"""Tasks that do not outlive whoever waits for them, and pauses between tries.
 
-asyncio.TaskGroup would do for the first, but in Python 3.11 and 3.12 it leaves who waits for it marked as cancelled
+asyncio.TaskGroup would do for the first, but in Python 3.11 and 3.12 it leaves whoever waits for it marked as cancelled
 when a task fails.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 async def run_all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Do all of these; gives back what each gave. If one fails, the others are ended, and its error is raised."""
+    """Do all of these; returns their results. If one fails, the others are cancelled and its error is raised."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         return await asyncio.gather(*tasks)
@@ -25,7 +25,7 @@ async def run_all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
 async def in_background(
     work: Coroutine[Any, Any, Any], name: str | None = None
 ) -> AsyncIterator["asyncio.Task[Any]"]:
-    """Do `work` meanwhile, in a task of this name; gives the task."""
+    """Do `work` in a task of this name while the block runs; gives the task."""
     task = asyncio.create_task(work, name=name)
     try:
         yield task
@@ -54,13 +54,13 @@ def raise_if_cancelled() -> None:
 class Backoff:
     """Pauses between tries, in seconds: `first`, doubled each time up to `longest`.
 
-    They begin at `first` again after `reset`, or if what was tried then went well for `well_seconds`.
+    They begin at `first` again after `reset`, or if `stable_seconds` have passed since the last pause was over.
     """
 
-    def __init__(self, first: float, longest: float, *, well_seconds: float = math.inf) -> None:
+    def __init__(self, first: float, longest: float, *, stable_seconds: float = math.inf) -> None:
         self._first = first
         self._longest = longest
-        self._well_seconds = well_seconds
+        self._stable_seconds = stable_seconds
         self._next = first
         # When the last pause was over.
         self._resumed = -math.inf
@@ -72,7 +72,7 @@ class Backoff:
     def next_pause(self) -> float:
         """How long to pause now."""
         now = time.monotonic()
-        if now - self._resumed > self._well_seconds:
+        if now - self._resumed > self._stable_seconds:
             self.reset()
         pause = self._next
         self._next = min(2 * pause, self._longest)

@@ -1,4 +1,4 @@
-"""Several processes as one server: start them, start again what dies, stop them all.
+"""Several processes as one server: start them, restart what dies, stop them all.
 
 A child learns that its parent is gone by a pipe that only the parent holds open: whatever kills the parent, no child
 outlives it.
@@ -18,18 +18,19 @@ from eventstore.tasks import Backoff, cancel_all
 
 logger = structlog.get_logger()
 
+# Seconds between checks that a worker still runs.
 WATCH_SECONDS = 0.1
 
 # Seconds before a worker that died is started again: the first time, doubled up to the longest while it keeps dying.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
 
-# A worker that lived this long was well: its end starts the pauses afresh.
-WELL_SECONDS = 5.0
+# After a worker that ran this long, the pauses begin afresh.
+STABLE_SECONDS = 5.0
 
 
 class Workers:
-    """Processes of our own program, each by the name that it is known by in the log."""
+    """Processes of our own program, by the names that log lines give them."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Workers:
         self._environ = environ
         self._inherit = inherit
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        # The parent's end is never written to: its closing is the message.
+        # Nothing is ever written to the parent's end: that it closes is the message.
         self._lifeline, self._hold = os.pipe()
         self._watchers: list[asyncio.Task[None]] = []
 
@@ -53,16 +54,16 @@ class Workers:
             self._watchers.append(asyncio.create_task(self._watch(name), name=f"watch-{name}"))
 
     async def stop(self, seconds: float) -> None:
-        """Ask every worker to stop; end those that have not after `seconds`."""
+        """Ask every worker to stop; kill those that have not after `seconds`."""
         await cancel_all(*self._watchers)
         for process in self._running.values():
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         deadline = asyncio.get_running_loop().time() + seconds
-        while self._living() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - it asks others, who tell nobody
+        while self._living() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a process gives no event to wait for
             await asyncio.sleep(0.01)
         for name in self._living():
-            logger.error("ended a worker that did not stop", worker=name)
+            logger.error("killed a worker that did not stop", worker=name)
             self._running[name].kill()
             self._running[name].wait()
         os.close(self._hold)
@@ -82,7 +83,7 @@ class Workers:
         )
 
     async def _watch(self, name: str) -> None:
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, well_seconds=WELL_SECONDS)
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, stable_seconds=STABLE_SECONDS)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             status = self._running[name].poll()
@@ -93,7 +94,7 @@ class Workers:
             try:
                 self._spawn(name)
             except OSError as error:
-                # No memory or no file descriptors now: the next look tries again.
+                # No memory or no file descriptors now: the next check tries again.
                 logger.error("could not start a worker", worker=name, error=str(error))
 
 

@@ -1,4 +1,4 @@
-"""The parts of a server put together: database and log, what answers over HTTP, what projects."""
+"""The parts of a server put together: database and log, HTTP, projections."""
 
 import asyncio
 import socket
@@ -48,8 +48,8 @@ LINGERING_SECONDS = 2.0
 # How long a connection may be idle between two requests.
 KEEPALIVE_SECONDS = 75.0
 
-# Seconds between tries to begin while Postgres is away.
-AWAY_SECONDS = 0.2
+# Seconds between tries while Postgres is not available.
+RETRY_SECONDS = 0.2
 
 # What a builder process runs.
 BUILDER = ("-m", "runtime.builder_process")
@@ -61,7 +61,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What every role works with."""
+    """What every role of a server works with."""
 
     database: Database
     appender: Appender
@@ -74,9 +74,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 async def open_parts(
     settings: Settings, dsn: str, *, append: bool, follow: bool
 ) -> AsyncIterator[Parts]:
-    """Open database and log: to `append` to it, to `follow` what others append."""
+    """Open the database and the log: to `append` to it, to `follow` what other processes append."""
     limits = settings.limits
-    # Who only follows writes states, which can be folded again: they need not take the disk from the log.
+    # A process that only follows writes states, which can be folded again: they need not take the disk from the log.
     database = Database(dsn, pool_connections=limits.pool_connections, durable=append)
     await database.open()
     try:
@@ -104,7 +104,7 @@ async def open_parts(
 async def serving_http(
     settings: Settings, parts: Parts, listener: socket.socket
 ) -> AsyncIterator[None]:
-    """Take deliveries and answer questions."""
+    """Take deliveries and answer requests."""
     providers = load_providers(settings.providers)
     context = Context(
         api_for_all=settings.insecure,
@@ -115,7 +115,7 @@ async def serving_http(
         registry=parts.registry,
         rejections=Rejections(parts.database, settings.limits),
         endpoints={
-            name: Endpoint(provider, verifier_of(settings, name))
+            name: Endpoint(provider, make_verifier(settings, name))
             for name, provider in providers.items()
         },
         providers=providers,
@@ -155,16 +155,16 @@ async def serving_http(
 async def projecting(
     settings: Settings, parts: Parts, dsn: str
 ) -> AsyncIterator["asyncio.Task[None]"]:
-    """Fold the log, whenever this process is the one to do it; gives the task, which only an error ends."""
-    conductor = conductor_of(settings, parts, dsn)
+    """Fold the log whenever this process holds the lead; gives the task."""
+    conductor = make_conductor(settings, parts, dsn)
     await conductor.set_up()
     leading = lead(parts.database.connect, conductor.run)
     async with in_background(leading, "leadership") as task:
         yield task
 
 
-def conductor_of(settings: Settings, parts: Parts, dsn: str) -> Conductor:
-    """Make what conducts the projections."""
+def make_conductor(settings: Settings, parts: Parts, dsn: str) -> Conductor:
+    """Make the conductor of the projections."""
     greeting = {"dsn": dsn, "limits": settings.limits, "providers": settings.providers}
     engine = Engine(
         sources=load_providers(settings.providers),
@@ -191,18 +191,18 @@ def fingerprints_of(settings: Settings) -> dict[str, str]:
 
 
 async def prepare(settings: Settings, dsn: str) -> int:
-    """Set the schema up and enter the projections, so that no worker has to wait; gives back the head."""
+    """Set up the schema and the projections before any worker starts; returns the head. Raises SettingsError."""
     for name in load_providers(settings.providers):
-        verifier_of(settings, name)
+        make_verifier(settings, name)
     async with open_parts(settings, dsn, append=False, follow=False) as parts:
-        await conductor_of(settings, parts, dsn).set_up()
+        await make_conductor(settings, parts, dsn).set_up()
         return parts.head.position
 
 
 async def retry_until_available(step: Callable[[], Awaitable[T]], end: "asyncio.Future[None]") -> T:
-    """Take a step that needs Postgres as soon as it is there, unless `end` comes first.
+    """Do `step`, again and again until Postgres is available, or until `end`: then its error is raised.
 
-    Who dies of its absence is started again after a pause that grows, and so comes back long after Postgres.
+    A process that ended instead would be started again after a pause that grows, and so come back long after Postgres.
     """
     while True:
         try:
@@ -213,11 +213,11 @@ async def retry_until_available(step: Callable[[], Awaitable[T]], end: "asyncio.
             if end.done() or cause is None or not is_outage(cause):
                 raise
             logger.warning("waiting for Postgres", error=describe(cause))
-            await asyncio.wait([end], timeout=AWAY_SECONDS)
+            await asyncio.wait([end], timeout=RETRY_SECONDS)
 
 
-def verifier_of(settings: Settings, provider: str) -> Verifier:
-    """Make what verifies the deliveries of a provider. Raises SettingsError."""
+def make_verifier(settings: Settings, provider: str) -> Verifier:
+    """Make the verifier of a provider's deliveries. Raises SettingsError."""
     section = settings.providers.get(provider)
     verification = getattr(section, "verification", None) or Verification()
     return Verifier(verification, read_secret, f"{provider}.verification")

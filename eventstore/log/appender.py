@@ -39,33 +39,35 @@ logger = structlog.get_logger()
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 
-# How often, within the time that an append may take, it is looked whether that time is up.
-LOOKS = 20
+# How often, within the time that an append may take, the queue is searched for those whose time is up.
+EXPIRY_CHECKS = 20
 
 # The record separator and the unit separator of ASCII: between the names of a column, and for the one that is null.
 SEPARATOR = "\x1e"
 NULL = "\x1f"
 
-# So many deliveries at once are a crowd.
-CROWD = 16
+# So many deliveries that arrive at once are a burst.
+BURST = 16
 
 # How long a cancelled task may take to end.
 CANCEL_SECONDS = 0.5
 
-# Is told what became of an event: where it went, or why it did not. Gives back whether anybody heard it.
+# Called with the outcome of an append: where the event went, or why it did not. Returns whether anybody still waited.
 OnOutcome: TypeAlias = Callable[[Appended | LoopledgerError], bool]
 
 
-class _Waiting(msgspec.Struct):
+class _Pending(msgspec.Struct):
+    """An event in the queue or in the batch that is being committed. `deadline` is in the loop's time."""
+
     event: NewEvent
     size: int
     deadline: float
     on_outcome: OnOutcome
-    answered: bool = False
+    reported: bool = False
 
 
 class _Session(NamedTuple):
-    """A connection, and how Postgres knows it."""
+    """A connection, and what identifies its session in Postgres."""
 
     connection: "Connection[Record]"
     pid: int
@@ -75,8 +77,8 @@ class _Session(NamedTuple):
 class Appender:
     """The one writer of a process: a bounded queue in front of one connection.
 
-    `connect` opens that connection, and again after it is lost. `on_append` is told the newest position after each
-    commit.
+    `connect` opens that connection, and again after it is lost. `on_append` is called with the newest position after
+    each commit.
     """
 
     def __init__(
@@ -88,21 +90,21 @@ class Appender:
         self._connect = connect
         self._limits = limits
         self._on_append = on_append
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_Pending] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
-        self._in_flight: list[_Waiting] = []
+        self._in_flight: list[_Pending] = []
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._session: _Session | None = None
-        # The session in which something of unknown outcome was sent; it may live on behind a lost connection.
-        self._doubtful: _Session | None = None
+        # The session that was lost while a batch was sent, whose outcome is therefore unknown. It may live on.
+        self._lost_session: _Session | None = None
         # Every event of ours whose outcome is unknown lies after this position.
         self._known_head = 0
 
     async def start(self) -> None:
-        """Begin to take batches."""
-        connection = await self._connected()
+        """Connect, and begin to commit what is appended. Raises what `connect` does."""
+        connection = await self._connection()
         self._known_head = await connection.fetchval(QUERIES["read_head"])
         self._tasks = [
             asyncio.create_task(self._run(), name="appender"),
@@ -110,24 +112,24 @@ class Appender:
         ]
 
     async def stop(self) -> None:
-        """Drain the queue, for at most `drain_seconds`; what is left is told that it was not acknowledged."""
+        """Drain the queue, for at most `drain_seconds`; the outcome of what is left is UnavailableError."""
         self._stopping = True
         self._wake.set()
         if self._tasks:
             await asyncio.wait(self._tasks[:1], timeout=self._limits.drain_seconds)
-        # First the connection: a task that waits for a server that hangs may not heed its cancellation.
+        # First the connection: a task that waits for a server that hangs may not react to its cancellation.
         self._disconnect()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
-        _answer_all(
+        _report_all(
             [*self._in_flight, *self._queue], UnavailableError(problem="the server is stopping")
         )
         self._queue.clear()
 
     async def append(self, event: NewEvent) -> Appended:
-        """Append one event; answers after COMMIT.
+        """Append one event; returns after COMMIT.
 
         Raises QueueFullError or UnavailableError (nothing was acknowledged: send it again) and RefusedError (the
         database will never take this one). A caller that is cancelled does not take its event back.
@@ -136,13 +138,13 @@ class Appender:
 
         def on_outcome(outcome: Appended | LoopledgerError) -> bool:
             if answer.done():
-                # Who was cancelled was told nothing, and may count on the event.
+                # A caller that was cancelled was told nothing, and may count on the event.
                 return False
             if isinstance(outcome, Appended):
                 answer.set_result(outcome)
             else:
                 answer.set_exception(outcome)
-                # Whoever waited may be gone; then nobody fetches this, and asyncio would complain.
+                # The caller may be gone; then nobody fetches this, and asyncio would complain.
                 answer.exception()
             return True
 
@@ -150,7 +152,7 @@ class Appender:
         return await answer
 
     def submit(self, event: NewEvent, on_outcome: OnOutcome) -> None:
-        """Append one event, as `append` does; `on_outcome` is called with what came of it: that costs less than a task.
+        """Append one event, as `append` does, and call `on_outcome` with the outcome: that costs less than a task.
 
         Raises QueueFullError or UnavailableError, as `append` does. `on_outcome` must not raise; it may submit.
         """
@@ -164,7 +166,7 @@ class Appender:
         ):
             raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
         deadline = asyncio.get_running_loop().time() + limits.append_seconds
-        self._queue.append(_Waiting(event, size, deadline, on_outcome))
+        self._queue.append(_Pending(event, size, deadline, on_outcome))
         self._queued_bytes += size
         self._wake.set()
 
@@ -176,58 +178,61 @@ class Appender:
                     return
                 self._wake.clear()
                 await self._wake.wait()
-                # One turn of the loop, so that requests that became ready together share the batch.
+                # One iteration of the loop, so that requests that became ready together share the batch.
                 await asyncio.sleep(0)
-                # Half of a crowd that comes all at once, after an answer to all at once: else this process would rest
-                # while Postgres works and the other way round. From here on, one half comes while the other commits.
-                if len(self._queue) >= CROWD:
+                # Half of a burst: senders that are answered all at once send again all at once, and this process would
+                # idle while Postgres works, and the other way round. From here on, one half arrives while the other
+                # commits.
+                if len(self._queue) >= BURST:
                     most = min(most, len(self._queue) // 2)
-            self._in_flight = self._take(most)
-            await self._commit(self._in_flight, unsure=False)
+            self._in_flight = self._take_batch(most)
+            await self._commit(self._in_flight)
             self._in_flight = []
 
     async def _expire(self) -> None:
-        """Tell who has waited too long. What is still in the queue then is dropped."""
+        """Report to those who have waited too long. What is still in the queue then is dropped."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._limits.append_seconds / LOOKS)
+            await asyncio.sleep(self._limits.append_seconds / EXPIRY_CHECKS)
             now = loop.time()
-            # A copy: who is told may submit the next event at once.
-            for waiting in [*self._in_flight, *self._queue]:
-                if waiting.deadline > now:
+            # A copy: whoever is told may submit the next event at once.
+            for pending in [*self._in_flight, *self._queue]:
+                if pending.deadline > now:
                     break
-                _answer(
-                    waiting,
+                _report(
+                    pending,
                     UnavailableError(
                         problem=f"no commit within {self._limits.append_seconds:g} s;"
                         " Postgres may be away"
                     ),
                 )
 
-    def _take(self, most: int) -> list[_Waiting]:
-        """Take what is waiting, at most so many and so much; who was told to come again is left out."""
-        batch: list[_Waiting] = []
+    def _take_batch(self, most: int) -> list[_Pending]:
+        """Take what is queued, at most `most` and `batch_bytes`; what has expired is left out."""
+        batch: list[_Pending] = []
         size = 0
         while self._queue and len(batch) < most:
-            waiting = self._queue[0]
-            if batch and size + waiting.size > self._limits.batch_bytes:
+            pending = self._queue[0]
+            if batch and size + pending.size > self._limits.batch_bytes:
                 break
             self._queue.popleft()
-            self._queued_bytes -= waiting.size
-            if not waiting.answered:
-                batch.append(waiting)
-                size += waiting.size
+            self._queued_bytes -= pending.size
+            if not pending.reported:
+                batch.append(pending)
+                size += pending.size
         return batch
 
-    async def _commit(self, batch: list[_Waiting], *, unsure: bool) -> None:
-        """Append `batch`, however often Postgres goes away. `unsure`: part of it may be on record already."""
+    async def _commit(self, batch: list[_Pending]) -> None:
+        """Append `batch`, however often Postgres goes away."""
+        # Whether `batch` may be on record already.
+        outcome_unknown = False
         backoff: Backoff | None = None
         while batch:
             try:
-                connection = await self._connected()
-                if unsure:
-                    batch = await self._settle(connection, batch)
-                    unsure = False
+                connection = await self._connection()
+                if outcome_unknown:
+                    batch = await self._recover(connection, batch)
+                    outcome_unknown = False
                 if batch:
                     await self._append(connection, batch)
             except Exception as error:
@@ -239,18 +244,18 @@ class Appender:
                         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
                         logger.warning("lost Postgres while appending", error=describe(error))
                     # Sent or not, committed or not: from now on, look before appending.
-                    unsure = True
-                    self._doubtful = self._doubtful or self._session
+                    outcome_unknown = True
+                    self._lost_session = self._lost_session or self._session
                     self._disconnect()
                     await asyncio.sleep(backoff.next_pause())
                     continue
                 else:
                     logger.error("could not append", exc_info=error)
                     self._disconnect()
-                    _answer_all(batch, UnavailableError(problem=describe(error)))
+                    _report_all(batch, UnavailableError(problem=describe(error)))
             return
 
-    async def _append(self, connection: "Connection[Record]", batch: list[_Waiting]) -> None:
+    async def _append(self, connection: "Connection[Record]", batch: list[_Pending]) -> None:
         row = await connection.fetchrow(QUERIES["append"], *_columns(batch))
         if row is None:
             raise LogCorruptedError(problem="no head row")
@@ -259,73 +264,73 @@ class Appender:
             raise LogCorruptedError(
                 problem=f"position {base + 1} was given out after {self._known_head}"
             )
-        for position, waiting in enumerate(batch, base + 1):
-            _answer(waiting, Appended(position, recorded_at))
+        for position, pending in enumerate(batch, base + 1):
+            _report(pending, Appended(position, recorded_at))
         self._advance(base + len(batch))
 
-    async def _settle(
-        self, connection: "Connection[Record]", batch: list[_Waiting]
-    ) -> list[_Waiting]:
-        """Find out what became of `batch`; gives back what was never committed and is still wanted.
+    async def _recover(
+        self, connection: "Connection[Record]", batch: list[_Pending]
+    ) -> list[_Pending]:
+        """Find out what became of a batch of unknown outcome; returns what was never committed and is still wanted.
 
-        First the session in doubt is ended: behind a lost connection it may still stand in the queue for the head's
-        lock. After that nobody can commit any of the batch, and under the lock nobody is half-way through.
+        First the lost session is ended: it may still wait for the head's lock. After that nobody can commit any of the
+        batch, and under the lock no commit is half-way through.
         """
-        if self._doubtful is not None:
+        if self._lost_session is not None:
             gone = await connection.fetchval(
-                QUERIES["end_session"], self._doubtful.pid, self._doubtful.started
+                QUERIES["end_session"], self._lost_session.pid, self._lost_session.started
             )
             if gone is False:
-                problem = "a session in doubt does not end"
+                problem = "the lost session does not end"
                 raise TimeoutError(problem)
         async with connection.transaction():
             head = await connection.fetchval(QUERIES["lock_head"])
             rows = await connection.fetch(
                 QUERIES["find_appended"],
-                [w.event.event_id for w in batch],
+                [pending.event.event_id for pending in batch],
                 self._known_head,
-                [w.event.stream for w in batch],
+                [pending.event.stream for pending in batch],
             )
-        self._doubtful = None
+        self._lost_session = None
         found: dict[UUID, Appended] = {
             row["event_id"]: Appended(row["position"], row["recorded_at"]) for row in rows
         }
-        missing: list[_Waiting] = []
-        for waiting in batch:
-            if appended := found.get(waiting.event.event_id):
-                _answer(waiting, appended)
-            elif not waiting.answered:
-                missing.append(waiting)
+        missing: list[_Pending] = []
+        for pending in batch:
+            if appended := found.get(pending.event.event_id):
+                _report(pending, appended)
+            elif not pending.reported:
+                missing.append(pending)
         logger.info(
-            "settled a batch of unknown outcome", on_record=len(found), missing=len(missing)
+            "recovered a batch of unknown outcome", on_record=len(found), missing=len(missing)
         )
-        # Nothing of the rest is on record up to `head`; a later doubt begins there.
+        # None of the rest is on record up to `head`: a later recovery need only look beyond.
         self._advance(head)
         return missing
 
-    async def _bisect(self, batch: list[_Waiting], error: Exception) -> None:
-        """The database refuses something in `batch`: find the one at fault, keep the others, in order."""
+    async def _bisect(self, batch: list[_Pending], error: Exception) -> None:
+        """The database refuses an event of `batch`: find the one at fault, and append the others in order."""
         if len(batch) == 1:
             logger.warning(
                 "the database refused a delivery",
                 stream=batch[0].event.stream,
                 error=describe(error),
             )
-            _answer(batch[0], RefusedError(problem=describe(error)))
+            _report(batch[0], RefusedError(problem=describe(error)))
             return
         middle = len(batch) // 2
-        await self._commit(batch[:middle], unsure=False)
-        await self._commit(batch[middle:], unsure=False)
+        await self._commit(batch[:middle])
+        await self._commit(batch[middle:])
 
     def _advance(self, head: int) -> None:
         self._known_head = head
         self._on_append(head)
 
-    async def _connected(self) -> "Connection[Record]":
+    async def _connection(self) -> "Connection[Record]":
         if self._session is None or self._session.connection.is_closed():
             connection = await self._connect()
             try:
-                await connection.execute(QUERIES["plan_once"])
+                await connection.execute(QUERIES["use_generic_plans"])
                 ((pid, started),) = await connection.fetch(QUERIES["this_session"])
             except BaseException:
                 connection.terminate()
@@ -340,13 +345,13 @@ class Appender:
                 session.connection.terminate()
 
 
-def _columns(batch: Sequence[_Waiting]) -> tuple[object, ...]:
-    """Turn the batch on its side: what the query `append` takes.
+def _columns(batch: Sequence[_Pending]) -> tuple[object, ...]:
+    """The batch by column, as the query `append` takes it.
 
     Names and numbers go as one text a column, since a driver encodes a long text in the time of two short ones: it
     halves what an event costs here. A separator cannot occur in them: names are printable text.
     """
-    events = [waiting.event for waiting in batch]
+    events = [pending.event for pending in batch]
     return (
         [event.event_id for event in events],
         SEPARATOR.join([event.provider for event in events]),
@@ -360,11 +365,11 @@ def _columns(batch: Sequence[_Waiting]) -> tuple[object, ...]:
     )
 
 
-def _answer(waiting: _Waiting, outcome: Appended | LoopledgerError) -> None:
-    if not waiting.answered:
-        waiting.answered = waiting.on_outcome(outcome)
+def _report(pending: _Pending, outcome: Appended | LoopledgerError) -> None:
+    if not pending.reported:
+        pending.reported = pending.on_outcome(outcome)
 
 
-def _answer_all(batch: Sequence[_Waiting], outcome: LoopledgerError) -> None:
-    for waiting in batch:
-        _answer(waiting, outcome)
+def _report_all(batch: Sequence[_Pending], outcome: LoopledgerError) -> None:
+    for pending in batch:
+        _report(pending, outcome)

@@ -12,9 +12,9 @@ FROM append_events(
     $7, $8, $9
 )
 
--- plan_once --
--- For a session that appends: no plan depends on the values, and to plan an append takes longer than to carry a small
--- one out.
+-- use_generic_plans --
+-- For a session that appends: no plan depends on the values, and planning an append takes longer than executing a small
+-- one.
 SET plan_cache_mode = force_generic_plan
 
 -- lock_head --
@@ -22,7 +22,7 @@ SET plan_cache_mode = force_generic_plan
 SELECT position FROM log_head FOR UPDATE
 
 -- this_session --
--- How Postgres knows this session: a pid alone may be somebody else's by now.
+-- What identifies this session: a pid alone may be another session's by now.
 SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
 
 -- end_session --
@@ -30,8 +30,8 @@ SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
 
 -- find_appended --
--- Which of these event ids reached the log after position $2: the answer to a lost COMMIT. By their streams, since the
--- head's lock is held meanwhile, and much may have come since $2.
+-- Which of these event ids reached the log after position $2, when the outcome of a COMMIT is unknown. By their streams,
+-- since the head's lock is held meanwhile, and much may have come since $2.
 SELECT event_id, position, recorded_at
 FROM events
 WHERE stream = ANY($3::text[]) AND position > $2 AND event_id = ANY($1::uuid[])
@@ -54,7 +54,7 @@ WITH found AS (
         sum(size) FILTER (WHERE handled) OVER in_order - size AS before
     FROM found
     WINDOW in_order AS (ORDER BY position)
-), stretch AS (
+), slice AS (
     SELECT max(position) AS last, count(*) FILTER (WHERE NOT handled) AS ignored
     FROM numbered
     WHERE position = $1 + nth AND (before IS NULL OR before < $4)
@@ -62,7 +62,7 @@ WITH found AS (
 SELECT
     e.position, e.event_id, e.provider, e.topic, e.merchant_id, e.program_id, e.stream, e.received_at, e.recorded_at,
     e.body, h.handled, s.ignored
-FROM stretch AS s, events AS e, LATERAL (
+FROM slice AS s, events AS e, LATERAL (
     SELECT $3::text[] IS NULL OR e.provider || ' ' || e.topic = ANY($3) AS handled
 ) AS h
 WHERE e.position > $1 AND e.position <= s.last AND (h.handled OR e.position = s.last)

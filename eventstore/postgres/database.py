@@ -31,11 +31,11 @@ logger = structlog.get_logger()
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 30.0
 
-# A machine that dies says no goodbye: its session, and the lock that it holds, must not live on for hours.
-SESSION = {
+# A machine that dies closes nothing: its session, and the lock that it holds, must not live on for hours.
+SESSION_SETTINGS = {
     "application_name": "loopledger",
     "default_transaction_isolation": "read committed",
-    # Statements here are short: to compile one takes longer than to carry it out.
+    # Statements here are short: compiling one takes longer than executing it.
     "jit": "off",
     "idle_in_transaction_session_timeout": "15000",
     "tcp_keepalives_idle": "5",
@@ -43,7 +43,7 @@ SESSION = {
     "tcp_keepalives_count": "3",
 }
 
-# Seconds until a connection of one's own that was lost is opened again.
+# Seconds until a connection outside the pool that was lost is opened again.
 RECONNECT_SECONDS = 0.5
 
 Connect: TypeAlias = "Callable[[], Awaitable[Connection[Record]]]"
@@ -53,7 +53,7 @@ class _Pooled(_Base):
     """A connection of a pool. The pool closes one that it replaces in a task that nobody waits for."""
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's own
-        """Close it; if it is dead already, without a word."""
+        """Close it; if it is dead already, silently."""
         with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
             await super().close(timeout=timeout)
 
@@ -61,7 +61,7 @@ class _Pooled(_Base):
 class Database:
     """One Postgres, by its URL. The pool is there between `open` and `close`.
 
-    `durable=False` is for who writes through the pool only what can be folded again.
+    `durable=False` is for a process that writes through the pool only what can be folded again.
     """
 
     def __init__(self, dsn: str, *, pool_connections: int, durable: bool = True) -> None:
@@ -94,14 +94,14 @@ class Database:
             max_size=self._pool_connections,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
-            server_settings=SESSION,
+            server_settings=SESSION_SETTINGS,
             connection_class=_Pooled,
             init=self._set_up_session,
-            reset=_keep_as_it_is,
+            reset=_reset_nothing,
         )
 
     async def close(self) -> None:
-        """Give the connections back, waiting for nobody for long."""
+        """Close the connections at once, whatever they are doing."""
         if self._pool is not None:
             self._pool.terminate()
             self._pool = None
@@ -112,7 +112,7 @@ class Database:
             self._dsn,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
-            server_settings=SESSION,
+            server_settings=SESSION_SETTINGS,
         )
         try:
             await _wait_for_disk(connection)
@@ -144,8 +144,8 @@ class Database:
             raise_if_cancelled()
             if not is_outage(error):
                 raise
-            # A pool hands out connections that died unnoticed, and where one did, others may have: a fresh one will do.
-            # Where none is to be had, those that live are kept.
+            # A pool hands out connections that died unnoticed, and where one did, others may have: a new one is needed.
+            # Where Postgres has no more to give, those that live are kept.
             if not isinstance(error, asyncpg.InsufficientResourcesError):
                 await self._open_pool.expire_connections()
             return await read(self._open_pool)
@@ -163,10 +163,10 @@ class Database:
         async with self._open_pool.acquire() as connection, connection.transaction():
             yield connection
 
-    async def answers(self) -> bool:
+    async def is_available(self) -> bool:
         """Say whether a query gets an answer now."""
         try:
-            await self._open_pool.fetchval(QUERIES["answers"], timeout=2)
+            await self._open_pool.fetchval(QUERIES["ping"], timeout=2)
         except Exception as error:
             if is_outage(error):
                 return False
@@ -177,7 +177,7 @@ class Database:
 async def run_connected(
     connect: Connect, work: "Callable[[Connection[Record]], Awaitable[None]]"
 ) -> None:
-    """Do `work` on a connection of its own, and again on a new one whenever it ends; until cancelled."""
+    """Do `work` on a connection of its own; again on a new one whenever work or connection ends, until cancelled."""
     while True:
         connection: Connection[Record] | None = None
         try:
@@ -186,10 +186,10 @@ async def run_connected(
         except Exception as error:
             raise_if_cancelled()
             if is_outage(error):
-                logger.debug("a connection of its own was lost", error=describe(error))
+                logger.debug("a connection outside the pool was lost", error=describe(error))
             else:
-                # A password that is being changed, a bug: whatever it is, to give up would be silent.
-                logger.error("a connection of its own failed", exc_info=error)
+                # A password that is being changed, a bug: whatever it is, nobody would notice that this gave up.
+                logger.error("a connection outside the pool failed", exc_info=error)
         finally:
             if connection is not None:
                 connection.terminate()
@@ -216,9 +216,9 @@ async def _wait_for_disk(connection: "Connection[Record]") -> None:
 
 
 async def _set_up_for_folding(connection: "Connection[Record]") -> None:
-    """Suit a session to who writes only what can be folded again."""
+    """Set a session up for writing only what can be folded again."""
     await connection.execute(QUERIES["set_up_for_folding"])
 
 
-async def _keep_as_it_is(_: object) -> None:
-    """Nobody here changes a session, so a connection goes back without the round trip of a reset."""
+async def _reset_nothing(_: object) -> None:
+    """No code here changes a session, so a connection goes back to the pool without the round trip of a reset."""

@@ -25,8 +25,8 @@ COMMAND_SECONDS: Final = 60.0
 # Seconds before a server that died is started again: the first time, doubled up to the longest.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
-# A server that lived this long was well: its end starts the pauses afresh.
-WELL_SECONDS: Final = 5.0
+# After a server that ran this long, the pauses begin afresh.
+STABLE_SECONDS: Final = 5.0
 
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -52,7 +52,7 @@ class EmbeddedPostgres:
         self._stop_seconds = stop_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        # What blocks runs in threads, perhaps of two event loops: one at a time, none after stop().
+        # What blocks runs in threads, perhaps of two event loops: one at a time, and none after stop().
         self._turn = threading.Lock()
         self._stopping = threading.Event()
 
@@ -156,7 +156,7 @@ class EmbeddedPostgres:
 
     async def _supervise(self) -> None:
         """Start the postmaster again whenever it is gone, at growing intervals while it fails."""
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, well_seconds=WELL_SECONDS)
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, stable_seconds=STABLE_SECONDS)
         while not self._stopping.is_set():
             await asyncio.sleep(WATCH_SECONDS)
             process = self._process
@@ -171,7 +171,7 @@ class EmbeddedPostgres:
             await asyncio.sleep(pause)
             try:
                 await self._launch()
-            except Exception as error:  # noqa: BLE001 - whatever it is, giving up would be silent
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody would notice that this gave up
                 logger.error("Postgres did not start", problem=str(error))
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -193,7 +193,7 @@ class EmbeddedPostgres:
 
 
 async def _in_thread(step: Callable[[], _T]) -> _T:
-    """Run `step` in a thread; a cancellation waits for it, so that nothing goes on unseen."""
+    """Run `step` in a thread; a cancellation waits for its end, so that nothing goes on unnoticed."""
     work = asyncio.get_running_loop().run_in_executor(None, step)
     try:
         return await asyncio.shield(work)

@@ -1,6 +1,6 @@
 """One projecting process at a time, over any number of servers on one database.
 
-The lock belongs to a session: when its holder dies, Postgres frees it, and another process takes over at its next look.
+The lock belongs to a session: when its holder dies, Postgres frees it, and another process takes it at its next try.
 It only saves work that would be done twice; what keeps two projectors apart is the fence on the checkpoint.
 """
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-# Seconds between looks at whether the lock is free.
-LOOK_SECONDS = 1.0
+# Seconds between tries to take the lock.
+TRY_SECONDS = 1.0
 
 
 async def lead(connect: Connect, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Do `work` whenever, and for as long as, this process holds the lock; until cancelled."""
 
     async def work_while_leading(connection: "Connection[Record]") -> None:
-        while not await connection.fetchval(QUERIES["try_to_lead"]):  # noqa: ASYNC110 - it asks others, who tell nobody
-            await asyncio.sleep(LOOK_SECONDS)
+        while not await connection.fetchval(QUERIES["try_to_lead"]):  # noqa: ASYNC110 - a lock gives no event to wait for
+            await asyncio.sleep(TRY_SECONDS)
         logger.info("this process projects")
         async with (
             in_background(closed_event(connection).wait()) as closed,

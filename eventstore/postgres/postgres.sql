@@ -42,6 +42,6 @@ SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS ne
 -- Become the one session that projects, if nobody is.
 SELECT pg_try_advisory_lock(hashtext('loopledger projector'))
 
--- answers --
--- Whether the server answers.
+-- ping --
+-- Succeeds if the server answers queries.
 SELECT 1

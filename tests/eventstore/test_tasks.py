@@ -25,7 +25,7 @@ def test_pauses_begin_afresh_when_it_went_well_for_long_after_the_last(
 ) -> None:
     now = 0.0
     monkeypatch.setattr("eventstore.tasks.time.monotonic", lambda: now)
-    backoff = Backoff(1.0, 8.0, well_seconds=1.0)
+    backoff = Backoff(1.0, 8.0, stable_seconds=1.0)
     # What is tried goes on only after the pause.
     now += backoff.next_pause() + lived
     assert backoff.next_pause() == pause

@@ -12,7 +12,7 @@ from eventstore.errors import ExposedError, SettingsError
 from eventstore.limits import Limits
 from providers import settings_types
 from runtime.settings import Settings
-from runtime.wiring import settings_from, verifier_of
+from runtime.wiring import make_verifier, settings_from
 from server import refuse_exposure
 
 
@@ -189,7 +189,7 @@ def test_a_secret_that_is_not_there_is_named_with_its_provider_and_its_place(
     settings = settings_from({"LOOPLEDGER_FITBANK_VERIFICATION": found})
     message = rf"fitbank\.verification\.tokens\.secrets\[0\] {message}"
     with pytest.raises(SettingsError, match=message):
-        verifier_of(settings, "fitbank")
+        make_verifier(settings, "fitbank")
 
 
 def test_settings_do_not_show_a_password() -> None:

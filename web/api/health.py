@@ -13,7 +13,7 @@ async def healthz(_: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """`GET /readyz`: 200 if deliveries can be taken and every projection goes on, else 503 with what is wrong."""
     context = request.app[CONTEXT]
-    if not await context.database.answers():
+    if not await context.database.is_available():
         problems = {"postgres": "does not answer"}
     else:
         found = await context.registry.statuses()

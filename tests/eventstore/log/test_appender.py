@@ -411,4 +411,4 @@ async def test_an_appender_does_not_start_without_postgres(database: Database) -
     with pytest.raises(asyncpg.CannotConnectNowError):
         await appender.start()
     await appender.stop()
-    assert await database.answers()
+    assert await database.is_available()
