@@ -18,6 +18,7 @@ from eventstore.log.streams import stream_name
 from providers.facts import Fact, Given, Phase, TransactionFact
 from providers.parsing import Scalar, identity, known_time, major, parse_object, text
 from providers.provider import (
+    Example,
     Provider,
     Recognised,
     UndecodableError,
@@ -26,6 +27,15 @@ from providers.provider import (
 from verification.verifier import Verification
 
 NAME: Final = "fitbank"
+
+EXAMPLE = Example(
+    headers={},
+    body=(
+        b'{"Method":"UpdatePurchaseClosedLoopStatusMongo","BusinessUnitId":66,"Status":"CanBePreAuthorized",'
+        b'"Date":"2024-08-19T18:59:15.403415-03:00","TotalValue":"20.00",'
+        b'"TransactionIdentifier":"TRA8ca7fe5d-99ce-4071-aa6c-0cfb23ee6060TRA"}'
+    ),
+)
 
 # As documented, crosswise for the last two: the deposit method reports a withdrawal, and the other way round. Should
 # that prove a slip of the documentation, `cash_methods_swapped` and a rebuild put it right.
@@ -97,6 +107,7 @@ def provider(settings: Settings) -> Provider:
         topics=dict.fromkeys(KINDS, TransactionFact),
         recognise=recognise,
         decode=decode_with_settings,
+        example=EXAMPLE,
         decoding_settings={
             "cash_methods_swapped": settings.cash_methods_swapped,
             "business_units": settings.business_units,

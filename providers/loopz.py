@@ -26,6 +26,7 @@ from providers.parsing import (
     time,
 )
 from providers.provider import (
+    Example,
     Provider,
     Recognised,
     UndecodableError,
@@ -38,6 +39,7 @@ NAME: Final = "loopz"
 TOPIC_HEADER = "X-LOOPZ-WEBHOOK-TOPIC"
 MERCHANT_HEADER = "X-LOOPZ-MERCHANT-ID"
 PROGRAM_HEADER = "X-LOOPZ-PROGRAM-ID"
+SUBSCRIPTION_HEADER = "X-LOOPZ-WEBHOOK-SUBSCRIPTION-ID"
 IDENTITY_HEADERS = (TOPIC_HEADER, MERCHANT_HEADER, PROGRAM_HEADER)
 
 TOPICS: Mapping[str, type[Fact]] = {
@@ -50,6 +52,19 @@ TOPICS: Mapping[str, type[Fact]] = {
     "location.created": LocationFact,
     "location.updated": LocationFact,
 }
+
+EXAMPLE = Example(
+    headers={
+        TOPIC_HEADER: "location.updated",
+        MERCHANT_HEADER: "m-1",
+        PROGRAM_HEADER: "p-1",
+        SUBSCRIPTION_HEADER: "s-1",
+    },
+    body=(
+        b'{"id":"72b8ebd8-ea23-44a5-b8d1-b727d80ecd1a","name":"My Location",'
+        b'"status":"ACTIVE","type":"PHYSICAL"}'
+    ),
+)
 
 # What a text is read as: str | None where all is as expected, Scalar where it is not. The first spares a look at each.
 Text = TypeVar("Text")
@@ -170,6 +185,7 @@ def provider(_: Settings) -> Provider:
         topics=TOPICS,
         recognise=recognise,
         decode=decode,
+        example=EXAMPLE,
         identity_headers=IDENTITY_HEADERS,
     )
 
@@ -183,7 +199,13 @@ def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:
         checked_name(program_id, f"the header {PROGRAM_HEADER}")
     kind = _kind(topic)
     id_ = identity(_unwrapped(kind, parse_object(body, _ENVELOPE, _Envelope)).id)
-    return Recognised(topic, merchant_id, program_id, stream_name(NAME, merchant_id, kind, id_))
+    return Recognised(
+        topic,
+        merchant_id,
+        program_id,
+        stream_name(NAME, merchant_id, kind, id_),
+        headers.get(SUBSCRIPTION_HEADER),
+    )
 
 
 def decode(event: Event) -> Fact:

@@ -23,12 +23,20 @@ class UndecodableError(LoopledgerError):
 
 
 class Recognised(msgspec.Struct, frozen=True):
-    """Where a delivery belongs."""
+    """Where a delivery belongs. `subscription_id` says by which subscription it was sent, if it does."""
 
     topic: str
     merchant_id: str
     program_id: str | None
     stream: str
+    subscription_id: str | None = None
+
+
+class Example(msgspec.Struct, frozen=True):
+    """A delivery as the provider's documentation shows it, less what its verification adds: for `loopledger sign`."""
+
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,13 +46,14 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     names are matched without case. `topics` are those it knows, each with the type of fact it carries; any other topic
     goes on record and is handled by nobody. `decode(event)` reads an event of a known topic; raises UndecodableError.
     `identity_headers` hold what the body does not say of itself. `decoding_settings`: what of the settings `decode`
-    goes by, as a value that JSON can hold; never a secret.
+    goes by, as a value that JSON can hold; never a secret. `example` is a delivery that `recognise` accepts.
     """
 
     name: str
     topics: Mapping[str, type[Fact]]
     recognise: Callable[[Mapping[str, str], bytes], Recognised]
     decode: Callable[[Event], Fact]
+    example: Example
     identity_headers: tuple[str, ...] = ()
     decoding_settings: object = None
 

@@ -32,8 +32,8 @@ from runtime.settings import Settings, load_settings
 from verification.verifier import Verification, Verifier
 from web.app import make_app
 from web.context import Context, Endpoint
-from web.ingest.protocol import DeliveryServer
-from web.ingest.receiver import Ingest
+from web.ingest.connections import connection_server
+from web.ingest.receiver import Receiver
 
 T = TypeVar("T")
 
@@ -121,8 +121,9 @@ async def serving_http(
         providers=providers,
         projections=load_projections(),
     )
+    receiver = Receiver(context.endpoints, parts.appender, context.rejections, settings.limits)
     runner = web.AppRunner(
-        make_app(context),
+        make_app(context, receiver),
         access_log=None,
         shutdown_timeout=settings.limits.drain_seconds,
         lingering_time=LINGERING_SECONDS,
@@ -131,10 +132,12 @@ async def serving_http(
         auto_decompress=False,
     )
     await runner.setup()
-    fallback = cast("web.Server", runner.server)
-    ingest = Ingest(context)
-    server = DeliveryServer(ingest, fallback, settings.limits, idle_seconds=KEEPALIVE_SECONDS)
-    fallback.request_handler = server.before(ingest.before(fallback.request_handler))  # type: ignore[assignment]
+    server = connection_server(
+        receiver,
+        cast("web.Server", runner.server),
+        settings.limits,
+        idle_seconds=KEEPALIVE_SECONDS,
+    )
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
     listening: asyncio.Server | None = None
     try:

@@ -1,4 +1,4 @@
-"""Credentials that a delivery shows openly: a secret in its path, user and password, a token."""
+"""Credentials that a delivery carries in its head: a secret in its path, user and password, a token."""
 
 import binascii
 import contextlib
@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import msgspec
-
+from verification.delivery import Delivery
 from verification.keyring import (
-    Hidden,
     Keyring,
     MalformedSecretError,
     Reader,
+    Redacted,
     Secret,
     Secrets,
     UnverifiedError,
@@ -36,24 +35,7 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
 
 
-class Presented(msgspec.Struct, frozen=True):
-    """What a delivery presents before its body: its headers, the peer's address, the secret in its path.
-
-    Header names are matched without case. Where the headers have `getall`, a repeated one is noticed.
-    """
-
-    headers: Mapping[str, str]
-    address: str
-    path_secret: str | None
-
-    def __repr__(self) -> str:
-        return "Presented(...)"
-
-    def __rich_repr__(self) -> list[tuple[str, object]]:
-        return []
-
-
-class BasicUser(Hidden, frozen=True, kw_only=True):
+class BasicUser(Redacted, frozen=True, kw_only=True):
     """A user who may deliver (RFC 7617); the password is taken as UTF-8."""
 
     user: str
@@ -64,7 +46,7 @@ class BasicUser(Hidden, frozen=True, kw_only=True):
             refuse("`user` must be printable text without a colon")
 
 
-class Tokens(Hidden, frozen=True, kw_only=True):
+class Tokens(Redacted, frozen=True, kw_only=True):
     """A token in a header: after `scheme` and one blank, or alone when `scheme` is "".
 
     When not set, the scheme is "Bearer" in the header Authorization, and none elsewhere.
@@ -94,14 +76,14 @@ class PathCheck:
         entries = [
             (f"{key}[{number}]", secret, path_secret) for number, secret in enumerate(secrets)
         ]
-        self._accepted = Keyring(_hashed(entries), read, "secret of the path")
+        self._accepted = Keyring(_hashed(entries), read, "path secret")
 
-    def check(self, presented: Presented, moment: float) -> None:
-        """Raise UnverifiedError unless it is one of those in force."""
-        given = presented.path_secret
+    def check(self, delivery: Delivery, moment: float) -> None:
+        """Raise UnverifiedError unless it is one of those valid at that moment."""
+        given = delivery.path_secret
         if not given:
             raise UnverifiedError(problem="the secret is missing from the path")
-        if not _matches(given, self._accepted.in_force(moment)):
+        if not _matches(given, self._accepted.valid_at(moment)):
             raise UnverifiedError(problem="the secret in the path is wrong")
 
 
@@ -113,11 +95,11 @@ class BasicCheck:
             (f"{key}[{number}].password", user.password, pair_of(user.user))
             for number, user in enumerate(users)
         ]
-        self._accepted = Keyring(_hashed(entries), read, "user")
+        self._accepted = Keyring(_hashed(entries), read, "password")
 
-    def check(self, presented: Presented, moment: float) -> None:
-        """Raise UnverifiedError unless it is one of those in force."""
-        scheme, _, encoded = single(presented.headers, AUTHORIZATION).partition(" ")
+    def check(self, delivery: Delivery, moment: float) -> None:
+        """Raise UnverifiedError unless it is one of those valid at that moment."""
+        scheme, _, encoded = single(delivery.headers, AUTHORIZATION).partition(" ")
         pair = b""
         if scheme.lower() == "basic":
             # What is malformed has no colon either.
@@ -125,7 +107,7 @@ class BasicCheck:
                 pair = binascii.a2b_base64(encoded, strict_mode=True)
         if b":" not in pair:
             raise UnverifiedError(problem=f"the header {AUTHORIZATION} holds no Basic credentials")
-        if not _matches(pair, self._accepted.in_force(moment)):
+        if not _matches(pair, self._accepted.valid_at(moment)):
             raise UnverifiedError(problem="the user or the password is wrong")
 
 
@@ -141,15 +123,15 @@ class TokenCheck:
         ]
         self._accepted = Keyring(_hashed(entries), read, "token")
 
-    def check(self, presented: Presented, moment: float) -> None:
-        """Raise UnverifiedError unless it is one of those in force."""
-        value = single(presented.headers, self._header)
+    def check(self, delivery: Delivery, moment: float) -> None:
+        """Raise UnverifiedError unless it is one of those valid at that moment."""
+        value = single(delivery.headers, self._header)
         size = len(self._prefix)
         if value[:size].lower() != self._prefix:
             raise UnverifiedError(
                 problem=f"the header {self._header} is not of the scheme {self._prefix.strip()}"
             )
-        if not _matches(value[size:], self._accepted.in_force(moment)):
+        if not _matches(value[size:], self._accepted.valid_at(moment)):
             raise UnverifiedError(problem=f"the token in {self._header} is wrong")
 
 
@@ -202,7 +184,7 @@ def _matches(given: str | bytes, accepted: Iterable[bytes]) -> bool:
 
 
 def single(headers: Mapping[str, str], name: str) -> str:
-    """The one value of a header. Raises UnverifiedError when it is missing, repeated, empty or endless."""
+    """The one value of a header. Raises UnverifiedError when it is missing, repeated, empty or too long."""
     getall: Any = getattr(headers, "getall", None)
     if getall is None:
         value = headers.get(name)

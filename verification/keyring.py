@@ -1,4 +1,4 @@
-"""Secrets: where they are, when they are in force, and how they are kept out of sight."""
+"""Secrets: where they are, when they are valid, and how they are kept out of sight."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from eventstore.errors import LoopledgerError, SettingsError
 
 K = TypeVar("K")
 
-# From when until when, in seconds since 1970, a secret without bounds is in force.
+# From when until when, in seconds since 1970, a secret without bounds is valid.
 ALWAYS = (float("-inf"), float("inf"))
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -25,8 +25,8 @@ class MalformedSecretError(Exception):
     """A secret cannot be read or used; the text says why, without the secret."""
 
 
-class Hidden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings that say nothing of themselves: where a secret is, and sometimes by mistake the secret."""
+class Redacted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings without a repr: they say where a secret is, and sometimes, by mistake, hold the secret itself."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(...)"
@@ -38,10 +38,10 @@ class Hidden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class Secret(Hidden, frozen=True, kw_only=True):
+class Secret(Redacted, frozen=True, kw_only=True):
     """Where a secret is, never the secret itself: `env`, a variable's name, or `file`, a path; exactly one.
 
-    In force from `not_before` until just before `not_after` (RFC 3339, with an offset); without them, always. One line
+    Valid from `not_before` until just before `not_after` (RFC 3339, with an offset); without them, always. One line
     end at the end of the value does not belong to it.
     """
 
@@ -69,7 +69,7 @@ Reader = Callable[[Secret], bytes]
 
 
 class Keyring(Generic[K]):
-    """The secrets of one method, read and made ready for use, each with the time in which it is in force."""
+    """The secrets of one method, read and made ready for use, each with the time in which it is valid."""
 
     def __init__(
         self, secrets: Iterable[tuple[str, Secret, Callable[[bytes], K]]], read: Reader, what: str
@@ -79,7 +79,7 @@ class Keyring(Generic[K]):
         `read` raises MalformedSecretError if there is none.
         """
         self._keys: list[tuple[K, float, float]] = []
-        self._problem = f"no {what} is in force at present"
+        self._problem = f"no {what} is valid now: see its `not_before` and `not_after`"
         for key, secret, prepare in secrets:
             try:
                 value = read(secret).removesuffix(b"\n").removesuffix(b"\r")
@@ -92,12 +92,12 @@ class Keyring(Generic[K]):
             start = secret.not_before.timestamp() if secret.not_before else ALWAYS[0]
             end = secret.not_after.timestamp() if secret.not_after else ALWAYS[1]
             self._keys.append((prepared, start, end))
-        # The usual case, ready to hand out: nothing is being rotated.
+        # The usual case, made ready once: no secret has bounds.
         always = all((start, end) == ALWAYS for _, start, end in self._keys)
         self._always = [key for key, _, _ in self._keys] if always else []
 
-    def in_force(self, moment: float) -> list[K]:
-        """Those in force. Raises UnverifiedError when there is none."""
+    def valid_at(self, moment: float) -> list[K]:
+        """The secrets valid at a moment, in seconds since 1970. Raises UnverifiedError when there is none."""
         found = self._always or [key for key, start, end in self._keys if start <= moment < end]
         if not found:
             raise UnverifiedError(problem=self._problem)
@@ -105,5 +105,5 @@ class Keyring(Generic[K]):
 
 
 def refuse(problem: str) -> NoReturn:
-    """Refuse a setting, in a `__post_init__`: msgspec adds where it stands. Raises ValueError."""
+    """Refuse a setting, in a `__post_init__`: msgspec adds its place in the settings. Raises ValueError."""
     raise ValueError(problem)

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from verification.credentials import check_header_name, malformed, single
 from verification.keyring import (
-    Hidden,
     Keyring,
     MalformedSecretError,
     Reader,
+    Redacted,
     Secrets,
     UnverifiedError,
     refuse,
@@ -42,11 +42,11 @@ _SIZES = {"sha256": 32, "sha512": 64}
 _SIGNATURE_BYTES = 64  # of Ed25519
 
 
-# Seconds that the sender's clock and the way of a delivery may differ from ours, either way.
+# Seconds that a signed timestamp may lie before or after our clock.
 Tolerance = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 
 
-class Hmac(Hidden, frozen=True, kw_only=True):
+class Hmac(Redacted, frozen=True, kw_only=True):
     """An HMAC over the body, and what else the provider signs.
 
     `template` is what is signed, made of `{body}` (always), `{timestamp}`, `{id}`, `{url}`, and any text between them;
@@ -106,7 +106,7 @@ class Hmac(Hidden, frozen=True, kw_only=True):
         return "{timestamp}.{body}" if self.form == "stripe" else "{body}"
 
 
-class StandardWebhooks(Hidden, frozen=True, kw_only=True):
+class StandardWebhooks(Redacted, frozen=True, kw_only=True):
     """Standard Webhooks 1.0.0: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
 
     A secret is `whsec_<base64>` or the base64 alone (HMAC-SHA256, `v1`), or `whpk_<base64>` (Ed25519, `v1a`). One
@@ -117,8 +117,8 @@ class StandardWebhooks(Hidden, frozen=True, kw_only=True):
     tolerance_seconds: Tolerance = 300
 
 
-# What the headers say of a signature: the signatures, the id, the timestamp (in time).
-_Claim: TypeAlias = tuple[list[str], str, str]
+# What the headers say of a signature: the signatures, the id, the timestamp. Well-formed, and in time.
+Claim: TypeAlias = tuple[list[str], str, str]
 
 
 class HmacKey:
@@ -134,35 +134,22 @@ class HmacKey:
         return signing.digest()
 
 
-class _Check(ABC):
-    """What every check of signatures does: first what can be told from the head, then the body."""
-
-    def check_head(self, headers: Mapping[str, str], moment: float) -> None:
-        """Raise UnverifiedError unless a signature is there, well-formed and in time."""
-        self._well_formed_claim(headers, moment)
-
-    def check_body(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
-        """Raise UnverifiedError unless one of the secrets in force has signed the delivery."""
-        self._check_claim(self._claim(headers, moment), body, moment)
-
-    def check(self, headers: Mapping[str, str], body: bytes, moment: float) -> None:
-        """Check head and body."""
-        self._check_claim(self._well_formed_claim(headers, moment), body, moment)
+class SignatureCheck(ABC):
+    """Checks a signature in two steps: what the head says of it, then the signature over the body."""
 
     @abstractmethod
-    def _claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
-        """Read what the headers say of the signature."""
+    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim:
+        """Read what the headers say, for `check_body`.
+
+        Raises UnverifiedError unless a signature is there, well-formed, and its timestamp in time.
+        """
 
     @abstractmethod
-    def _well_formed_claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
-        """Read it, and see whether it could be one."""
-
-    @abstractmethod
-    def _check_claim(self, claim: _Claim, body: bytes, moment: float) -> None:
-        """See whether one of the secrets in force has made it."""
+    def check_body(self, claim: Claim, body: bytes, moment: float) -> None:
+        """Raise UnverifiedError unless one of the secrets valid at that moment has signed the delivery."""
 
 
-class HmacCheck(_Check):
+class HmacCheck(SignatureCheck):
     """Checks, and makes, the signatures of one `Hmac`."""
 
     def __init__(self, settings: Hmac, read: Reader, key: str) -> None:
@@ -191,22 +178,24 @@ class HmacCheck(_Check):
                 for number, secret in enumerate(settings.secrets)
             ],
             read,
-            "secret of the signature",
+            "signature secret",
         )
 
-    def _well_formed_claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim:
+        """Read the claim; see `SignatureCheck.check_head`."""
         claim = self._claim(headers, moment)
         for signature in claim[0]:
             if not self._well_formed(signature):
                 malformed(self._header)
-        self.keys.in_force(moment)
+        self.keys.valid_at(moment)
         return claim
 
-    def _check_claim(self, claim: _Claim, body: bytes, moment: float) -> None:
+    def check_body(self, claim: Claim, body: bytes, moment: float) -> None:
+        """Check the signature; see `SignatureCheck.check_body`."""
         signatures, message_id, timestamp = claim
         message = body if self._whole else self.message(message_id, timestamp, body)
         matches = 0
-        for key in self.keys.in_force(moment):
+        for key in self.keys.valid_at(moment):
             expected = self.signature(key, message)
             for text in signatures:
                 signature = text.lower() if self._hex else text
@@ -229,7 +218,7 @@ class HmacCheck(_Check):
         digest = key.digest(message)
         return binascii.hexlify(digest) if self._hex else binascii.b2a_base64(digest, newline=False)
 
-    def _claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+    def _claim(self, headers: Mapping[str, str], moment: float) -> Claim:
         value = single(headers, self._header)
         timestamp = message_id = ""
         if self._stripe:
@@ -252,7 +241,7 @@ class HmacCheck(_Check):
         return HmacKey(raw, self._algorithm)
 
 
-class StandardCheck(_Check):
+class StandardCheck(SignatureCheck):
     """Checks, and makes, the signatures of Standard Webhooks."""
 
     def __init__(self, settings: StandardWebhooks, read: Reader, key: str) -> None:
@@ -267,13 +256,14 @@ class StandardCheck(_Check):
                 for number, secret in enumerate(settings.secrets)
             ],
             read,
-            "secret of the signature",
+            "signature secret",
         )
 
-    def _well_formed_claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim:
+        """Read the claim; see `SignatureCheck.check_head`."""
         claim = self._claim(headers, moment)
         signatures, _, _ = claim
-        keys = self.keys.in_force(moment)
+        keys = self.keys.valid_at(moment)
         versions = {"v1" if isinstance(key, HmacKey) else "v1a" for key in keys}
         found = 0
         for signature in signatures:
@@ -288,12 +278,13 @@ class StandardCheck(_Check):
             raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds no signature {wanted}")
         return claim
 
-    def _check_claim(self, claim: _Claim, body: bytes, moment: float) -> None:
+    def check_body(self, claim: Claim, body: bytes, moment: float) -> None:
+        """Check the signature; see `SignatureCheck.check_body`."""
         signatures, message_id, timestamp = claim
         message = self.message(message_id, timestamp, body)
         given = [text.encode("utf-8", "surrogatepass") for text in signatures]
         matches = 0
-        for key in self.keys.in_force(moment):
+        for key in self.keys.valid_at(moment):
             if isinstance(key, HmacKey):
                 expected = self.signature(key, message)
                 for signature in given:
@@ -311,7 +302,7 @@ class StandardCheck(_Check):
         """Sign a message: `v1,<base64>`."""
         return b"v1," + binascii.b2a_base64(key.digest(message), newline=False)
 
-    def _claim(self, headers: Mapping[str, str], moment: float) -> _Claim:
+    def _claim(self, headers: Mapping[str, str], moment: float) -> Claim:
         message_id = _message_id(headers, WEBHOOK_ID, ".")
         timestamp = single(headers, WEBHOOK_TIMESTAMP)
         _check_timestamp(timestamp, WEBHOOK_TIMESTAMP, moment, self._tolerance)
@@ -323,7 +314,7 @@ class StandardCheck(_Check):
 
 
 def _stripe_items(value: str, name: str) -> tuple[str, list[str]]:
-    """The timestamp and the signatures of `t=...,v1=...,v1=...`; items of other names are let be."""
+    """The timestamp and the signatures of `t=...,v1=...,v1=...`; items of other names are ignored."""
     items = [item.partition("=") for item in value.split(",", MOST_SIGNATURES)]
     timestamps = [text for key, _, text in items if key == "t"]
     signatures = [text for key, _, text in items if key == "v1"]
@@ -336,7 +327,9 @@ def _check_timestamp(text: str, name: str, moment: float, tolerance: int) -> Non
     if not _TIMESTAMP.fullmatch(text):
         raise UnverifiedError(problem=f"the timestamp in {name} is not a number of whole seconds")
     if abs(moment - int(text)) > tolerance:
-        raise UnverifiedError(problem=f"the timestamp in {name} is over {tolerance} s off our time")
+        raise UnverifiedError(
+            problem=f"the timestamp in {name} is more than {tolerance} s off our clock"
+        )
 
 
 def _message_id(headers: Mapping[str, str], name: str, dividers: Iterable[str]) -> str:
@@ -361,12 +354,12 @@ def _is_signed(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
 
 def _standard_key(value: bytes) -> HmacKey | Ed25519PublicKey:
     if value.startswith(b"whsk_"):
-        message = "is the sender's private key (whsk_); what belongs here is the public one (whpk_)"
+        message = "is the sender's private key (whsk_); set its public key (whpk_) instead"
         raise MalformedSecretError(message)
     if value.startswith(b"whpk_"):
         public = _decoded(value.removeprefix(b"whpk_"), "base64")
         if len(public) != 32:  # noqa: PLR2004 - the size of every key of Ed25519 (RFC 8032)
-            message = "is not a public key of Ed25519: those have 32 bytes"
+            message = "is not an Ed25519 public key, which has 32 bytes"
             raise MalformedSecretError(message)
         return Ed25519PublicKey.from_public_bytes(public)
     return HmacKey(_decoded(value.removeprefix(b"whsec_"), "base64"), "sha256")

@@ -1,4 +1,4 @@
-"""Example deliveries that the verification lets in: for `loopledger sign`, for tests, for benchmarks."""
+"""Signing: deliveries that pass verification, for `loopledger sign` and for tests."""
 
 import binascii
 from collections.abc import Callable, Iterable
@@ -34,9 +34,8 @@ def sign(
 ) -> tuple[str, dict[str, str]]:
     """The path and the headers with which `body` passes every method that is configured.
 
-    Of several secrets the first in force is used. `now` is aware; `message_id` is visible ASCII without a full stop.
-    The address that a delivery comes from, and its tenant, are not made here. Raises UnsignableError, and SettingsError
-    as the Verifier does.
+    Of several secrets the first valid one is used. `now` is aware; `message_id` is visible ASCII without a full stop.
+    Address and tenant are not part of it. Raises UnsignableError, and SettingsError as the Verifier does.
     """
     try:
         signer = _Signer(secrets, provider, body, now.timestamp(), message_id)
@@ -62,14 +61,14 @@ class _Signer:
         if verification.path is None:
             return path
         entries = [(f"{self._key}.path", secret, path_secret) for secret in verification.path]
-        return f"{path}/{self._first(entries, 'secret of the path')}"
+        return f"{path}/{self._first(entries, 'path secret')}"
 
     def headers(self, verification: Verification) -> dict[str, str]:
         headers = {}
         if (users := verification.basic) is not None:
             key = f"{self._key}.basic"
             entries = [(key, user.password, _credentials_of(user.user)) for user in users]
-            headers[AUTHORIZATION] = f"Basic {self._first(entries, 'user')}"
+            headers[AUTHORIZATION] = f"Basic {self._first(entries, 'password')}"
         if (tokens := verification.tokens) is not None:
             key = f"{self._key}.tokens"
             entries = [(key, secret, token) for secret in tokens.secrets]
@@ -84,7 +83,7 @@ class _Signer:
         check = HmacCheck(settings, self._read, f"{self._key}.hmac")
         timestamp = str(int(self._moment))
         message = check.message(self._message_id, timestamp, self._body)
-        signature = check.signature(check.keys.in_force(self._moment)[0], message).decode()
+        signature = check.signature(check.keys.valid_at(self._moment)[0], message).decode()
         if settings.form == "stripe":
             headers = {settings.header: f"t={timestamp},v1={signature}"}
         else:
@@ -97,10 +96,10 @@ class _Signer:
 
     def _standard(self, settings: StandardWebhooks) -> dict[str, str]:
         check = StandardCheck(settings, self._read, f"{self._key}.standard_webhooks")
-        keys = [key for key in check.keys.in_force(self._moment) if isinstance(key, HmacKey)]
+        keys = [key for key in check.keys.valid_at(self._moment) if isinstance(key, HmacKey)]
         if not keys:
             raise UnsignableError(
-                problem="only public keys (whpk_) are in force, and these verify; the private key is the sender's"
+                problem="only public keys (whpk_) are valid now, and these only verify; the private key is the sender's"
             )
         timestamp = str(int(self._moment))
         message = check.message(self._message_id, timestamp, self._body)
@@ -113,7 +112,7 @@ class _Signer:
     def _first(
         self, entries: Iterable[tuple[str, Secret, Callable[[bytes], bytes]]], what: str
     ) -> str:
-        return Keyring(entries, self._read, what).in_force(self._moment)[0].decode()
+        return Keyring(entries, self._read, what).valid_at(self._moment)[0].decode()
 
 
 def _credentials_of(user: str) -> Callable[[bytes], bytes]:

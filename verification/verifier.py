@@ -7,7 +7,6 @@ configured must hold: docs/verification.md.
 import copy
 import re
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -25,12 +24,12 @@ from verification.credentials import (
     BasicCheck,
     BasicUser,
     PathCheck,
-    Presented,
     TokenCheck,
     Tokens,
 )
+from verification.delivery import Delivery
 from verification.keyring import (
-    Hidden,
+    Redacted,
     Secret,
     Secrets,
     UnverifiedError,
@@ -38,8 +37,10 @@ from verification.keyring import (
 )
 from verification.signatures import (
     WEBHOOK_SIGNATURE,
+    Claim,
     Hmac,
     HmacCheck,
+    SignatureCheck,
     StandardCheck,
     StandardWebhooks,
 )
@@ -47,7 +48,6 @@ from verification.signatures import (
 __all__ = [
     "BasicUser",
     "Hmac",
-    "Presented",
     "Secret",
     "StandardWebhooks",
     "Tokens",
@@ -70,14 +70,14 @@ _WITH_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]{1,5})?|([^:]*):[0-9]{1,5}")
 Names = Annotated[tuple[str | int, ...], msgspec.Meta(min_length=1)]
 
 
-class Verification(Hidden, frozen=True, kw_only=True):
+class Verification(Redacted, frozen=True, kw_only=True):
     """How the deliveries of one provider are verified. All that is set must hold; nothing set, nothing is checked.
 
     `path`: a secret at the end of the path, /webhooks/<provider>/<secret>. `basic`, `tokens`, `hmac` and
-    `standard_webhooks`: one of the secrets in force must match. `addresses`: the networks (CIDR) that deliveries may
+    `standard_webhooks`: one of the secrets valid now must match. `addresses`: the networks (CIDR) that deliveries may
     come from; behind `trusted_proxies` proxies the address is the one that the outermost of these has seen, counted
     from the right of X-Forwarded-For. `merchant_ids` (for FitBank: business units), `program_ids` and
-    `subscription_ids` (Loopz only): whose deliveries are taken.
+    `subscription_ids` (Loopz only): whose deliveries are accepted.
     """
 
     path: Secrets | None = None
@@ -94,14 +94,14 @@ class Verification(Hidden, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for text in self.addresses or ():
             _network(text)
-        taken: dict[str, str] = {}
+        used: dict[str, str] = {}
         for method, header in (
             ("basic", self.basic and AUTHORIZATION),
             ("tokens", self.tokens and self.tokens.header),
             ("hmac", self.hmac and self.hmac.header),
             ("standard_webhooks", self.standard_webhooks and WEBHOOK_SIGNATURE),
         ):
-            if header and (other := taken.setdefault(header.lower(), method)) != method:
+            if header and (other := used.setdefault(header.lower(), method)) != method:
                 refuse(f"`{other}` and `{method}` cannot both be in the header {header}")
 
     @property
@@ -117,10 +117,10 @@ class Verification(Hidden, frozen=True, kw_only=True):
 
 
 class Verifier:
-    """Checks deliveries: the head before the body is read, the body, then the tenant.
+    """Checks deliveries: the head before the body is read, then the body, then the tenant.
 
     `secrets` reads a secret; each is read once, here. Raises SettingsError, which names the secret that is empty or
-    malformed, below `key`. All times are aware datetimes.
+    malformed, below `key`. Time is what the delivery says of it, in `received_at`.
     """
 
     def __init__(
@@ -133,16 +133,16 @@ class Verifier:
         self._networks = [_network(text) for text in verification.addresses or ()]
         self._proxies = verification.trusted_proxies
         self._tenants = [
-            (what, None if allowed is None else frozenset(map(str, allowed)))
-            for what, allowed in (
-                ("merchant", verification.merchant_ids),
-                ("programme", verification.program_ids),
-                ("subscription", verification.subscription_ids),
+            (what, setting, None if allowed is None else frozenset(map(str, allowed)))
+            for what, setting, allowed in (
+                ("merchant", "merchant_ids", verification.merchant_ids),
+                ("program", "program_ids", verification.program_ids),
+                ("subscription", "subscription_ids", verification.subscription_ids),
             )
         ]
-        self._any_tenant = all(allowed is None for _, allowed in self._tenants)
+        self._any_tenant = all(allowed is None for _, _, allowed in self._tenants)
 
-        credentials: list[Callable[[Presented, float], None]] = []
+        credentials: list[Callable[[Delivery, float], None]] = []
         self.credential_headers: frozenset[bytes] = frozenset()
         if verification.addresses is not None:
             credentials.append(self._check_address)
@@ -156,13 +156,13 @@ class Verifier:
             self.credential_headers |= {tokens.header.lower().encode()}
         self._credentials = tuple(credentials)
 
-        signatures: list[HmacCheck | StandardCheck] = []
+        signatures: list[SignatureCheck] = []
         if verification.hmac is not None:
             signatures.append(HmacCheck(verification.hmac, secrets, f"{key}.hmac"))
         if (standard := verification.standard_webhooks) is not None:
             signatures.append(StandardCheck(standard, secrets, f"{key}.standard_webhooks"))
         self._signatures = tuple(signatures)
-        self._anybody = not credentials and not signatures
+        self._checks_nothing = not credentials and not signatures
 
     def __repr__(self) -> str:
         return f"Verifier({', '.join(self._methods)})"
@@ -174,7 +174,7 @@ class Verifier:
 
     @property
     def needs_credentials(self) -> bool:
-        """Whether something must hold that is not kept with a delivery: a credential, or whence it came."""
+        """Whether something must hold that is not kept with a delivery: a credential, or the address it came from."""
         return bool(self._credentials)
 
     @property
@@ -186,38 +186,32 @@ class Verifier:
 
     def _only_signatures(self) -> None:
         self._credentials = ()
-        self._anybody = not self._signatures
+        self._checks_nothing = not self._signatures
 
-    def check_head(self, presented: Presented, now: datetime) -> None:
+    def check_head(self, delivery: Delivery) -> tuple[Claim, ...]:
         """Check all that needs no body, so that a stranger's is never read. Raises UnverifiedError.
 
-        Of a signature: that it is there, well-formed, and its timestamp within the tolerance of `now`.
+        Of a signature: that it is there, well-formed, and its timestamp within the tolerance of `received_at`. Gives
+        back what the head says of the signatures, for `check_body`.
         """
-        if self._anybody:
-            return
-        moment = now.timestamp()
+        if self._checks_nothing:
+            return ()
+        moment = delivery.received_at.timestamp()
         for check in self._credentials:
-            check(presented, moment)
-        for signature in self._signatures:
-            signature.check_head(presented.headers, moment)
+            check(delivery, moment)
+        return tuple([each.check_head(delivery.headers, moment) for each in self._signatures])
 
-    def check_body(self, presented: Presented, body: bytes, now: datetime) -> None:
+    def check_body(self, delivery: Delivery, claims: tuple[Claim, ...]) -> None:
         """Check the signatures over the exact bytes of the body. Raises UnverifiedError.
 
-        With the `now` of `check_head`, a body that takes its time does not outlive its timestamp.
+        `claims` are what `check_head` gave back. As `received_at` is when the head came, a body that takes its time
+        does not outlive its timestamp.
         """
-        for signature in self._signatures:
-            signature.check_body(presented.headers, body, now.timestamp())
-
-    def check(self, presented: Presented, body: bytes, now: datetime) -> None:
-        """Check head and body of a delivery that is there as a whole: as one after the other, in half the time."""
-        if self._anybody:
+        if not self._signatures:
             return
-        moment = now.timestamp()
-        for check in self._credentials:
-            check(presented, moment)
-        for signature in self._signatures:
-            signature.check(presented.headers, body, moment)
+        moment = delivery.received_at.timestamp()
+        for signature, claim in zip(self._signatures, claims, strict=True):
+            signature.check_body(claim, delivery.body, moment)
 
     def check_tenant(
         self, merchant_id: str, program_id: str | None, subscription_id: str | None
@@ -226,27 +220,31 @@ class Verifier:
         if self._any_tenant:
             return
         given = (merchant_id, program_id, subscription_id)
-        for (what, allowed), id_ in zip(self._tenants, given, strict=True):
+        for (what, setting, allowed), id_ in zip(self._tenants, given, strict=True):
             if allowed is not None and id_ not in allowed:
-                raise UnverifiedError(problem=f"its {what} is none of those that are taken here")
+                raise UnverifiedError(
+                    problem=f"its {what} id is not one of `{setting}` in the settings"
+                )
 
-    def _check_address(self, presented: Presented, _: float) -> None:
-        address = address_of(self.sender(presented))
+    def _check_address(self, delivery: Delivery, _: float) -> None:
+        address = address_of(self.sender_address(delivery))
         if address is None:
             raise UnverifiedError(problem="the sender's address is unknown")
         if not any(address in network for network in self._networks):
-            raise UnverifiedError(problem="the sender's address is none of those allowed")
+            raise UnverifiedError(
+                problem="the sender's address is not in `addresses` in the settings"
+            )
 
-    def sender(self, presented: Presented) -> str:
+    def sender_address(self, delivery: Delivery) -> str:
         """The address that a delivery comes from, as far as it can be trusted. Raises UnverifiedError."""
         if not self._proxies:
-            return presented.address
+            return delivery.address
         # Each proxy appends whom it has seen, to the last such header or as one more; the left is what anybody says.
-        getall = getattr(presented.headers, "getall", None)
+        getall = getattr(delivery.headers, "getall", None)
         lines: Iterable[str] = (
             getall(FORWARDED_FOR, ())
             if getall is not None
-            else [presented.headers.get(FORWARDED_FOR, "")]
+            else [delivery.headers.get(FORWARDED_FOR, "")]
         )
         seen = ",".join(lines).rsplit(",", self._proxies)
         if len(seen) < self._proxies:
@@ -261,7 +259,7 @@ def _network(text: str) -> Network:
     try:
         network = ip_network(text)
     except ValueError:
-        refuse("`addresses` holds what is no network, such as 192.0.2.0/24 or 2001:db8::/32")
+        refuse("`addresses` must hold networks, such as 192.0.2.0/24 or 2001:db8::/32")
     if isinstance(network, IPv6Network) and network.prefixlen >= MAPPED_PREFIX:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:

@@ -8,14 +8,15 @@ from web.api import events, health, projections, rejections
 from web.api.states import Resource
 from web.auth import local_only
 from web.context import CONTEXT, Context
+from web.ingest.receiver import Receiver
 from web.problems import problems
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(context: Context) -> web.Application:
-    """Make the application: all but the taking of deliveries, which web.ingest does before it."""
-    app = web.Application(middlewares=[problems, local_only])
+def make_app(context: Context, receiver: Receiver) -> web.Application:
+    """Make the application. `receiver` receives the deliveries, before the other middlewares and any handler."""
+    app = web.Application(middlewares=[receiver.middleware, problems, local_only])
     app[CONTEXT] = context
     app.add_routes(
         [
@@ -23,8 +24,7 @@ def make_app(context: Context) -> web.Application:
             web.get("/v1/rejections/{id}", rejections.show_rejection),
             web.get("/v1/rejections/{id}/body", rejections.show_body),
             web.post("/v1/rejections/{id}/retry", rejections.retry_rejection),
-            web.route("*", "/webhooks/{provider}", only_post),
-            web.route("*", "/webhooks/{provider}/{secret}", only_post),
+            *webhook_routes(),
             web.get("/v1/events", events.list_events),
             web.get("/v1/events/{position}", events.show_event),
             web.get("/v1/events/{position}/body", events.show_body),
@@ -38,6 +38,16 @@ def make_app(context: Context) -> web.Application:
     return app
 
 
+def webhook_routes() -> list[web.RouteDef]:
+    """The paths of deliveries: what gets as far as a handler there is none."""
+    paths = ("/webhooks/{provider}", "/webhooks/{provider}/{secret:.*}")
+    return [web.route("*", path, only_post, expect_handler=wait_with_continue) for path in paths]
+
+
 async def only_post(request: web.Request) -> web.Response:
-    """Refuse what is no delivery; those are taken before the application is asked."""
+    """Refuse what is not a POST."""
     raise web.HTTPMethodNotAllowed(method=request.method, allowed_methods=["POST"])
+
+
+async def wait_with_continue(_: web.Request) -> None:
+    """Send no `100 Continue` yet: the receiver does, once it has checked the head."""

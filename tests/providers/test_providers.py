@@ -78,6 +78,8 @@ def read(provider: Provider, headers: Mapping[str, str], body: bytes) -> dict[st
     except (UnparsableError, UnidentifiedError) as error:
         return {"refused": told(error)}
     found = {"recognised": msgspec.structs.asdict(recognised)}
+    if recognised.subscription_id is None:
+        del found["recognised"]["subscription_id"]
     if recognised.topic not in provider.topics:
         return {**found, "fact": None}
     try:
@@ -88,7 +90,7 @@ def read(provider: Provider, headers: Mapping[str, str], body: bytes) -> dict[st
 
 def on_log(provider: Provider, recognised: Recognised, body: bytes) -> Event:
     """The delivery as it stands in the log."""
-    topic, merchant_id, program_id, stream = msgspec.structs.astuple(recognised)
+    topic, merchant_id, program_id, stream, _ = msgspec.structs.astuple(recognised)
     return Event(
         1, UUID(int=1), provider.name, topic, merchant_id, program_id, stream, NOON, NOON, body
     )

@@ -1,7 +1,6 @@
 """Refused requests, over JSON: what came, why it was refused, and another try after the cause is mended."""
 
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -10,7 +9,7 @@ from multidict import CIMultiDict
 from eventstore.errors import UnavailableError
 from eventstore.rejections import WholeRejection
 from providers.provider import Recognised
-from verification.verifier import Presented
+from verification.delivery import Delivery
 from web import parameters
 from web.context import (
     CONTEXT,
@@ -21,11 +20,9 @@ from web.context import (
     header_pairs,
     json_response,
 )
+from web.ingest.headers import REJECTION_HEADER
 from web.ingest.receiver import new_event, recognise
 from web.problems import NotFoundError, NotRetriableError
-
-# Put before the headers of an event that was refused at first.
-MARK = b"Loopledger-Rejection: %d\r\n"
 
 NAMESPACE = uuid.UUID("6a2f6c0e-2f0b-5c5e-9d7b-3c1f4f6d1a55")
 
@@ -74,13 +71,21 @@ async def retry_rejection(request: web.Request) -> web.Response:
     if endpoint is None or not rejection.complete or not rejection.body:
         problem = "its body is not on record" if endpoint else "its provider is gone"
         raise NotRetriableError(id=rejection.id, problem=problem)
-    headers = CIMultiDict(header_pairs(rejection.headers, "surrogateescape"))
-    _verify_again(endpoint, rejection, headers)
-    recognised = recognise(endpoint, headers, rejection.body)
+    delivery = Delivery(
+        rejection.provider,
+        None,
+        rejection.address,
+        CIMultiDict(header_pairs(rejection.headers, "surrogateescape")),
+        (),
+        rejection.last_at,
+        rejection.body,
+    )
+    _verify_again(endpoint, rejection, delivery)
+    recognised = recognise(endpoint, delivery)
     if not await context.rejections.claim(rejection.id):
         raise NotRetriableError(id=rejection.id, problem="it is in the log, or being tried")
     try:
-        position = await _append_once(context, rejection, recognised)
+        position = await _append_once(context, rejection, delivery, recognised)
     except UnavailableError:
         # It may yet be committed: the claim stays until that is settled.
         raise
@@ -91,27 +96,22 @@ async def retry_rejection(request: web.Request) -> web.Response:
     return json_response({"position": position})
 
 
-async def _append_once(context: Context, rejection: WholeRejection, recognised: Recognised) -> int:
+async def _append_once(
+    context: Context, rejection: WholeRejection, delivery: Delivery, recognised: Recognised
+) -> int:
     """Append a rejection, unless an earlier try that was not heard of again has: its event's id is always the same."""
     event_id = uuid.uuid5(NAMESPACE, f"{rejection.id} {rejection.count}")
     if (position := await context.reader.find(recognised.stream, event_id)) is not None:
         return position
-    event = new_event(
-        event_id,
-        rejection.provider,
-        recognised,
-        datetime.now(UTC),
-        MARK % rejection.id + rejection.headers,
-        rejection.body,
-    )
+    # It was verified as of when it came; the event is received now.
+    delivery.received_at = datetime.now(UTC)
+    mark = b"%b: %d\r\n" % (REJECTION_HEADER, rejection.id)
+    event = new_event(event_id, delivery, recognised, mark + rejection.headers)
     return (await context.appender.append(event)).position
 
 
-def _verify_again(
-    endpoint: Endpoint, rejection: WholeRejection, headers: Mapping[str, str]
-) -> None:
+def _verify_again(endpoint: Endpoint, rejection: WholeRejection, delivery: Delivery) -> None:
     verifier = endpoint.verifier
-    presented = Presented(headers, rejection.address, None)
     if rejection.trusted:
         verifier = verifier.signatures_only
     elif verifier.needs_credentials:
@@ -120,8 +120,7 @@ def _verify_again(
             problem="its credentials are not on record; vouch for it with "
             f"`loopledger rejections retry {rejection.id} --trust`",
         )
-    verifier.check_head(presented, rejection.last_at)
-    verifier.check_body(presented, rejection.body, rejection.last_at)
+    verifier.check_body(delivery, verifier.check_head(delivery))
 
 
 async def _rejection(request: web.Request) -> WholeRejection:

@@ -1,1 +1,1 @@
-"""Deliveries in."""
+"""Deliveries in: from a provider's request to an event on record."""

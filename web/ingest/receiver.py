@@ -1,4 +1,4 @@
-"""Webhooks in: read the exact bytes, verify, find out where they belong, put them on record, answer."""
+"""Webhooks in: admit a delivery, verify it, find out where it belongs, put it on record, respond."""
 
 import asyncio
 import os
@@ -8,23 +8,25 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from aiohttp import web
-from aiohttp.client_exceptions import ClientError
 from asyncpg.pgproto.pgproto import UUID
 
-from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, printable
+from eventstore.errors import LoopledgerError, RefusedError, printable
 from eventstore.limits import Limits
-from eventstore.log.appender import OnOutcome
+from eventstore.log.appender import Appender, OnOutcome
 from eventstore.log.events import Appended, NewEvent
-from eventstore.rejections import NewRejection
+from eventstore.rejections import NewRejection, Rejections
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
+from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
-from verification.verifier import Presented
-from web.context import Context, Endpoint
+from verification.signatures import Claim
+from web.context import Endpoint
+from web.ingest.body import BodyReader
+from web.ingest.delivery import delivery_of
+from web.ingest.headers import HeaderFilter
 from web.ingest.rate import RateLimiter, rate_key
 from web.problems import (
     CutShortError,
     EncodedError,
-    ExpectationError,
     NotFoundError,
     TooLargeError,
     TooManyError,
@@ -33,20 +35,8 @@ from web.problems import (
     problem_of,
 )
 
-# Headers that let their bearer in somewhere do not go on record.
-CREDENTIALS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
-CREDENTIAL_WORDS = (b"token", b"secret", b"password", b"api-key", b"apikey")
-
-# Put before the headers of an event that was refused at first.
-REJECTION_HEADER = b"loopledger-rejection"
-
-# What is asked of the kernel's random numbers at a time.
+# How many random bytes the kernel is asked for at a time.
 RANDOM_BYTES = 4096
-
-# A sender uses the same few header names all the time.
-HEADER_NAMES_REMEMBERED = 1_000
-
-SUBSCRIPTION_HEADER = "X-LOOPZ-WEBHOOK-SUBSCRIPTION-ID"
 
 # What is put on record as a rejection: what the sender, or our settings, can mend.
 REJECTED = (
@@ -64,158 +54,119 @@ REJECTED = (
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Arrival(Presented, frozen=True):
-    """The head of a delivery: what it presents, whose it claims to be, and its headers as they were sent."""
+class Receiver:
+    """Receives the deliveries of every provider in `endpoints`."""
 
-    provider: str
-    raw_headers: tuple[tuple[bytes, bytes], ...]
-
-
-class Ingest:
-    """Takes the deliveries of every provider."""
-
-    def __init__(self, context: Context) -> None:
-        self._endpoints = context.endpoints
-        self._appender = context.appender
-        self._rejections = context.rejections
-        self._limits = context.limits
-        self._reading = 0
-        self._rate_key = lru_cache(context.limits.addresses_remembered)(rate_key)
-        self._rate = RateLimiter(context.limits)
-        self._credentials = frozenset[bytes]().union(
-            *(endpoint.verifier.credential_headers for endpoint in context.endpoints.values())
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        appender: Appender,
+        rejections: Rejections,
+        limits: Limits,
+    ) -> None:
+        self._endpoints = endpoints
+        self._appender = appender
+        self._rejections = rejections
+        self._bodies = BodyReader(limits)
+        self._rate_key = lru_cache(limits.addresses_remembered)(rate_key)
+        self._rate = RateLimiter(limits)
+        self._headers = HeaderFilter(
+            frozenset[bytes]().union(
+                *(endpoint.verifier.credential_headers for endpoint in endpoints.values())
+            )
         )
-        self._is_credential = lru_cache(HEADER_NAMES_REMEMBERED)(self._looks_like_credential)
 
-    def before(self, handler: Handler) -> Handler:
-        """Answer deliveries before an application does: its routing and middlewares cost as much as all of this."""
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Receive deliveries before the other middlewares; every other request goes on to `handler`."""
+        delivery = delivery_of(request)
+        return await (handler(request) if delivery is None else self._receive(delivery, request))
 
-        async def dispatch(request: web.Request) -> web.StreamResponse:
-            if request.method == "POST":
-                _, webhooks, *rest = request.rel_url.raw_path.split("/", 3)
-                if webhooks == "webhooks" and rest:
-                    return await self._take(request, rest[0], rest[1] if rest[1:] else None)
-            return await handler(request)
-
-        return dispatch
-
-    async def _take(self, request: web.Request, name: str, secret: str | None) -> web.Response:
+    async def _receive(self, delivery: Delivery, request: web.Request) -> web.Response:
         """`POST /webhooks/<provider>`: 200 with the event's position, after COMMIT; else a problem."""
-        arrival = Arrival(request.headers, request.remote or "", secret, name, request.raw_headers)
-        body = b""
         try:
-            endpoint = self._admit(arrival)
-            body = await self._read(request)
-            appended = await self._appender.append(self._event(endpoint, arrival, body))
-        except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            return self.refusal(arrival, error, body, request.content_length or 0)
+            delivery.body = self._bodies.at_hand(request)
+            endpoint = self._admit(delivery)
+            claims = endpoint.verifier.check_head(delivery)
+            if not delivery.body:
+                delivery.body = await self._bodies.read(request)
+            appended = await self._appender.append(self._event(endpoint, delivery, claims))
+        except Exception as error:  # noqa: BLE001 - every error becomes a response
+            response = self.refuse(delivery, error)
+            if not request.content.is_eof():
+                # Nobody waits for a body that was not let in.
+                response.force_close()
+            return response
         return web.Response(body=acknowledgement(appended), content_type="application/json")
 
-    def take(self, arrival: Arrival, body: bytes, on_outcome: OnOutcome) -> None:
-        """Take a delivery that is here as a whole. Raises what `refusal` answers; so may be what is told."""
-        self._appender.submit(self._event(self._admit(arrival), arrival, body), on_outcome)
+    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
+        """Receive a delivery that is here as a whole; `on_outcome` is called as by `Appender.submit`.
 
-    def refusal(
-        self, arrival: Arrival, error: Exception, body: bytes, announced: int
-    ) -> web.Response:
-        """Put a refusal on record, if the sender or our settings are at fault; gives back the answer.
-
-        `announced` is the size of the body, as far as it is known.
+        Whatever is raised here, or handed to `on_outcome`, is for `refuse` to answer.
         """
+        endpoint = self._admit(delivery)
+        claims = endpoint.verifier.check_head(delivery)
+        self._appender.submit(self._event(endpoint, delivery, claims), on_outcome)
+
+    def refuse(self, delivery: Delivery, error: Exception) -> web.Response:
+        """Make the response to a delivery that failed; goes on record if the sender or our settings can mend it."""
         if isinstance(error, REJECTED):
-            # Who sends too much is one rejection, whatever the bodies: else a flood would push all others out.
-            kept = b"" if isinstance(error, TooManyError) else body
-            self._note(arrival, error, kept, announced)
+            self._note(delivery, error)
         return problem_of(error, "POST")
 
-    def _admit(self, arrival: Arrival) -> Endpoint:
-        self._limit_rate(self._endpoints.get(arrival.provider), arrival)
-        return self._door(arrival.provider)
+    def _admit(self, delivery: Delivery) -> Endpoint:
+        """Find the endpoint, unless the sender's address sends too much. Raises TooManyError, NotFoundError."""
+        endpoint = self._endpoints.get(delivery.provider)
+        self._limit_rate(endpoint, delivery)
+        if endpoint is None:
+            known = ", ".join(sorted(self._endpoints))
+            raise NotFoundError(what=f"provider {delivery.provider!r}; known are {known}")
+        return endpoint
 
-    def _event(self, endpoint: Endpoint, arrival: Arrival, body: bytes) -> NewEvent:
-        """Verify a delivery, and find out where it belongs."""
-        received_at = datetime.now(UTC)
-        endpoint.verifier.check(arrival, body, received_at)
+    def _event(self, endpoint: Endpoint, delivery: Delivery, claims: tuple[Claim, ...]) -> NewEvent:
+        """Check the body of a delivery, and find out where it belongs."""
+        endpoint.verifier.check_body(delivery, claims)
         return new_event(
             new_event_id(),
-            arrival.provider,
-            recognise(endpoint, arrival.headers, body),
-            received_at,
-            self._kept_headers(arrival),
-            body,
+            delivery,
+            recognise(endpoint, delivery),
+            self._headers.kept(delivery),
         )
 
-    def _door(self, name: str) -> Endpoint:
-        if (endpoint := self._endpoints.get(name)) is not None:
-            return endpoint
-        known = ", ".join(sorted(self._endpoints))
-        raise NotFoundError(what=f"provider {name!r}; known are {known}")
-
-    async def _read(self, request: web.Request) -> bytes:
-        """Read the body, unless so much is being read already that strangers could fill the memory."""
-        if request.content.is_eof():
-            return await read_body(request, self._limits)
-        size = min(request.content_length or self._limits.body_bytes, self._limits.body_bytes)
-        if self._reading + size > self._limits.reading_bytes:
-            raise QueueFullError(deliveries="many", size=self._reading)
-        self._reading += size
-        try:
-            return await read_body(request, self._limits)
-        finally:
-            self._reading -= size
-
-    def _limit_rate(self, endpoint: Endpoint | None, presented: Presented) -> None:
-        try:
-            address = endpoint.verifier.sender(presented) if endpoint else presented.address
-        except UnverifiedError:
-            # Not what its proxies should say of it: then the nearest is all that is known.
-            address = presented.address
+    def _limit_rate(self, endpoint: Endpoint | None, delivery: Delivery) -> None:
+        address = delivery.address
+        if endpoint is not None:
+            try:
+                address = endpoint.verifier.sender_address(delivery)
+            except UnverifiedError:
+                # The proxies do not say what they should: only the nearest address is known.
+                address = delivery.address
         key = self._rate_key(address)
         if wait := self._rate.admit(key, asyncio.get_running_loop().time()):
             raise TooManyError(seconds=round(wait, 3))
 
-    def _identity(self, arrival: Arrival) -> bytes:
-        endpoint = self._endpoints.get(arrival.provider)
+    def _identity(self, delivery: Delivery) -> bytes:
+        endpoint = self._endpoints.get(delivery.provider)
         named = endpoint.provider.identity_headers if endpoint else ()
-        return printable("\0".join(arrival.headers.get(header, "") for header in named)).encode()
+        return printable("\0".join(delivery.headers.get(header, "") for header in named)).encode()
 
-    def _note(self, arrival: Arrival, error: LoopledgerError, body: bytes, announced: int) -> None:
+    def _note(self, delivery: Delivery, error: LoopledgerError) -> None:
         answer = answer_for(error)
+        # Who sends too much is one rejection, whatever the bodies: else a flood would push all others out.
+        body = b"" if isinstance(error, TooManyError) else delivery.body
         self._rejections.note(
             NewRejection(
-                provider=arrival.provider,
+                provider=delivery.provider,
                 cause=answer.cause if answer else "UNKNOWN",
                 problem=str(error),
-                address=arrival.address,
-                identity=self._identity(arrival),
-                headers=self._kept_headers(arrival),
+                address=delivery.address,
+                identity=self._identity(delivery),
+                headers=self._headers.kept(delivery),
                 body=body,
-                size=len(body) or announced,
+                # Where the body was not read, what the head says of it.
+                size=len(body) or int(delivery.headers.get("Content-Length", 0)),
                 at=datetime.now(UTC),
             )
-        )
-
-    def _kept_headers(self, arrival: Arrival) -> bytes:
-        """The headers as received, less the credentials: "Name: value" lines, each ended by CR LF.
-
-        Proxies repeat the path that was asked for, and with it the secret in it.
-        """
-        pairs = arrival.raw_headers
-        if arrival.path_secret:
-            shown = arrival.path_secret.encode("utf-8", "surrogateescape")
-            pairs = tuple(pair for pair in pairs if shown not in pair[1])
-        return b"".join(
-            [b"%b: %b\r\n" % pair for pair in pairs if not self._is_credential(pair[0])]
-        )
-
-    def _looks_like_credential(self, name: bytes) -> bool:
-        lower = name.lower()
-        return (
-            # Our own mark of a rejection that was tried again is nobody else's to make.
-            lower == REJECTION_HEADER
-            or lower in CREDENTIALS
-            or lower in self._credentials
-            or any(word in lower for word in CREDENTIAL_WORDS)
         )
 
 
@@ -224,34 +175,29 @@ def acknowledgement(appended: Appended) -> bytes:
     return b'{"position":%d}\n' % appended.position
 
 
-def recognise(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> Recognised:
-    """Find out where a delivery belongs, and that its tenant is one of those that are taken."""
-    recognised = endpoint.provider.recognise(headers, body)
+def recognise(endpoint: Endpoint, delivery: Delivery) -> Recognised:
+    """Find out where a delivery belongs, and that its tenant is allowed."""
+    recognised = endpoint.provider.recognise(delivery.headers, delivery.body)
     endpoint.verifier.check_tenant(
-        recognised.merchant_id, recognised.program_id, headers.get(SUBSCRIPTION_HEADER)
+        recognised.merchant_id, recognised.program_id, recognised.subscription_id
     )
     return recognised
 
 
 def new_event(
-    event_id: uuid.UUID,
-    provider: str,
-    recognised: Recognised,
-    received_at: datetime,
-    headers: bytes,
-    body: bytes,
+    event_id: uuid.UUID, delivery: Delivery, recognised: Recognised, headers: bytes
 ) -> NewEvent:
-    """Make the event that a delivery becomes."""
+    """Make the event that a delivery becomes; `headers` are those that go on record."""
     return NewEvent(
         event_id=event_id,
-        provider=provider,
+        provider=delivery.provider,
         topic=recognised.topic,
         merchant_id=recognised.merchant_id,
         program_id=recognised.program_id,
         stream=recognised.stream,
-        received_at=received_at,
+        received_at=delivery.received_at,
         headers=headers,
-        body=body,
+        body=delivery.body,
     )
 
 
@@ -272,55 +218,3 @@ def new_event_id() -> UUID:
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80
     return UUID(bytes(raw))
-
-
-async def read_body(request: web.Request, limits: Limits) -> bytes:
-    """Read the body as it was sent.
-
-    Raises EncodedError, TooLargeError, TooSlowError, CutShortError, ExpectationError.
-    """
-    await _check_framing(request, limits)
-    content = request.content
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        if content.is_eof():
-            # It came with the headers, as small bodies do: there is nothing to wait for.
-            chunks = [content.read_nowait()]
-            size = len(chunks[0])
-        else:
-            async with asyncio.timeout(limits.body_seconds):
-                async for chunk in content.iter_any():
-                    size += len(chunk)
-                    chunks.append(chunk)
-                    if size > limits.body_bytes:
-                        break
-    except TimeoutError:
-        raise TooSlowError(seconds=limits.body_seconds) from None
-    except (web.PayloadAccessError, ClientError, ConnectionError) as error:
-        raise CutShortError(problem=type(error).__name__) from None
-    if size > limits.body_bytes:
-        raise TooLargeError(limit=limits.body_bytes)
-    return b"".join(chunks)
-
-
-async def _continue(request: web.Request, expectation: str) -> None:
-    """Tell a sender that asks first that it may send its body (RFC 9110, 10.1.1)."""
-    if expectation.lower() != "100-continue":
-        raise ExpectationError(expectation=expectation)
-    transport = request.transport
-    if transport is not None:
-        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-async def _check_framing(request: web.Request, limits: Limits) -> None:
-    """Check what the head says of the body, and have it sent if that is waited for."""
-    headers = request.headers
-    if "Content-Encoding" in headers:
-        encoding = ", ".join(headers.getall("Content-Encoding"))
-        if encoding.lower() != "identity":
-            raise EncodedError(encoding=encoding)
-    if (request.content_length or 0) > limits.body_bytes:
-        raise TooLargeError(limit=limits.body_bytes)
-    if (expectation := headers.get("Expect")) is not None:
-        await _continue(request, expectation)

@@ -1,4 +1,4 @@
-"""The gate: a delivery in one piece is taken without aiohttp's requests, and nobody can tell the difference."""
+"""The fast path: a delivery in one piece makes no request of aiohttp's, and its sender cannot tell the difference."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,8 +14,9 @@ from eventstore.log.events import Appended
 from runtime import wiring
 from tests.conftest import StartLoopledger
 from tests.support import NOON, Answer, Client, encoded, loopz_headers
+from verification.delivery import Delivery
 from web.ingest.protocol import DeliveryServer
-from web.ingest.receiver import Arrival, Ingest
+from web.ingest.receiver import Receiver
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -93,14 +94,14 @@ async def sender(client: Client) -> AsyncIterator[Sender]:
 def no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no delivery comes by way of aiohttp."""
 
-    async def take(*_: object) -> None:
+    async def receive(*_: object) -> None:
         pytest.fail("it went to aiohttp")
 
-    monkeypatch.setattr(Ingest, "_take", take)
+    monkeypatch.setattr(Receiver, "_receive", receive)
 
 
 @pytest.mark.usefixtures("no_requests")
-async def test_a_delivery_in_one_piece_is_taken_at_the_gate(sender: Sender, client: Client) -> None:
+async def test_a_delivery_in_one_piece_takes_the_fast_path(sender: Sender, client: Client) -> None:
     answers = [await sender.send(delivery()) for _ in range(3)]
     assert [(answer.status, answer.json["position"]) for answer in answers] == [
         (200, 1),
@@ -112,19 +113,19 @@ async def test_a_delivery_in_one_piece_is_taken_at_the_gate(sender: Sender, clie
     assert ["X-LOOPZ-MERCHANT-ID", "m-1"] in event["headers"]
 
 
-async def test_the_gate_answers_with_the_headers_that_aiohttp_has(
+async def test_the_fast_path_responds_with_the_headers_that_aiohttp_has(
     sender: Sender, client: Client
 ) -> None:
     for sent in (delivery(), delivery(b"{")):
-        at_the_gate = await sender.send(sent)
+        on_the_fast_path = await sender.send(sent)
         async with connected(client.base_url) as other:
             other.writer.write(sent[:-1])
             await asyncio.sleep(0.05)
             by_aiohttp = await other.send(sent[-1:])
-        names = [sorted(answer.headers) for answer in (at_the_gate, by_aiohttp)]
+        names = [sorted(answer.headers) for answer in (on_the_fast_path, by_aiohttp)]
         assert names[0] == names[1]
         for name in ("Content-Type", "Server"):
-            assert at_the_gate.headers[name] == by_aiohttp.headers[name]
+            assert on_the_fast_path.headers[name] == by_aiohttp.headers[name]
 
 
 async def test_a_connection_may_bring_deliveries_in_pieces_and_questions_too(
@@ -171,7 +172,7 @@ async def test_the_tail_of_what_is_no_delivery_is_never_taken_for_one(
 
 
 @pytest.mark.usefixtures("no_requests")
-async def test_a_refusal_at_the_gate_is_a_problem_and_goes_on_record(
+async def test_a_refusal_on_the_fast_path_is_a_problem_and_goes_on_record(
     sender: Sender, client: Client
 ) -> None:
     answer = await sender.send(delivery(b'{"id": nope}'))
@@ -215,7 +216,7 @@ async def test_who_sends_too_much_is_told_so_and_cut_off(start: StartLoopledger)
         ([" folded: line"], 400),
     ],
 )
-async def test_what_the_gate_does_not_do_is_done_behind_it(
+async def test_whon_the_fast_path_does_not_do_is_done_behind_it(
     sender: Sender, lines: list[str], status: int
 ) -> None:
     assert (await sender.send(delivery(BODY, *lines))).status == status
@@ -295,7 +296,7 @@ async def test_a_connection_that_has_brought_a_head_has_its_time_for_the_rest(
 async def test_more_connections_than_the_limit_are_turned_away(start: StartLoopledger) -> None:
     async with start(limits=Limits(connections=2)) as loopledger:
         async with connected(loopledger.url) as one, connected(loopledger.url) as other:
-            # One at the gate, one of aiohttp's.
+            # One on the fast path, one of aiohttp's.
             assert (await one.send(delivery())).status == 200
             assert (await other.send(QUESTION)).status == 200
             async with connected(loopledger.url) as third:
@@ -374,33 +375,35 @@ class Transport(asyncio.Transport):
 
 
 class Slow:
-    """An ingest that answers when it is told to."""
+    """A receiver that gives the outcome when the test does."""
 
-    def take(self, _: Arrival, __: bytes, on_outcome: OnOutcome) -> None:
-        """Take a delivery."""
+    def submit(self, _: Delivery, on_outcome: OnOutcome) -> None:
+        """Receive a delivery."""
         self.on_outcome = on_outcome
 
 
 async def test_from_a_sender_that_does_not_read_its_answers_nothing_more_is_read() -> None:
-    ingest, transport = Slow(), Transport()
-    server = SimpleNamespace(request_handler=None, connections=[])
-    gate = DeliveryServer(cast("Ingest", ingest), cast("Any", server), Limits(), idle_seconds=60)
-    passage = gate()
-    passage.connection_made(transport)
-    passage.data_received(delivery())
-    passage.pause_writing()
-    passage.data_received(delivery())
-    ingest.on_outcome(Appended(1, NOON))
+    receiver, transport = Slow(), Transport()
+    aiohttp = SimpleNamespace(request_handler=None, connections=[])
+    server = DeliveryServer(
+        cast("Receiver", receiver), cast("Any", aiohttp), Limits(), idle_seconds=60
+    )
+    protocol = server()
+    protocol.connection_made(transport)
+    protocol.data_received(delivery())
+    protocol.pause_writing()
+    protocol.data_received(delivery())
+    receiver.on_outcome(Appended(1, NOON))
     assert not transport.reads()
-    passage.resume_writing()
+    protocol.resume_writing()
     assert transport.reads()
-    passage.pause_writing()
-    passage.resume_writing()
+    protocol.pause_writing()
+    protocol.resume_writing()
     assert not transport.reads()
-    ingest.on_outcome(Appended(2, NOON))
+    receiver.on_outcome(Appended(2, NOON))
     assert transport.reads()
     assert transport.written.count(b"HTTP/1.1 200 OK") == 2
-    passage.connection_lost(None)
+    protocol.connection_lost(None)
 
 
 async def test_who_is_told_to_come_again_may_have_sent_the_next_delivery_already(

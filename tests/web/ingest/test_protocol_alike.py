@@ -1,4 +1,4 @@
-"""At the gate and behind it alike: the same request, in one piece and cut in two, has the same answer and record."""
+"""The fast path and aiohttp alike: a request in one piece, and the same cut in two, have the same answer and record."""
 
 import asyncio
 import re
@@ -20,9 +20,9 @@ from tests.conftest import Cluster
 from tests.support import encoded, loopz_headers, values
 from verification.signing import sign
 from verification.verifier import Verification
-from web.ingest import protocol as gate
+from web.ingest import protocol
 from web.ingest.rate import RateLimiter
-from web.ingest.receiver import Ingest
+from web.ingest.receiver import Receiver
 
 BODY = encoded({"id": "l-1", "status": "ACTIVE"})
 PATH_SECRET = "a-path-secret-of-some-length"  # noqa: S105 - made up
@@ -40,11 +40,11 @@ REJECTED = """
 
 
 class Case(NamedTuple):
-    """A request. `gate`: whether the gate takes it, when it comes in one piece."""
+    """A request. `fast`: whether it takes the fast path, when it comes in one piece."""
 
     data: bytes
     status: int
-    gate: bool = True
+    fast: bool = True
 
 
 def sent(
@@ -68,7 +68,7 @@ def to(path: str, *lines: str, method: str = "POST", version: str = "HTTP/1.1") 
 
 def behind(length: str | None, *lines: str, body: bytes = BODY) -> Case:
     """A request whose framing is not to be trusted."""
-    return Case(sent(*lines, length=length, body=body), 400, gate=False)
+    return Case(sent(*lines, length=length, body=body), 400, fast=False)
 
 
 ANY: dict[str, Case] = {
@@ -82,12 +82,12 @@ ANY: dict[str, Case] = {
     "an end of head in the body": Case(sent(body=b'{"id": "a",\r\n\r\n"b": 1}'), 200),
     "a request in the body": Case(sent(body=b'"' + sent() + b'"'), 400),
     "60 kB": Case(sent(body=encoded({"id": "l-1", "x": "." * 60_000})), 200),
-    "1 MiB": Case(sent(body=b'{"id": "l", "x": "' + b"." * (MIB - 20) + b'"}'), 200, gate=False),
-    "1 MiB and a byte": Case(sent(body=b"." * (MIB + 1)), 413, gate=False),
+    "1 MiB": Case(sent(body=b'{"id": "l", "x": "' + b"." * (MIB - 20) + b'"}'), 200, fast=False),
+    "1 MiB and a byte": Case(sent(body=b"." * (MIB + 1)), 413, fast=False),
     # Lengths.
     "a length with blanks": Case(sent(length="Content-Length: \t{} "), 200),
     "a length in small letters": Case(sent(length="content-length:{}"), 200),
-    "a length with zeros": Case(sent(length="Content-Length: 0{}"), 200, gate=False),
+    "a length with zeros": Case(sent(length="Content-Length: 0{}"), 200, fast=False),
     "a length with a sign": behind("Content-Length: +{}"),
     "a list of lengths": behind("Content-Length: {0}, {0}"),
     "a length twice": behind("Content-Length: {0}\r\nContent-Length: {0}"),
@@ -100,9 +100,9 @@ ANY: dict[str, Case] = {
     "chunks": Case(
         sent(length="Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n0\r\n\r\n" % (33, BODY)),
         200,
-        gate=False,
+        fast=False,
     ),
-    "no length": Case(sent(length=None, body=b""), 400, gate=False),
+    "no length": Case(sent(length=None, body=b""), 400, fast=False),
     # Lines.
     "a folded line": behind("Content-Length: {}", "X: a\r\n b"),
     "a line feed alone": behind("Content-Length: {}\nX: y"),
@@ -116,20 +116,20 @@ ANY: dict[str, Case] = {
     "a topic twice": Case(sent("x-loopz-webhook-topic: gift-card.created"), 200),
     "no topic": Case(sent(named=loopz_headers(None)), 400),
     "a merchant beyond ASCII": Case(sent(named=loopz_headers("location.updated", "\xff")), 400),
-    "no host": Case(sent(host="X: y"), 400, gate=False),
-    "two hosts": Case(sent("Host: y"), 400, gate=False),
-    "a line of 9 kB": Case(sent(f"X: {'x' * 9_000}"), 400, gate=False),
+    "no host": Case(sent(host="X: y"), 400, fast=False),
+    "two hosts": Case(sent("Host: y"), 400, fast=False),
+    "a line of 9 kB": Case(sent(f"X: {'x' * 9_000}"), 400, fast=False),
     "credentials": Case(sent("Authorization: Bearer x", "Cookie: a", "X-My-Token: b"), 200),
     "a mark of ours": Case(sent("Loopledger-Rejection: 7"), 200),
     # What is asked of the connection.
     "to close": Case(sent("Connection: close"), 200),
     "to close after no JSON": Case(sent("Connection: close", body=b"{"), 400),
     "to keep alive": Case(sent("Connection: keep-alive"), 200),
-    "to upgrade": Case(sent("Connection: upgrade", "Upgrade: h2c"), 200, gate=False),
-    "a go-ahead": Case(sent("Expect: 100-continue"), 200, gate=False),
-    "the unexpected": Case(sent("Expect: the-unexpected"), 417, gate=False),
-    "gzip": Case(sent("Content-Encoding: gzip"), 415, gate=False),
-    "identity": Case(sent("Content-Encoding: identity"), 200, gate=False),
+    "to upgrade": Case(sent("Connection: upgrade", "Upgrade: h2c"), 200, fast=False),
+    "a go-ahead": Case(sent("Expect: 100-continue"), 200, fast=False),
+    "the unexpected": Case(sent("Expect: the-unexpected"), 417, fast=False),
+    "gzip": Case(sent("Content-Encoding: gzip"), 415, fast=False),
+    "identity": Case(sent("Content-Encoding: identity"), 200, fast=False),
     # Paths, methods, versions.
     "a slash at the end": Case(to("/webhooks/loopz/"), 200),
     "a secret nobody asked for": Case(to("/webhooks/loopz/location"), 200),
@@ -139,24 +139,24 @@ ANY: dict[str, Case] = {
     "a parameter of the path": Case(to("/webhooks/loopz;a"), 404),
     "an escaped slash": Case(to("/webhooks/loopz%2Fsecret"), 404),
     "an escaped name": Case(to("/webhooks/l%6Fopz"), 404),
-    "an escaped door": Case(to("/%77ebhooks/loopz"), 405, gate=False),
-    "an upper case": Case(to("/Webhooks/loopz"), 404, gate=False),
+    "an escaped door": Case(to("/%77ebhooks/loopz"), 405, fast=False),
+    "an upper case": Case(to("/Webhooks/loopz"), 404, fast=False),
     "upwards": Case(to("/webhooks/../webhooks/loopz"), 404),
     "two slashes": Case(to("/webhooks//loopz"), 404),
     "nobody": Case(to("/webhooks/"), 404),
-    "no door": Case(to("/webhooks"), 404, gate=False),
-    "bytes beyond ASCII": Case(to("/webhooks/\xff"), 400, gate=False),
-    "an absolute form": Case(to("http://x/webhooks/loopz"), 200, gate=False),
-    "GET": Case(to("/webhooks/loopz", method="GET"), 405, gate=False),
-    "HEAD": Case(to("/webhooks/loopz", method="HEAD"), 405, gate=False),
-    "PUT": Case(to("/webhooks/loopz", method="PUT"), 405, gate=False),
-    "small letters": Case(to("/webhooks/loopz", method="post"), 400, gate=False),
-    "HTTP/1.0": Case(to("/webhooks/loopz", version="HTTP/1.0"), 200, gate=False),
+    "no door": Case(to("/webhooks"), 404, fast=False),
+    "bytes beyond ASCII": Case(to("/webhooks/\xff"), 400, fast=False),
+    "an absolute form": Case(to("http://x/webhooks/loopz"), 200, fast=False),
+    "GET": Case(to("/webhooks/loopz", method="GET"), 405, fast=False),
+    "HEAD": Case(to("/webhooks/loopz", method="HEAD"), 405, fast=False),
+    "PUT": Case(to("/webhooks/loopz", method="PUT"), 405, fast=False),
+    "small letters": Case(to("/webhooks/loopz", method="post"), 400, fast=False),
+    "HTTP/1.0": Case(to("/webhooks/loopz", version="HTTP/1.0"), 200, fast=False),
     "HTTP/1.0, kept": Case(
-        to("/webhooks/loopz", "Connection: keep-alive", version="HTTP/1.0"), 200, gate=False
+        to("/webhooks/loopz", "Connection: keep-alive", version="HTTP/1.0"), 200, fast=False
     ),
-    "HTTP/2.0": Case(to("/webhooks/loopz", version="HTTP/2.0"), 200, gate=False),
-    "no version": Case(b"POST /webhooks/loopz\r\n\r\n", 400, gate=False),
+    "HTTP/2.0": Case(to("/webhooks/loopz", version="HTTP/2.0"), 200, fast=False),
+    "no version": Case(b"POST /webhooks/loopz\r\n\r\n", 400, fast=False),
 }
 
 SECRET_IN_PATH: dict[str, Case] = {
@@ -197,7 +197,7 @@ FORWARDED: dict[str, Case] = {
 BOUNDED: dict[str, Case] = {
     "small": Case(sent(body=b'{"id": "1"}'), 200),
     "as large as can be": Case(sent(body=b'{"id": "12345"}' + b" " * 185), 503),
-    "too large": Case(sent(body=b'{"id": "12345"}' + b" " * 186), 413, gate=False),
+    "too large": Case(sent(body=b'{"id": "12345"}' + b" " * 186), 413, fast=False),
     "no JSON": Case(sent(body=b"{"), 400),
     "one too many": Case(sent(), 429),
     "two too many": Case(sent(body=b"{"), 429),
@@ -231,32 +231,32 @@ SETUPS: dict[str, tuple[dict[str, Case], dict[str, Any], Limits]] = {
 
 
 class Seen(NamedTuple):
-    """What came of requests: the answers, the log, the rejections; and which of them the gate took."""
+    """What came of requests: the answers, the log, the rejections; and which of them took the fast path."""
 
     answers: dict[str, bytes]
     recorded: list[tuple[Any, ...]]
     rejected: list[tuple[Any, ...]]
-    at_the_gate: set[str]
+    fast: set[str]
 
 
 class Watched:
     """Which way deliveries go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.taken = 0
-        self.handed_over = asyncio.Event()
-        take, hand_over = Ingest.take, gate.DeliveryProtocol._hand_over
+        self.on_fast_path = 0
+        self.passed_on = asyncio.Event()
+        submit, pass_on = Receiver.submit, protocol.DeliveryProtocol._pass_to_aiohttp
 
-        def taking(*arguments: Any) -> None:  # noqa: ANN401 - as they come
-            self.taken += 1
-            take(*arguments)
+        def submitting(*arguments: Any) -> None:  # noqa: ANN401 - as they come
+            self.on_fast_path += 1
+            submit(*arguments)
 
-        def handing_over(passage: gate.DeliveryProtocol, data: bytes) -> None:
-            hand_over(passage, data)
-            self.handed_over.set()
+        def passing_on(connection: protocol.DeliveryProtocol, data: bytes) -> None:
+            pass_on(connection, data)
+            self.passed_on.set()
 
-        monkeypatch.setattr(Ingest, "take", taking)
-        monkeypatch.setattr(gate.DeliveryProtocol, "_hand_over", handing_over)
+        monkeypatch.setattr(Receiver, "submit", submitting)
+        monkeypatch.setattr(protocol.DeliveryProtocol, "_pass_to_aiohttp", passing_on)
 
 
 def settings_for(verification: dict[str, Any], limits: Limits, dsn: str) -> Settings:
@@ -269,10 +269,10 @@ async def exchange(port: int, pieces: list[bytes], watched: Watched) -> bytes:
     """Send a request in pieces, each when the one before was read; gives back all that comes until the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with asyncio.timeout(5):
-        watched.handed_over.clear()
+        watched.passed_on.clear()
         for piece in pieces[:-1]:
             writer.write(piece)
-            await watched.handed_over.wait()
+            await watched.passed_on.wait()
         writer.write(pieces[-1])
         reply = b""
         head = b"HTTP/1.1 100 Continue"
@@ -303,23 +303,23 @@ async def outcome(
 ) -> Seen:
     """Send the requests of a setup, one after the other, each on a connection of its own."""
     cases, verification, limits = SETUPS[setup]
-    answers, at_the_gate = {}, set[str]()
+    answers, fast = {}, set[str]()
     async with cluster.database() as dsn:
         async with running_alone(settings_for(verification, limits, dsn)) as loopledger:
             port = int(loopledger.url.rsplit(":", 1)[1])
             for name, case in cases.items():
-                before = watched.taken
+                before = watched.on_fast_path
                 reply = await exchange(port, cut(completed(case.data, verification)), watched)
                 assert f" {case.status} ".encode() in reply, (name, reply)
                 answers[name] = like(reply)
-                if watched.taken > before:
-                    at_the_gate.add(name)
+                if watched.on_fast_path > before:
+                    fast.add(name)
         # Once it has stopped, all rejections are written.
         connection = await asyncpg.connect(dsn)
         recorded = values(await connection.fetch(RECORDED))
         rejected = values(await connection.fetch(REJECTED))
         await connection.close()
-    return Seen(answers, recorded, rejected, at_the_gate)
+    return Seen(answers, recorded, rejected, fast)
 
 
 def completed(data: bytes, verification: dict[str, Any]) -> bytes:
@@ -349,10 +349,10 @@ async def test_in_one_piece_and_in_two_a_request_has_the_same_answer_and_record(
     admit = RateLimiter.admit
     monkeypatch.setattr(RateLimiter, "admit", lambda limiter, key, _: admit(limiter, key, 0.0))
     watched = Watched(monkeypatch)
-    at_the_gate = await outcome(cluster, setup, whole, watched)
-    behind_it = await outcome(cluster, setup, cut_in_two, watched)
-    assert behind_it.at_the_gate == set()
-    assert at_the_gate.at_the_gate == {name for name, case in SETUPS[setup][0].items() if case.gate}
-    assert at_the_gate.answers == behind_it.answers
-    assert at_the_gate.recorded == behind_it.recorded
-    assert at_the_gate.rejected == behind_it.rejected
+    on_fast_path = await outcome(cluster, setup, whole, watched)
+    by_aiohttp = await outcome(cluster, setup, cut_in_two, watched)
+    assert by_aiohttp.fast == set()
+    assert on_fast_path.fast == {name for name, case in SETUPS[setup][0].items() if case.fast}
+    assert on_fast_path.answers == by_aiohttp.answers
+    assert on_fast_path.recorded == by_aiohttp.recorded
+    assert on_fast_path.rejected == by_aiohttp.rejected
