@@ -18,8 +18,7 @@ comes twice: it would be wrong about bodies that leave something out, about a re
 whose first delivery comes late (`created_at`). Loopledger's bodies may be like that; those made here are not.
 
 `--against CHECKOUT` adds the rebuilds of another checkout of this project, such as the commit before a change, run with
-the virtual environment in its `.venv` if there is one: of the same log, in the same rounds. Its schema has to be the
-same.
+the virtual environment in its `.venv` if there is one: of the same log, in the same rounds, in a database of its own.
 
 Before the first round the live projections fold the whole log: how fast, counted from the server's start, is told too.
 """

@@ -63,6 +63,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     api: Api
     program: psutil.Process
     postgres: psutil.Process
+    dsn: str
     connection: "Connection[Record]"
     tables: dict[str, str]
 
@@ -85,12 +86,11 @@ class RebuildComparison:
         self._directory = directory
         self._against = against
         self._data_dir = directory / "data"
-        self._dsn = embedded_dsn(self._data_dir / "socket")
         self._machine = this_machine(directory)
         self._left_out: dict[str, str] = {}
         self._runs: list[Run] = []
         self._sameness: list[Sameness] = []
-        self._live: Live | None = None
+        self._live: dict[Path, Live] = {}
         self._log_bytes = 0
 
     async def run(self) -> Report:
@@ -99,59 +99,77 @@ class RebuildComparison:
             self._left_out[LIBRARY] = "it was given no events"
         elif reason := servers.missing_library():
             self._left_out[LIBRARY] = reason
-        load_seconds = await load(self._data_dir, self._plan)
+        load_seconds = await self._load(ROOT, self._data_dir)
         copy = self._directory / "without-journal"
         copy_without_journal(copy, PROJECTIONS)
-        others = {WITHOUT_JOURNAL: copy}
+        loopledgers = [(LOOPLEDGER, ROOT, self._data_dir), (WITHOUT_JOURNAL, copy, self._data_dir)]
         if self._against is not None:
-            others[AGAINST] = self._against
+            # Its schema may be another, and so it has the same log in a database of its own.
+            data_dir = self._directory / AGAINST
+            await self._load(self._against, data_dir)
+            loopledgers.append((AGAINST, self._against, data_dir))
         for round_ in range(1, self._rounds + 1):
-            async with self._serving(ROOT) as server:
-                await self._read_all(server, round_)
-                for projection in PROJECTIONS:
-                    await self._query(server, projection, round_)
-                for projection in PROJECTIONS:
-                    await self._rebuild(server, LOOPLEDGER, projection, round_)
-                if LIBRARY not in self._left_out:
-                    await self._use_library(server, round_)
-            for way, checkout in others.items():
-                async with self._serving(checkout) as server:
+            # Whoever comes after another may profit from it, or pay for it.
+            for way, checkout, data_dir in loopledgers if round_ % 2 else reversed(loopledgers):
+                async with self._serving(checkout, data_dir) as server:
+                    if way == LOOPLEDGER:
+                        await self._use_alternatives(server, round_)
                     for projection in PROJECTIONS:
                         await self._rebuild(server, way, projection, round_)
         return self._report(load_seconds)
 
-    @asynccontextmanager
-    async def _serving(self, checkout: Path) -> AsyncIterator[Server]:
-        """A server that has caught up; how long the very first took is kept."""
-        began = time.perf_counter()
-        process = LoopledgerProcess(
-            self._data_dir,
+    def _process(self, checkout: Path, data_dir: Path) -> LoopledgerProcess:
+        return LoopledgerProcess(
+            data_dir,
             self._directory / servers.LOG,
             environ={"LOOPLEDGER_LOG_LEVEL": "warning"},
             checkout=checkout,
         )
+
+    async def _load(self, checkout: Path, data_dir: Path) -> float:
+        """Let a Loopledger make its tables, and put the log in them; gives back how many seconds that took."""
+        began = time.monotonic()
+        async with servers.running(self._process(checkout, data_dir)):
+            pass
+        await load(data_dir, self._plan)
+        return time.monotonic() - began
+
+    @asynccontextmanager
+    async def _serving(self, checkout: Path, data_dir: Path) -> AsyncIterator[Server]:
+        """A server that has caught up; how long that took when it had all to fold is kept."""
+        began = time.perf_counter()
+        process = self._process(checkout, data_dir)
+        dsn = embedded_dsn(data_dir / "socket")
         async with (
             servers.running(process) as program,
             aiohttp.ClientSession() as session,
-            connected(self._dsn) as connection,
+            connected(dsn) as connection,
         ):
             api = Api(process.url, session)
             with progress("folding live", self._plan.events) as show:
                 standings = await api.caught_up(show)
             if quarantined := [each for each in standings if each.quarantined]:
                 fail(f"the live fold did not do well: {quarantined}")
-            if self._live is None:
+            if data_dir not in self._live:
                 seconds = time.perf_counter() - began
                 rate = self._plan.events / seconds
-                self._live = Live(seconds=seconds, events_per_second=rate)
+                self._live[data_dir] = Live(seconds=seconds, events_per_second=rate)
                 show_progress(f"live folding caught up at {rate:,.0f} events/s")
             yield Server(
                 api=api,
                 program=program,
-                postgres=servers.postgres_in(self._data_dir),
+                postgres=servers.postgres_in(data_dir),
+                dsn=dsn,
                 connection=connection,
                 tables={each.name: f"{each.name}_{each.generation}" for each in standings},
             )
+
+    async def _use_alternatives(self, server: Server, round_: int) -> None:
+        await self._read_all(server, round_)
+        for projection in PROJECTIONS:
+            await self._query(server, projection, round_)
+        if LIBRARY not in self._left_out:
+            await self._use_library(server, round_)
 
     async def _read_all(self, server: Server, round_: int) -> None:
         async with self._turn(server, LIMIT, ALL, round_):
@@ -178,7 +196,7 @@ class RebuildComparison:
         await discard(server.api, projection)
 
     async def _use_library(self, server: Server, round_: int) -> None:
-        library = Library(self._dsn, self._library_events)
+        library = Library(server.dsn, self._library_events)
         show_progress(f"giving the eventsourcing library {self._library_events:,} events")
         async with library.filled() as process, self._turn(server, LIBRARY, CARDS, round_):
             program = psutil.Process(process.pid)
@@ -235,8 +253,6 @@ class RebuildComparison:
         )
 
     def _report(self, load_seconds: float) -> Report:
-        if self._live is None:
-            fail("there was no round")
         return Report(
             machine=self._machine,
             load_after=os.getloadavg(),
@@ -248,7 +264,8 @@ class RebuildComparison:
             fsync=True,
             load_seconds=load_seconds,
             log_bytes=self._log_bytes,
-            live=self._live,
+            live=self._live[self._data_dir],
+            live_against=self._live.get(self._directory / AGAINST),
             against=str(self._against) if self._against else None,
             left_out=self._left_out,
             sameness=self._sameness,

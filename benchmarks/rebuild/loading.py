@@ -1,7 +1,6 @@
 """A log that is there before its server: events put on record by COPY, in the data directory of a Loopledger."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,6 @@ from benchmarks.rebuild.events import COLUMNS, Plan, lines
 from benchmarks.rebuild.queries import QUERIES
 from eventstore.postgres.cluster import embedded_dsn
 from eventstore.postgres.embedded import EmbeddedPostgres
-from eventstore.postgres.schema import set_up_schema
 from providers import load_providers
 
 if TYPE_CHECKING:
@@ -28,18 +26,16 @@ SAMPLE = 1_000
 STOP_SECONDS = 60.0
 
 
-async def load(data: Path, plan: Plan) -> float:
-    """Put a log on record in a new data directory, vacuumed and on disk; gives back how many seconds that took.
+async def load(data: Path, plan: Plan) -> None:
+    """Put a log on record in the data directory of a Loopledger that has none, vacuumed and on disk.
 
     Raises BenchmarkError if an event is not where its provider would have put it.
     """
-    began = time.monotonic()
     async with EmbeddedPostgres(data, stop_seconds=STOP_SECONDS) as postgres:
         if postgres.dsn != embedded_dsn(data / "socket"):
             fail(f"the path of {data} is too long for a socket; TMPDIR chooses another")
         connection = await asyncpg.connect(postgres.dsn)
         try:
-            await set_up_schema(connection)
             with progress(f"loading {plan.events:,} events", plan.events) as show:
                 await copy_events(connection, plan, show)
             with progress("loading: vacuum and checkpoint"):
@@ -49,7 +45,6 @@ async def load(data: Path, plan: Plan) -> float:
                 await connection.execute("CHECKPOINT", timeout=None)
         finally:
             await connection.close()
-    return time.monotonic() - began
 
 
 async def copy_events(

@@ -102,6 +102,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float
     log_bytes: int
     live: Live
+    live_against: Live | None
     against: str | None
     left_out: dict[str, str]
     sameness: list[Sameness]
@@ -157,17 +158,15 @@ def write(report: Report) -> None:
 
 
 def _notes(report: Report) -> Iterator[str]:
-    live = report.live
     yield machine_line(report.machine, report.load_after)
     yield other_programs(run.other_cpus for run in report.runs)
     yield "events/s: events of the whole log a second, whichever of them the projection is about"
     yield "MiB: all processes of the program at their peak; pg MiB: its Postgres, fsync on"
     if LIBRARY not in report.left_out:
         yield f"eventsourcing was given the first {report.library_events:,} events"
-    yield (
-        f"live folding of all projections caught up at {live.events_per_second:,.0f} events/s: "
-        f"{report.events:,} in {live.seconds:,.1f} s from the server's start"
-    )
+    yield _live_line("live folding of all projections", report.events, report.live)
+    if report.live_against is not None:
+        yield _live_line(f"{AGAINST}: live folding", report.events, report.live_against)
     yield (
         f"loaded in {report.load_seconds:,.1f} s; to read it brings {report.log_bytes / MIB:,.0f} MiB"
     )
@@ -187,6 +186,13 @@ def _notes(report: Report) -> Iterator[str]:
                 f"{each.way} {each.projection}: NOT THE SAME ({each.rows:,} rows, wanted {each.wanted_rows:,}): "
                 "its numbers are no fair comparison"
             )
+
+
+def _live_line(what: str, events: int, live: Live) -> str:
+    return (
+        f"{what} caught up at {live.events_per_second:,.0f} events/s: {events:,} in {live.seconds:,.1f} s "
+        "from the server's start"
+    )
 
 
 def write_growth(growth: Growth) -> None:
