@@ -1,6 +1,6 @@
-"""A builder process: builds the ranges of a new generation that it is told on standard input.
+"""A builder process: builds the ranges of a new generation that it reads from standard input.
 
-It is told its settings, its job, then one range a line; what it says is in eventstore/rebuild/pool.py.
+What it reads and what it writes is in eventstore/rebuild/messages.py.
 """
 
 import asyncio
@@ -12,11 +12,20 @@ from typing import Any
 import msgspec
 import uvloop
 
-from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_transient
-from eventstore.rebuild.builder import Builder, Range, TooManyStreamsError
-from eventstore.rebuild.pool import Done, Failed, Job, Reached, Report, TooMany
+from eventstore.rebuild.builder import Builder, TooManyStreamsError
+from eventstore.rebuild.messages import (
+    BuilderSettings,
+    Done,
+    Failed,
+    Job,
+    Range,
+    Reached,
+    Report,
+    TooMany,
+)
+from eventstore.tasks import cancel_all
 from projections import load_projections
 from providers import load_providers, settings_types
 
@@ -24,46 +33,43 @@ from providers import load_providers, settings_types
 NICENESS = 10
 
 
-class Greeting(msgspec.Struct, frozen=True, kw_only=True):
-    """What every builder has to know: the database's URL, limits, and each provider's section of the settings."""
-
-    dsn: str
-    limits: Limits
-    providers: dict[str, msgspec.Raw]
-
-
-async def build(lines: asyncio.StreamReader) -> None:
-    """Build what the lines ask for, until they end."""
-    greeting = msgspec.json.decode(await lines.readline(), type=Greeting)
-    job = msgspec.json.decode(await lines.readline(), type=Job)
+def make_builder(settings: BuilderSettings, job: Job) -> Builder[Any]:
+    """Make what builds the ranges of a job."""
     types = settings_types()
-    settings: dict[str, Any] = {
+    sections: dict[str, Any] = {
         name: msgspec.json.decode(section, type=types[name])
-        for name, section in greeting.providers.items()
+        for name, section in settings.providers.items()
     }
-    builder = Builder(
+    return Builder(
         load_projections()[job.projection],
-        sources=load_providers(settings),
+        sources=load_providers(sections),
         generation=job.generation,
         target=job.target,
-        limits=greeting.limits,
+        limits=settings.limits,
     )
-    connect = Database(greeting.dsn, pool_connections=1).connect
+
+
+async def serve(lines: asyncio.StreamReader) -> None:
+    """Build each range that is asked for, until the lines end."""
+    settings = msgspec.json.decode(await lines.readline(), type=BuilderSettings)
+    job = msgspec.json.decode(await lines.readline(), type=Job)
+    builder = make_builder(settings, job)
+    connect = Database(settings.dsn, pool_connections=1).connect
     while line := await lines.readline():
-        part = msgspec.json.decode(line, type=Range)
+        range_ = msgspec.json.decode(line, type=Range)
         try:
-            built = await builder.build(connect, part, lambda position: say(Reached(position)))
+            counts = await builder.build_range(connect, range_, lambda n: report(Reached(n)))
         except TooManyStreamsError as error:
-            say(TooMany(error.parts))
-        except Exception as error:  # noqa: BLE001 - whoever asked decides
-            say(Failed(describe(error), is_transient(error)))
+            report(TooMany(error.parts))
+        except Exception as error:  # noqa: BLE001 - the server decides what to do about it
+            report(Failed(describe(error), is_transient(error)))
         else:
-            say(Done(built))
+            report(Done(counts))
 
 
-def say(report: Report) -> None:
-    """Say one thing to who asked."""
-    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+def report(message: Report) -> None:
+    """Write a line to the server."""
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
 
 
@@ -72,18 +78,16 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    working = asyncio.ensure_future(build(lines))
-    gone = asyncio.ensure_future(_until_gone(lines))
-    await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
-    for task in (working, gone):
-        task.cancel()
-    error, _ = await asyncio.gather(working, gone, return_exceptions=True)
-    if isinstance(error, Exception):
-        say(Failed(describe(error), is_transient(error)))
+    serving = asyncio.ensure_future(serve(lines))
+    closed = asyncio.ensure_future(_until_closed(lines))
+    await asyncio.wait([serving, closed], return_when=asyncio.FIRST_COMPLETED)
+    await cancel_all(serving, closed)
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        report(Failed(describe(error), is_transient(error)))
 
 
-async def _until_gone(lines: asyncio.StreamReader) -> None:
-    """Return when who asked is gone: nobody would hear what comes of it."""
+async def _until_closed(lines: asyncio.StreamReader) -> None:
+    """Return when standard input is closed: the server is gone, and nobody would hear what comes of it."""
     while not lines.at_eof():  # noqa: ASYNC110 - a stream tells only who reads
         await asyncio.sleep(0.2)
 

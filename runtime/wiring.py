@@ -20,7 +20,7 @@ from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import lead
-from eventstore.rebuild.build import Engine
+from eventstore.rebuild.build import Dependencies
 from eventstore.rebuild.conductor import Conductor
 from eventstore.rebuild.pool import BuilderPool
 from eventstore.rejections import Rejections
@@ -168,8 +168,8 @@ async def projecting(
 
 def make_conductor(settings: Settings, parts: Parts, dsn: str) -> Conductor:
     """Make the conductor of the projections."""
-    greeting = {"dsn": dsn, "limits": settings.limits, "providers": settings.providers}
-    engine = Engine(
+    builder_settings = {"dsn": dsn, "limits": settings.limits, "providers": settings.providers}
+    deps = Dependencies(
         sources=load_providers(settings.providers),
         database=parts.database,
         reader=parts.reader,
@@ -178,13 +178,13 @@ def make_conductor(settings: Settings, parts: Parts, dsn: str) -> Conductor:
         limits=settings.limits,
         builders=BuilderPool(
             [sys.executable, *BUILDER],
-            msgspec.json.encode(greeting),
+            msgspec.json.encode(builder_settings),
             processes=settings.limits.rebuild_processes,
             streams=settings.limits.rebuild_streams,
         ),
-        auto=settings.rebuild == "auto",
+        rebuild_stale=settings.rebuild == "auto",
     )
-    return Conductor(list(load_projections().values()), engine)
+    return Conductor(list(load_projections().values()), deps)
 
 
 def fingerprints_of(settings: Settings) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Build a generation beside the live one: from the first event, by several processes, indexes last.
+"""Builds a new generation beside the live one: from the first event, by several processes, indexes last.
 
-A build that is broken off is begun again under the next number: what is left of a builder that nobody could end must
-not write into the tables of the next attempt.
+A build that was interrupted is started again under the next generation number: a builder process that could not be
+killed must not write into the tables of the next attempt.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from eventstore.fold.projection import Projection, Source
 from eventstore.fold.projector import Projector
 from eventstore.log.head import read_head
 from eventstore.postgres.failures import describe, is_transient
-from eventstore.rebuild.pool import BuilderDiedError, BuilderPool, BuildFailedError, Job
+from eventstore.rebuild.messages import BuildCounts, Job
+from eventstore.rebuild.pool import BuilderDiedError, BuilderPool, BuildFailedError
 from eventstore.rebuild.queries import QUERIES
 from eventstore.tasks import in_background, raise_if_cancelled, run_all
 
@@ -35,25 +36,26 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-# Seconds between words of how far a build is, and so many of them between two in the log.
+# Seconds between reports of a build's progress to the registry, of which one in so many is logged, too.
 REPORT_SECONDS = 0.5
-REPORTS_A_WORD = 10
+REPORTS_PER_LOG_LINE = 10
 
-# How often a build is begun again when a builder died, and how soon.
+# How many tries a build has when builders die, and the seconds between them.
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 
-# An index on many states takes its time: no limit but a day.
-LONG_SECONDS = 86_400.0
+# To count a long log and to index many states take their time: no limit but a day.
+STATEMENT_SECONDS = 86_400.0
 
-# Memory for sorting, while an index is made.
+# Memory for sorting, while an index is created.
 INDEX_MEMORY = "256MB"
 
-MEANWHILE = "another process changed the generations meanwhile"
+# The problem of a BuildFailedError: the registry is not as it was.
+CHANGED_BY_OTHERS = "another process changed the generations at the same time"
 
 
-class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """What generations are made with."""
+class Dependencies(msgspec.Struct, frozen=True, kw_only=True):
+    """What is needed to follow the log and to rebuild; `rebuild_stale`: without being asked."""
 
     sources: Mapping[str, Source]
     database: "Database"
@@ -62,7 +64,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     registry: "Registry"
     limits: "Limits"
     builders: BuilderPool
-    auto: bool = False
+    rebuild_stale: bool = False
 
     def projector(
         self, projection: Projection[Any], generation: int | None = None
@@ -81,40 +83,40 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Build:
-    """A new generation of a projection, while it is built. Its number changes when it is begun again."""
+    """A new generation of a projection, while it is built. Its number changes when it is started again."""
 
-    def __init__(self, projection: Projection[Any], engine: Engine, generation: int) -> None:
+    def __init__(self, projection: Projection[Any], deps: Dependencies, generation: int) -> None:
         self.generation = generation
         self.name = projection.name
-        self.fingerprint = fingerprint(projection, engine.sources)
+        self.fingerprint = fingerprint(projection, deps.sources)
         self._projection = projection
-        self._engine = engine
+        self._deps = deps
 
-    async def build(self, *, again: bool) -> None:
-        """Build it with its indexes; `again` if somebody has begun before. Raises BuildFailedError."""
+    async def run(self, *, restart: bool) -> None:
+        """Build it with its indexes; `restart` if a build of it was interrupted. Raises BuildFailedError."""
         for attempt in range(ATTEMPTS):
-            if again:
-                # Under a new number: what is left of a builder that nobody could end must not write there.
-                await self._begin_again()
-            job = await self._prepare()
+            if restart:
+                await self._renumber()
+            job = await self._start()
             try:
-                await self._build_once(job)
+                await self._fill(job)
             except (BuilderDiedError, asyncpg.PostgresError, OSError) as error:
                 raise_if_cancelled()
                 if is_transient(error) or attempt == ATTEMPTS - 1:
                     raise
                 logger.warning("building again", projection=self.name, error=describe(error))
-                again = True
+                restart = True
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
                 return
 
-    async def _prepare(self) -> Job:
+    async def _start(self) -> Job:
+        """Create the tables, and fix up to which position they are built."""
         tables = GenerationTables(self._projection, self.generation)
-        async with self._engine.database.transaction() as connection:
+        async with self._deps.database.transaction() as connection:
             target: int = await read_head(connection)
             await tables.create(connection)
-            begun = await connection.fetchval(
+            started = await connection.fetchval(
                 QUERIES["start_build"],
                 self.name,
                 self.generation,
@@ -122,78 +124,87 @@ class Build:
                 self.fingerprint,
                 target,
             )
-            if begun is None:
-                raise BuildFailedError(problem=MEANWHILE)
+            if started is None:
+                raise BuildFailedError(problem=CHANGED_BY_OTHERS)
             streams: int = await connection.fetchval(QUERIES["estimate_streams"], self.name)
         return Job(projection=self.name, generation=self.generation, target=target, streams=streams)
 
-    async def _begin_again(self) -> None:
+    async def _renumber(self) -> None:
+        """Start again under the next number."""
         name, generation = self.name, self.generation
-        async with self._engine.database.transaction() as connection:
+        async with self._deps.database.transaction() as connection:
             await connection.execute(QUERIES["delete_quarantine"], name, generation)
             if not await connection.fetchval(QUERIES["renumber_generation"], name, generation):
-                raise BuildFailedError(problem=MEANWHILE)
+                raise BuildFailedError(problem=CHANGED_BY_OTHERS)
             await GenerationTables(self._projection, generation).drop(connection)
         self.generation += 1
 
-    async def _build_once(self, job: Job) -> None:
-        done = 0
+    async def _fill(self, job: Job) -> None:
+        """Fold the log up to the target into the tables, index them, and enter the counts."""
+        events_done = 0
 
-        def progress(built: int) -> None:
-            nonlocal done
-            done = built
+        def on_progress(events: int) -> None:
+            nonlocal events_done
+            events_done = events
 
-        async with in_background(self._report(job, lambda: done)):
-            built, ignored = await run_all(
-                self._engine.builders.build(job, progress), self._count_ignored(job.target)
+        async with in_background(self._report_progress(job, lambda: events_done)):
+            counts, ignored = await run_all(
+                self._deps.builders.build_ranges(job, on_progress),
+                self._count_ignored(job.target),
             )
-            if not built.folded and built.quarantined >= self._engine.limits.failures_in_a_row:
-                raise SystematicError(
-                    projection=self.name,
-                    checkpoint=0,
-                    count=built.quarantined,
-                    error="see the quarantine",
-                )
-            await self._index(job)
-        counts = built.folded, ignored, built.quarantined
+            self._check_failures(counts)
+            await self._create_indexes(job)
         try:
-            await self._engine.database.execute(
-                QUERIES["finish_build"], self.name, job.generation, *counts
+            await self._deps.database.execute(
+                QUERIES["finish_build"],
+                self.name,
+                job.generation,
+                counts.folded,
+                ignored,
+                counts.quarantined,
             )
         except asyncpg.CheckViolationError as error:
             raise IncompleteError(projection=self.name) from error
 
-    async def _report(self, job: Job, done: Callable[[], int]) -> None:
-        """Say how far it is: in the registry often, in the log now and then."""
+    def _check_failures(self, counts: BuildCounts) -> None:
+        if not counts.folded and counts.quarantined >= self._deps.limits.failures_in_a_row:
+            raise SystematicError(
+                projection=self.name,
+                checkpoint=0,
+                count=counts.quarantined,
+                error="see the quarantine",
+            )
+
+    async def _report_progress(self, job: Job, events_done: Callable[[], int]) -> None:
+        """Report the progress to the registry, and now and then to the log."""
         for count in itertools.count(1):
             await asyncio.sleep(REPORT_SECONDS)
             with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
-                await self._engine.database.execute(
-                    QUERIES["record_progress"], self.name, job.generation, done()
+                await self._deps.database.execute(
+                    QUERIES["record_progress"], self.name, job.generation, events_done()
                 )
-            if count % REPORTS_A_WORD == 0:
-                percent = round(100 * done() / max(job.target, 1), 1)
+            if count % REPORTS_PER_LOG_LINE == 0:
                 logger.info(
                     "rebuilding",
                     projection=self.name,
                     generation=job.generation,
-                    percent=percent,
+                    percent=round(100 * events_done() / max(job.target, 1), 1),
                 )
 
     async def _count_ignored(self, target: int) -> int:
-        """Count what the builders leave out, on its own: that both make up the whole is the proof that none is lost."""
-        topics = sorted(handled_topics(self._projection, self._engine.sources))
-        connection = await self._engine.database.connect()
+        """Count what the builders leave out, apart from them: that the sum is the target proves that none is lost."""
+        topics = sorted(handled_topics(self._projection, self._deps.sources))
+        connection = await self._deps.database.connect()
         try:
             ignored: int = await connection.fetchval(
-                QUERIES["count_ignored"], target, topics, timeout=LONG_SECONDS
+                QUERIES["count_ignored"], target, topics, timeout=STATEMENT_SECONDS
             )
             return ignored
         finally:
             connection.terminate()
 
-    async def _index(self, job: Job) -> None:
-        """Make the indexes, then have Postgres look at what it holds."""
+    async def _create_indexes(self, job: Job) -> None:
+        """Create the indexes, then have Postgres gather its statistics."""
         tables = GenerationTables(self._projection, job.generation)
         await self._execute_all(tables.index_statements())
         await self._execute_all([f"ANALYZE {table.name}" for table in tables.tables])
@@ -203,11 +214,11 @@ class Build:
         left = list(statements)
 
         async def work() -> None:
-            connection = await self._engine.database.connect()
+            connection = await self._deps.database.connect()
             try:
                 await connection.execute(QUERIES["set_index_memory"], INDEX_MEMORY)
                 while left:
-                    await connection.execute(left.pop(0), timeout=LONG_SECONDS)
+                    await connection.execute(left.pop(0), timeout=STATEMENT_SECONDS)
             finally:
                 connection.terminate()
 

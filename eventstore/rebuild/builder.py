@@ -1,13 +1,11 @@
-"""Build a range of streams of a new generation: events come out of the log by COPY, states go in by COPY.
+"""Builds a range of streams of a new generation: events come out of the log by COPY, states go in by COPY.
 
-One process does one range at a time, in bounded memory, and knows of no other.
+One process builds one range at a time, in bounded memory, and knows of no other.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Generic
-
-import msgspec
 
 from eventstore.errors import SystematicError
 from eventstore.fold.folding import Accumulator, Row, handled_topics
@@ -15,6 +13,7 @@ from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.writing import GenerationWriter
 from eventstore.log.copy_out import EventReader
+from eventstore.rebuild.messages import BuildCounts, Range
 from eventstore.rebuild.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -26,45 +25,16 @@ if TYPE_CHECKING:
 # A COPY of many events takes its time: no limit but a day.
 COPY_SECONDS = 86_400.0
 
-# So many times what would stop a live projection, without one that could be folded: a range ends early.
-HOPELESS = 10
+# A range is given up when none of its events could be folded, and so many times as many as stop a live projection could
+# not.
+FAILURE_FACTOR = 10
 
 # Seconds between looks at whether the live projection has caught up.
 WAIT_SECONDS = 0.2
 
-# Hashes of streams are of 32 bits, signed.
-LOWEST, HIGHEST = -(2**31), 2**31 - 1
-
-
-class Range(msgspec.Struct, frozen=True):
-    """The streams whose names hash to `low` ... `high`, both included."""
-
-    low: int = LOWEST
-    high: int = HIGHEST
-
-    @property
-    def share(self) -> float:
-        """Its part of all streams."""
-        return (self.high - self.low + 1) / (HIGHEST - LOWEST + 1)
-
-    def split(self, parts: int) -> "list[Range]":
-        """Cut it into about equal parts, at most so many."""
-        size = -(-(self.high - self.low + 1) // parts)
-        return [
-            Range(low, min(low + size - 1, self.high))
-            for low in range(self.low, self.high + 1, size)
-        ]
-
-
-class BuildCounts(msgspec.Struct, frozen=True):
-    """What came of a range."""
-
-    folded: int
-    quarantined: int
-
 
 class TooManyStreamsError(Exception):
-    """The range has more streams than may be held: about `parts` ranges of its size would do."""
+    """The range has more streams than may be held in memory: about `parts` ranges of its size would do."""
 
     def __init__(self, parts: int) -> None:
         self.parts = parts
@@ -92,45 +62,47 @@ class Builder(Generic[State]):
         self._topics = sorted(handled_topics(projection, sources))
         self._reader = EventReader(self._topics)
 
-    async def build(
-        self, connect: "Connect", part: Range, progress: Callable[[int], None]
+    async def build_range(
+        self, connect: "Connect", range_: Range, on_progress: Callable[[int], None]
     ) -> BuildCounts:
-        """Build a range; tells `progress` positions reached. Raises TooManyStreamsError, SystematicError.
+        """Build a range; `on_progress` gets positions reached. Raises TooManyStreamsError, SystematicError.
 
-        What an attempt at the same range left behind is cleared away first.
+        What an earlier attempt at the same range left behind is deleted first.
         """
         accumulator = Accumulator(self._projection, self._sources)
         reading, writing = await connect(), await connect()
-        flushed: asyncio.Task[None] | None = None
+        rows_written: asyncio.Task[None] | None = None
         try:
-            await self._clear(writing, part)
+            await self._delete_range(writing, range_)
             after = 0
             while after < self._target:
                 until = min(after + self._limits.rebuild_events, self._target)
                 await self._wait_for_live(reading)
-                await self._read(reading, accumulator, part, after, until)
-                if flushed is not None:
-                    await flushed
+                await self._fold_events(reading, accumulator, range_, after, until)
+                if rows_written is not None:
+                    await rows_written
                 # The next events are read while the journal of these is written.
-                flushed = asyncio.create_task(self._flush(writing, *accumulator.take_rows()))
+                rows_written = asyncio.create_task(
+                    self._write_rows(writing, *accumulator.take_rows())
+                )
                 after = until
-                progress(after)
-                self._check_memory(len(accumulator.changed), part, after)
-            if flushed is not None:
-                await flushed
+                on_progress(after)
+                self._check_memory(len(accumulator.changed), range_, after)
+            if rows_written is not None:
+                await rows_written
             await self._writer.copy_states(writing, accumulator.changed)
             return BuildCounts(accumulator.folded, accumulator.quarantined)
         finally:
             reading.terminate()
             writing.terminate()
-            if flushed is not None:
-                await asyncio.gather(flushed, return_exceptions=True)
+            if rows_written is not None:
+                await asyncio.gather(rows_written, return_exceptions=True)
 
-    async def _read(
+    async def _fold_events(
         self,
         connection: "Connection[Record]",
-        accumulator: "Accumulator[State]",
-        part: Range,
+        accumulator: Accumulator[State],
+        range_: Range,
         after: int,
         until: int,
     ) -> None:
@@ -138,7 +110,7 @@ class Builder(Generic[State]):
         reader.begin()
         topics = ", ".join("'" + topic.replace("'", "''") + "'" for topic in self._topics)
 
-        async def take(data: bytes | bytearray | memoryview) -> None:
+        async def fold(data: bytes | bytearray | memoryview) -> None:
             accumulator.fold(reader.feed(bytes(data)))
             self._check_failures(accumulator)
 
@@ -147,28 +119,28 @@ class Builder(Generic[State]):
                 topics=topics,
                 after=int(after),
                 until=int(until),
-                low=int(part.low),
-                high=int(part.high),
+                low=int(range_.low),
+                high=int(range_.high),
             ),
-            output=take,
+            output=fold,
             format="binary",
             timeout=COPY_SECONDS,
         )
 
-    async def _clear(self, connection: "Connection[Record]", part: Range) -> None:
+    async def _delete_range(self, connection: "Connection[Record]", range_: Range) -> None:
         for table in self._tables.tables:
             await connection.execute(
-                QUERIES["delete_range"].format(**table.placeholders), part.low, part.high
+                QUERIES["delete_range"].format(**table.placeholders), range_.low, range_.high
             )
         await connection.execute(
             QUERIES["delete_range_quarantine"],
             self._projection.name,
             self._tables.generation,
-            part.low,
-            part.high,
+            range_.low,
+            range_.high,
         )
 
-    async def _flush(
+    async def _write_rows(
         self,
         connection: "Connection[Record]",
         journal: list[Row],
@@ -178,14 +150,14 @@ class Builder(Generic[State]):
         await self._writer.copy_quarantine(connection, quarantined)
 
     async def _wait_for_live(self, connection: "Connection[Record]") -> None:
-        """Let a live projection that falls behind come first, unless it stands still anyway."""
+        """Let the live projection catch up first if it falls behind, unless it stands still anyway."""
         name = self._projection.name
         while await connection.fetchval(QUERIES["live_lag"], name) > self._limits.rebuild_lag:  # noqa: ASYNC110 - it asks others
             await asyncio.sleep(WAIT_SECONDS)
 
     def _check_failures(self, accumulator: Accumulator[State]) -> None:
         count = accumulator.failures_in_a_row
-        if not accumulator.folded and count >= HOPELESS * self._limits.failures_in_a_row:
+        if not accumulator.folded and count >= FAILURE_FACTOR * self._limits.failures_in_a_row:
             raise SystematicError(
                 projection=self._projection.name,
                 checkpoint=0,
@@ -193,11 +165,11 @@ class Builder(Generic[State]):
                 error=accumulator.last_error,
             )
 
-    def _check_memory(self, held: int, part: Range, after: int) -> None:
-        # What hashes to one value cannot be cut any further.
-        if held > self._limits.rebuild_streams and part.low < part.high:
+    def _check_memory(self, streams: int, range_: Range, after: int) -> None:
+        # Streams of the same hash cannot be parted.
+        if streams > self._limits.rebuild_streams and range_.low < range_.high:
             # As many again in the rest of the log, at most; and some room.
-            expected = held * self._target / after
+            expected = streams * self._target / after
             raise TooManyStreamsError(
                 max(2, -(-int(expected * 1.2) // self._limits.rebuild_streams))
             )

@@ -1,18 +1,25 @@
-"""Builder processes: each builds a range of a new generation at a time; what they say is a line of JSON.
+"""Builder processes: each builds one range of a new generation at a time.
 
-A builder lives as long as its standard input is open, so that it never outlives who started it.
+A builder lives as long as its standard input is open, so that it never outlives the process that started it.
 """
 
 import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeAlias
 
 import msgspec
 
 from eventstore.errors import LoopledgerError
-from eventstore.rebuild.builder import BuildCounts, Range
+from eventstore.rebuild.messages import (
+    BuildCounts,
+    Done,
+    Job,
+    Range,
+    Reached,
+    Report,
+    TooMany,
+)
 from eventstore.tasks import run_all
 
 # A report is a short line, unless it quotes an error.
@@ -25,43 +32,6 @@ ROOM = 1.2
 # Unless more are asked for: each holds states in memory and reads the whole log for its share of it.
 MOST_PROCESSES = 8
 
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be built: a generation of a projection, up to `target`, of about so many streams, if that is known."""
-
-    projection: str
-    generation: int
-    target: int
-    streams: int = 0
-
-
-class Reached(msgspec.Struct, frozen=True, tag=True):
-    """A builder has read up to this position."""
-
-    position: int
-
-
-class Done(msgspec.Struct, frozen=True, tag=True):
-    """A builder has built its range."""
-
-    built: BuildCounts
-
-
-class TooMany(msgspec.Struct, frozen=True, tag=True):
-    """The range has too many streams to be held at a time: it is to be cut in so many parts."""
-
-    parts: int
-
-
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """A builder cannot go on; `away`: since Postgres went away."""
-
-    error: str
-    away: bool
-
-
-Report: TypeAlias = Reached | Done | TooMany | Failed
-
 _REPORT = msgspec.json.Decoder(Report)
 
 
@@ -73,40 +43,40 @@ class BuilderDiedError(LoopledgerError):
     """A builder process died (status {status})."""
 
 
-class BuilderAwayError(LoopledgerError, ConnectionError):
+class BuilderLostPostgresError(LoopledgerError, ConnectionError):
     """A builder lost Postgres: {problem}"""  # noqa: D400 - the problem ends it
 
 
 class BuilderPool:
-    """Starts builders, each of which may hold `streams` at a time.
+    """Starts builder processes, each of which may hold `streams` in memory at a time.
 
-    `command` runs one; `greeting` is what each is told first, besides its job.
+    `command` runs one; `settings` are `BuilderSettings` as JSON.
     """
 
     def __init__(
-        self, command: Sequence[str], greeting: bytes, *, processes: int, streams: int
+        self, command: Sequence[str], settings: bytes, *, processes: int, streams: int
     ) -> None:
         self._command = command
-        self._greeting = greeting
+        self._settings = settings
         self._streams = streams
         self.processes = processes or min(os.cpu_count() or 1, MOST_PROCESSES)
 
     def ranges(self, streams: int) -> list[Range]:
-        """Cut so many streams in ranges that can be held, as many for each builder."""
+        """Cut so many streams into ranges that can be held in memory, as many for each builder."""
         passes = -(-int(streams * ROOM) // (self._streams * self.processes))
         return Range().split(self.processes * max(1, passes))
 
-    async def build(self, job: Job, progress: Callable[[int], None]) -> BuildCounts:
-        """Build a whole generation; tells `progress` how many events' worth is done.
+    async def build_ranges(self, job: Job, on_progress: Callable[[int], None]) -> BuildCounts:
+        """Have all ranges of a generation built; `on_progress` gets how many events' worth is done.
 
         Raises BuildFailedError, and BuilderDiedError when trying again may help. No builder is left behind.
         """
-        building = _Building(self, job, progress)
-        await run_all(*(building.work() for _ in range(self.processes)))
-        return BuildCounts(building.folded, building.quarantined)
+        work = _RangeQueue(self.ranges(job.streams), job.target, on_progress)
+        await run_all(*(self._run_builder(job, work) for _ in range(self.processes)))
+        return BuildCounts(work.folded, work.quarantined)
 
-    async def start(self, job: Job) -> asyncio.subprocess.Process:
-        """Start one builder and tell it its job."""
+    async def _run_builder(self, job: Job, work: "_RangeQueue") -> None:
+        """Have one builder build ranges until none is left."""
         process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
@@ -114,80 +84,77 @@ class BuilderPool:
             limit=LONGEST_LINE,
             start_new_session=True,
         )
-        _say(process, self._greeting)
-        _say(process, msgspec.json.encode(job))
-        return process
+        try:
+            _send(process, self._settings)
+            _send(process, msgspec.json.encode(job))
+            while (range_ := await work.next()) is not None:
+                try:
+                    _send(process, msgspec.json.encode(range_))
+                    while not work.on_report(range_, await _receive(process)):
+                        pass
+                finally:
+                    work.put_down()
+        finally:
+            await _kill(process)
 
 
-class _Building:
-    """One generation being built: the ranges that are left, and what came of the others."""
+class _RangeQueue:
+    """The ranges of a generation that are left to be built, and what came of the others."""
 
-    def __init__(self, builders: BuilderPool, job: Job, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, ranges: list[Range], target: int, on_progress: Callable[[int], None]
+    ) -> None:
         self.folded = 0
         self.quarantined = 0
-        self._builders = builders
-        self._job = job
-        self._progress = progress
-        self._left = builders.ranges(job.streams)
+        self._left = ranges
+        self._target = target
+        self._on_progress = on_progress
         self._busy = 0
         self._changed = asyncio.Event()
+        # Events' worth of each range.
         self._reached: dict[Range, float] = {}
 
-    async def work(self) -> None:
-        """Have one builder build ranges until none is left."""
-        process = await self._builders.start(self._job)
-        try:
-            while (part := await self._next()) is not None:
-                _say(process, msgspec.json.encode(part))
-                try:
-                    await self._build(process, part)
-                finally:
-                    self._busy -= 1
-                    self._wake()
-        finally:
-            await _end(process)
-
-    async def _next(self) -> Range | None:
-        """A range to build; None when all are built. A range that is being built may yet be cut in parts."""
+    async def next(self) -> Range | None:
+        """A range to build; None when all are built. A range that is being built may yet be cut into parts."""
         while not self._left:
             if not self._busy:
-                self._wake()
                 return None
             await self._changed.wait()
         self._busy += 1
         return self._left.pop(0)
 
-    def _wake(self) -> None:
+    def put_down(self) -> None:
+        """A range that somebody took is no longer being built."""
+        self._busy -= 1
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _build(self, process: asyncio.subprocess.Process, part: Range) -> None:
-        while True:
-            report = await _hear(process)
-            if isinstance(report, Reached):
-                self._reached[part] = report.position * part.share
-            elif isinstance(report, Done):
-                self.folded += report.built.folded
-                self.quarantined += report.built.quarantined
-                self._reached[part] = self._job.target * part.share
-            elif isinstance(report, TooMany):
-                self._left += part.split(report.parts)
-                self._reached.pop(part, None)
-            elif report.away:
-                raise BuilderAwayError(problem=report.error)
-            else:
+    def on_report(self, range_: Range, report: Report) -> bool:
+        """Take note of a report; True if it is the last of its range. Raises BuildFailedError."""
+        match report:
+            case Reached():
+                self._reached[range_] = report.position * range_.share
+            case Done():
+                self.folded += report.counts.folded
+                self.quarantined += report.counts.quarantined
+                self._reached[range_] = self._target * range_.share
+            case TooMany():
+                self._left += range_.split(report.parts)
+                self._reached.pop(range_, None)
+            case _ if report.transient:
+                raise BuilderLostPostgresError(problem=report.error)
+            case _:
                 raise BuildFailedError(problem=report.error)
-            self._progress(int(sum(self._reached.values())))
-            if not isinstance(report, Reached):
-                return
+        self._on_progress(int(sum(self._reached.values())))
+        return not isinstance(report, Reached)
 
 
-def _say(process: asyncio.subprocess.Process, line: bytes) -> None:
+def _send(process: asyncio.subprocess.Process, line: bytes) -> None:
     if process.stdin is not None:
         process.stdin.write(line + b"\n")
 
 
-async def _hear(process: asyncio.subprocess.Process) -> Report:
+async def _receive(process: asyncio.subprocess.Process) -> Report:
     line = b"" if process.stdout is None else await process.stdout.readline()
     if not line:
         raise BuilderDiedError(status=await process.wait())
@@ -195,8 +162,8 @@ async def _hear(process: asyncio.subprocess.Process) -> Report:
     return report
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a builder now: what it has written counts only if it has said so."""
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a builder: what it has written counts only if it has said so."""
     with suppress(ProcessLookupError):
         process.kill()
     await process.wait()

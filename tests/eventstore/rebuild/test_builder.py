@@ -1,12 +1,9 @@
 """Building a generation by its parts: what is read, and what is held."""
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from eventstore.errors import SystematicError
 from eventstore.fold.generation import GenerationTables
@@ -14,14 +11,8 @@ from eventstore.fold.registry import Registry
 from eventstore.log.copy_out import EventReader
 from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
-from eventstore.rebuild.builder import (
-    HIGHEST,
-    LOWEST,
-    Builder,
-    Range,
-    TooManyStreamsError,
-)
-from eventstore.rebuild.pool import BuilderPool
+from eventstore.rebuild.builder import Builder, TooManyStreamsError
+from eventstore.rebuild.messages import Range
 from eventstore.rebuild.queries import QUERIES
 from projections.gift_cards import PROJECTION
 from tests.support import new_event, values
@@ -117,23 +108,6 @@ async def test_a_copy_of_nothing_has_no_events_and_the_next_begins_anew(
         assert list(reader.feed(empty)) == []
 
 
-@given(st.integers(LOWEST, HIGHEST), st.integers(LOWEST, HIGHEST), st.integers(1, 300))
-@example(LOWEST, HIGHEST, 3)
-@example(LOWEST, HIGHEST, 1)
-@example(HIGHEST, HIGHEST, 7)
-@example(5, 9, 4)
-def test_the_parts_of_a_range_make_it_up_and_do_not_overlap(
-    one: int, other: int, parts: int
-) -> None:
-    whole = Range(min(one, other), max(one, other))
-    found = whole.split(parts)
-    assert len(found) <= parts
-    assert (found[0].low, found[-1].high) == (whole.low, whole.high)
-    for before, after in pairwise(found):
-        assert before.low <= before.high < after.low == before.high + 1
-    assert sum(part.share for part in found) == pytest.approx(whole.share)
-
-
 async def test_the_ranges_of_a_whole_find_every_event_once(
     database: Database, connection: "Connection[Record]"
 ) -> None:
@@ -144,16 +118,6 @@ async def test_the_ranges_of_a_whole_find_every_event_once(
         reader = EventReader(TOPICS)
         found += reader.feed(b"".join(await copied(connection, part, len(sent))))
     assert sorted(found, key=lambda event: event.position) == events
-
-
-@pytest.mark.parametrize(
-    ("streams", "count"), [(0, 3), (1, 3), (250, 3), (251, 6), (300, 6), (500, 6), (501, 9)]
-)
-def test_ranges_are_as_many_for_each_builder_and_can_be_held(streams: int, count: int) -> None:
-    ranges = BuilderPool([], b"", processes=3, streams=100).ranges(streams)
-    assert len(ranges) == count
-    assert (ranges[0].low, ranges[-1].high) == (LOWEST, HIGHEST)
-    assert all(one.high + 1 == other.low for one, other in pairwise(ranges))
 
 
 async def test_a_range_of_too_many_streams_is_built_in_passes_and_leaves_nothing_twice(
@@ -171,7 +135,7 @@ async def test_a_range_of_too_many_streams_is_built_in_passes_and_leaves_nothing
         part = left.pop()
         passes += 1
         try:
-            built = await one.build(database.connect, part, lambda _: None)
+            built = await one.build_range(database.connect, part, lambda _: None)
         except TooManyStreamsError as error:
             left += part.split(error.parts)
         else:
@@ -196,7 +160,7 @@ async def test_a_range_built_again_replaces_what_was_there_and_nothing_else(
     one = builder(await begin(database))
     low, high = Range().split(2)
     for part in (low, high, low, low, high):
-        await one.build(database.connect, part, lambda _: None)
+        await one.build_range(database.connect, part, lambda _: None)
     assert await differences(connection) == {}
 
 
@@ -208,5 +172,5 @@ async def test_a_build_without_one_event_that_folds_ends_early(
     await fold_live(database)
     one = builder(await begin(database), failures_in_a_row=5, rebuild_events=10)
     with pytest.raises(SystematicError, match="50 in a row"):
-        await one.build(database.connect, Range(), lambda _: None)
+        await one.build_range(database.connect, Range(), lambda _: None)
     assert await connection.fetchval("SELECT count(*) FROM gift_cards_2") == 0

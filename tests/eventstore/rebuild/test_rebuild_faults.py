@@ -30,16 +30,17 @@ from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe
 from eventstore.rebuild import build, conductor
 from eventstore.rebuild.build import Build
-from eventstore.rebuild.builder import BuildCounts, Builder, Range, TooManyStreamsError
-from eventstore.rebuild.conductor import Lifecycle
-from eventstore.rebuild.pool import BuilderPool, BuildFailedError, Job
+from eventstore.rebuild.builder import Builder, TooManyStreamsError
+from eventstore.rebuild.lifecycle import Lifecycle
+from eventstore.rebuild.messages import BuildCounts, BuilderSettings, Job, Range
+from eventstore.rebuild.pool import BuilderPool, BuildFailedError
 from projections import load_projections
-from providers import load_providers, loopz, settings_types
+from providers import load_providers, loopz
 from providers.facts import Fact
 from providers.fitbank import Settings as FitBankSettings
 from providers.provider import UndecodableError
 from runtime import wiring
-from runtime.builder_process import Greeting
+from runtime.builder_process import make_builder
 from tests.conftest import Cluster, StartLoopledger
 from tests.eventstore.fold.test_properties import Live, logs, of_tenant, to_event, wild_deliveries
 from tests.eventstore.rebuild.test_rebuild import post, send_cards, send_cash, until
@@ -65,24 +66,13 @@ CASH = "/v1/projections/transactions"
 class QuickBuilderPool(BuilderPool):
     """Builders in this very process: quick to start, and with the code of this test."""
 
-    async def build(self, job: Job, progress: Callable[[int], None]) -> BuildCounts:
+    async def build_ranges(self, job: Job, on_progress: Callable[[int], None]) -> BuildCounts:
         """Build range by range, as builder processes do."""
-        greeting = msgspec.json.decode(self._greeting, type=Greeting)
-        types = settings_types()
-        sections = {
-            name: msgspec.json.decode(raw, type=types[name])
-            for name, raw in greeting.providers.items()
-        }
-        builder = Builder(
-            load_projections()[job.projection],
-            sources=load_providers(sections),
-            generation=job.generation,
-            target=job.target,
-            limits=greeting.limits,
-        )
-        database = Database(greeting.dsn, pool_connections=1)
+        builder_settings = msgspec.json.decode(self._settings, type=BuilderSettings)
+        builder = make_builder(builder_settings, job)
+        database = Database(builder_settings.dsn, pool_connections=1)
         try:
-            built, _ = await build_all(builder, database, progress)
+            built, _ = await build_all(builder, database, on_progress)
         except Exception as error:
             raise BuildFailedError(problem=describe(error)) from error
         return built
@@ -97,7 +87,7 @@ async def build_all(
         part = left.pop()
         passes += 1
         try:
-            built = await builder.build(database.connect, part, progress)
+            built = await builder.build_range(database.connect, part, progress)
         except TooManyStreamsError as error:
             left += part.split(error.parts)
         else:
@@ -120,7 +110,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conductor, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(conductor, "IDLE_POLL_SECONDS", 0.05)
     monkeypatch.setattr(build, "REPORT_SECONDS", 0.05)
     monkeypatch.setattr(build, "PAUSE_SECONDS", 0.05)
 
@@ -988,7 +978,7 @@ async def test_with_rebuild_auto_a_rebuild_that_fails_is_not_tried_for_ever(
     async with running(start) as client:
         await send_cash(client, 2)
         await level(client, CASH)
-    monkeypatch.setattr(QuickBuilderPool, "build", fail)
+    monkeypatch.setattr(QuickBuilderPool, "build_ranges", fail)
     async with running(start, providers=SWAPPED, rebuild="auto") as client:
         await until(client, f"{CASH}/rebuild", lambda r: r["status"] == "failed")
         await asyncio.sleep(0.5)
@@ -1086,7 +1076,7 @@ async def test_a_rollback_that_fails_is_not_answered_as_done(
 async def test_a_discard_that_comes_while_a_rollback_is_made_leaves_one_generation_live(
     start: StartLoopledger, connection: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promote, heed = Lifecycle._promote, Lifecycle.heed
+    promote, update = Lifecycle._promote, Lifecycle.update
     begun, read = asyncio.Event(), asyncio.Event()
 
     async def promote_late(self: Lifecycle, projector: Any) -> None:  # noqa: ANN401 - of any state
@@ -1094,20 +1084,20 @@ async def test_a_discard_that_comes_while_a_rollback_is_made_leaves_one_generati
         await read.wait()
         await promote(self, projector)
 
-    async def heed_late(self: Lifecycle, generations: Any) -> None:  # noqa: ANN401
+    async def update_late(self: Lifecycle, generations: Any) -> None:  # noqa: ANN401
         rebuild = generations.rebuild
         if rebuild is not None and rebuild.wanted == "discard":
             # It has been read that it is to be discarded; meanwhile it is made live.
             read.set()
             await eventually(lambda: self._live.tables.generation == 1)
-        await heed(self, generations)
+        await update(self, generations)
 
     async with running(start) as client:
         await send_cards(client, 3, 1)
         await ready(client, CARDS)
         await post(client, f"{CARDS}/promote")
         monkeypatch.setattr(Lifecycle, "_promote", promote_late)
-        monkeypatch.setattr(Lifecycle, "heed", heed_late)
+        monkeypatch.setattr(Lifecycle, "update", update_late)
         rolling = asyncio.create_task(client.request("POST", f"{CARDS}/rollback"))
         await asyncio.wait_for(begun.wait(), 5)
         await asyncio.gather(client.request("POST", f"{CARDS}/discard"), rolling)

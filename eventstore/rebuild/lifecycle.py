@@ -1,0 +1,262 @@
+"""The generations of one projection: one follows the log, and a new one is built, compared with it and made live."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import msgspec
+import structlog
+
+from eventstore.errors import LoopledgerError
+from eventstore.fold.generation import GenerationTables
+from eventstore.fold.projection import Projection
+from eventstore.fold.projector import Projector
+from eventstore.fold.status import REBUILDING, Diff, ProjectionStatus, Rebuild
+from eventstore.postgres.failures import describe, is_outage, is_transient
+from eventstore.postgres.schema import lock_schema
+from eventstore.rebuild.build import CHANGED_BY_OTHERS, Build, Dependencies
+from eventstore.rebuild.diff import Comparison
+from eventstore.rebuild.pool import BuildFailedError
+from eventstore.rebuild.queries import QUERIES
+from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+
+logger = structlog.get_logger()
+
+# Seconds between looks at what another task of this process does.
+POLL_SECONDS = 0.05
+
+# Seconds between tries to make a generation live while somebody is reading the view.
+SWITCH_PAUSE_SECONDS = 0.25
+
+
+class Lifecycle:
+    """The generations of one projection: the live one follows the log, and a new one may take its place."""
+
+    def __init__(self, projection: Projection[Any], deps: Dependencies) -> None:
+        self.name = projection.name
+        self._projection = projection
+        self._deps = deps
+        self._live = deps.projector(projection)
+        self._switched = asyncio.Event()
+        self._rebuilding: asyncio.Task[None] | None = None
+        self._stale_checked = False
+        self._wanted: str | None = None
+
+    async def set_up(self) -> None:
+        """Create or adapt the tables of the live generation."""
+        await self._live.set_up()
+
+    async def follow_log(self) -> None:
+        """Run the live projector, whichever that is."""
+        while True:
+            async with in_background(self._live.run()):
+                # Even a projector that has stopped for good is kept until another generation takes its place.
+                await self._switched.wait()
+            self._switched.clear()
+
+    async def update(self, status: ProjectionStatus) -> None:
+        """Do what the registry asks for, by its newest status."""
+        rebuild = status.rebuild
+        self._wanted = None if rebuild is None else rebuild.wanted
+        await self._follow_live(status.live.generation)
+        if not self._stale_checked:
+            self._stale_checked = True
+            if status.live.stale:
+                await self._report_stale()
+        if rebuild is None:
+            return
+        if rebuild.wanted == "discard":
+            await self.stop()
+            await self._discard(rebuild)
+        elif rebuild.status != "failed" and (self._rebuilding is None or self._rebuilding.done()):
+            self._rebuilding = asyncio.create_task(
+                self._rebuild(rebuild), name=f"rebuild-{self.name}"
+            )
+
+    async def stop(self) -> None:
+        """Interrupt a rebuild; the registry keeps how far it is."""
+        if self._rebuilding is not None:
+            await cancel_all(self._rebuilding)
+            self._rebuilding = None
+
+    async def _report_stale(self) -> None:
+        """Log that other code folded the live generation; request a rebuild if the settings say so."""
+        if self._deps.rebuild_stale:
+            try:
+                await self._deps.registry.request_rebuild(self.name, promote=True)
+                logger.warning("a projection is stale; rebuilding it", projection=self.name)
+            except LoopledgerError as error:
+                logger.warning("a projection is stale", projection=self.name, error=str(error))
+        else:
+            advice = f"run: loopledger rebuild {self.name}"
+            logger.warning("a projection is stale", projection=self.name, advice=advice)
+
+    async def _follow_live(self, generation: int) -> None:
+        """Follow the live generation, if that is another: somebody else switched, or we did and lost the response."""
+        if generation != self._live.generation:
+            live = self._deps.projector(self._projection)
+            await live.set_up()
+            self._live = live
+            self._switched.set()
+
+    async def _rebuild(self, rebuild: Rebuild) -> None:
+        """Take a rebuild from where it is until it is live."""
+        build = Build(self._projection, self._deps, rebuild.generation)
+        try:
+            row = await self._read_entry(build.generation)
+            if row is None or row["status"] not in REBUILDING:
+                # It has ended since the registry was read.
+                return
+            outdated = any(one != build.fingerprint for one in row["fingerprints"])
+            # A build by other code is started again; a generation that was live before is taken as it is.
+            if row["status"] == "building" or (outdated and row["retired_at"] is None):
+                await build.run(restart=row["target"] is not None)
+            projector = self._deps.projector(self._projection, build.generation)
+            await projector.set_up()
+            async with in_background(projector.run()):
+                await self._catch_up(projector)
+                await self._wait_for_promotion(projector)
+                await self._promote(projector)
+        except Exception as error:
+            raise_if_cancelled()
+            if is_transient(error):
+                logger.warning("a rebuild waits for Postgres", error=describe(error))
+                return
+            logger.error("a rebuild failed", projection=self.name, exc_info=error)
+            await self._fail(build.generation, error)
+
+    async def _read_entry(self, generation: int) -> "Record | None":
+        return await self._deps.database.fetchrow(QUERIES["find_generation"], self.name, generation)
+
+    async def _catch_up(self, projector: Projector[Any]) -> None:
+        """Wait until a generation has almost reached the head."""
+        while projector.lag > self._deps.limits.fold_events:
+            if projector.error is not None:
+                raise BuildFailedError(problem=projector.error)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _wait_for_promotion(self, projector: Projector[Any]) -> None:
+        """Compare it with the live one, mark it as ready, and wait until it is to be promoted."""
+        row = await self._read_entry(projector.generation)
+        diff: Diff | None = None
+        if row is not None and row["retired_at"] is None:
+            diff = await self._compare(projector)
+        await self._deps.database.execute(
+            QUERIES["mark_ready"],
+            self.name,
+            projector.generation,
+            None if diff is None else msgspec.json.encode(diff),
+        )
+        logger.info("a rebuild is ready", projection=self.name, generation=projector.generation)
+        while self._wanted != "promote":  # noqa: ASYNC110 - the registry is polled too
+            await asyncio.sleep(POLL_SECONDS)
+
+    @asynccontextmanager
+    async def _held_at_one_position(self, projector: Projector[Any]) -> AsyncIterator[None]:
+        """Keep both generations from folding, at the same position unless the live one cannot get there."""
+        async with self._live.lock, projector.lock:
+            # The response to a write may have been lost.
+            await self._live.reload()
+            await projector.reload()
+            await projector.fold_up_to(self._live.checkpoint)
+            try:
+                await self._live.fold_up_to(projector.checkpoint)
+            except Exception as error:
+                raise_if_cancelled()
+                if is_outage(error):
+                    raise
+                # The new generation may be the remedy: it must not depend on the old one.
+                logger.warning("the live generation cannot go on", error=describe(error))
+            yield
+
+    async def _compare(self, projector: Projector[Any]) -> Diff:
+        generation = projector.generation
+        connection = await self._deps.database.connect()
+        try:
+            await connection.execute(QUERIES["disable_idle_timeout"])
+            snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
+            async with self._held_at_one_position(projector):
+                await snapshot.start()
+                # The snapshot is taken with this; what is folded from here on does not show in it.
+                row = await connection.fetchrow(QUERIES["read_positions"], self.name, generation)
+            if row is None:
+                raise BuildFailedError(problem="it is no longer registered")
+            comparison = Comparison(
+                self._projection, self._deps.sources, row["live"], generation, connection
+            )
+            return await comparison.diff(
+                row["position"], row["live_position"], self._deps.reader.stream
+            )
+        finally:
+            connection.terminate()
+
+    async def _promote(self, projector: Projector[Any]) -> None:
+        """Make a generation live, once nobody reads the view; it is not behind the one that was."""
+        while not await self._try_to_switch(projector):  # noqa: ASYNC110 - a reader tells nobody
+            # A report may read the view for long, and whoever waited for its lock would hold up every later reader.
+            await asyncio.sleep(SWITCH_PAUSE_SECONDS)
+        self._switched.set()
+        generation = projector.generation
+        logger.info("promoted", projection=self.name, generation=generation)
+        await self._drop_old()
+
+    async def _try_to_switch(self, projector: Projector[Any]) -> bool:
+        """Make a generation live instead of the other; False if somebody is reading the view."""
+        live, new = self._live.generation, projector.generation
+        async with self._held_at_one_position(projector):
+            try:
+                async with self._deps.database.transaction() as connection:
+                    await connection.execute(QUERIES["commit_durably"])
+                    await connection.execute(QUERIES["limit_lock_wait"])
+                    await lock_schema(connection)
+                    if not await connection.fetchval(QUERIES["retire_live"], self.name, live, new):
+                        raise BuildFailedError(problem=CHANGED_BY_OTHERS)
+                    await connection.execute(QUERIES["make_live"], self.name, new)
+                    await projector.tables.create_views(connection)
+            except asyncpg.LockNotAvailableError:
+                return False
+            self._live.live, projector.live = False, True
+            self._live = projector
+        return True
+
+    async def _drop_old(self) -> None:
+        """Drop the generations that were live too long ago; those that somebody is reading, another time."""
+        try:
+            rows = await self._deps.database.fetch(
+                QUERIES["list_surplus_generations"], self.name, self._deps.limits.retired_kept
+            )
+            for row in rows:
+                await self._drop(row["generation"])
+        except Exception as error:  # noqa: BLE001 - it is only room on the disk
+            raise_if_cancelled()
+            logger.warning("could not drop a generation", error=describe(error))
+
+    async def _drop(self, generation: int) -> None:
+        """Drop a generation and delete its entry, unless it is live."""
+        async with self._deps.database.transaction() as connection:
+            if await connection.fetchval(QUERIES["delete_generation"], self.name, generation):
+                await GenerationTables(self._projection, generation).drop(connection)
+                logger.info("dropped a generation", projection=self.name, generation=generation)
+
+    async def _discard(self, rebuild: Rebuild) -> None:
+        """Drop a rebuild; a generation that was live before is kept as it was."""
+        retired = await self._deps.database.fetchval(
+            QUERIES["return_to_retired"], self.name, rebuild.generation, None
+        )
+        if retired is None:
+            await self._drop(rebuild.generation)
+
+    async def _fail(self, generation: int, error: Exception) -> None:
+        """Record why a rebuild failed, and drop it; a generation that was live before is kept as it was."""
+        text = describe(error)
+        database = self._deps.database
+        if await database.fetchval(QUERIES["return_to_retired"], self.name, generation, text):
+            return
+        async with database.transaction() as connection:
+            if await connection.fetchval(QUERIES["mark_failed"], self.name, generation, text):
+                await GenerationTables(self._projection, generation).drop(connection)

@@ -1,0 +1,86 @@
+"""What a server and its builder processes say to each other: a line of JSON each.
+
+The server says `BuilderSettings`, then the `Job`, then one `Range` after the other. For each range a builder says
+`Reached` now and then, and at last one of `Done`, `TooMany` and `Failed`.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from eventstore.limits import Limits
+
+# Hashes of streams are of 32 bits, signed.
+LOWEST, HIGHEST = -(2**31), 2**31 - 1
+
+
+class BuilderSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every builder has to know: the database's URL, limits, and each provider's section of the settings."""
+
+    dsn: str
+    limits: Limits
+    providers: dict[str, msgspec.Raw]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation to build, of the events up to the position `target`; `streams`: about how many, 0 if unknown."""
+
+    projection: str
+    generation: int
+    target: int
+    streams: int = 0
+
+
+class Range(msgspec.Struct, frozen=True):
+    """The streams whose names hash to `low` ... `high`, both included."""
+
+    low: int = LOWEST
+    high: int = HIGHEST
+
+    @property
+    def share(self) -> float:
+        """Its part of all streams."""
+        return (self.high - self.low + 1) / (HIGHEST - LOWEST + 1)
+
+    def split(self, parts: int) -> "list[Range]":
+        """Cut it into about equal parts, at most so many."""
+        size = -(-(self.high - self.low + 1) // parts)
+        return [
+            Range(low, min(low + size - 1, self.high))
+            for low in range(self.low, self.high + 1, size)
+        ]
+
+
+class BuildCounts(msgspec.Struct, frozen=True):
+    """How many events of a range, or of the whole log, were folded and how many quarantined."""
+
+    folded: int
+    quarantined: int
+
+
+class Reached(msgspec.Struct, frozen=True, tag=True):
+    """The range is folded up to this position."""
+
+    position: int
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The range is built."""
+
+    counts: BuildCounts
+
+
+class TooMany(msgspec.Struct, frozen=True, tag=True):
+    """The range has too many streams to be held in memory: it is to be cut into so many parts."""
+
+    parts: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The builder cannot go on; `transient`: because of an outage of Postgres that ends by itself."""
+
+    error: str
+    transient: bool
+
+
+Report: TypeAlias = Reached | Done | TooMany | Failed
