@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,6 +29,7 @@ from eventstore.postgres.cluster import embedded_dsn
 from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.failures import describe, is_outage
 from providers import load_providers
+from runtime.arguments import whole_number
 from runtime.data_directory import data_directory
 from runtime.logging import configure_logging
 from runtime.settings import Settings
@@ -43,8 +44,6 @@ from runtime.wiring import (
     settings_from,
 )
 from web.auth import is_loopback
-
-T = TypeVar("T")
 
 logger = structlog.get_logger()
 
@@ -190,9 +189,11 @@ def _collect_seldom() -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    """Be the parent, until stopped."""
+    """Be the parent process until stopped."""
+    started = False
     try:
         async with running(settings) as loopledger:
+            started = True
             sys.stdout.write(banner(loopledger))
             sys.stdout.flush()
             try:
@@ -200,7 +201,9 @@ async def _serve(settings: Settings) -> None:
             finally:
                 logger.info("stopping")
     finally:
-        logger.info("stopped")
+        # What did not start has its error to tell, and nothing else.
+        if started:
+            logger.info("stopped")
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
@@ -280,16 +283,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--insecure", action="store_true", help="listen on an address that others can reach"
     )
     parser.add_argument(
-        "--workers", type=_at_least_one, metavar="N", help="how many processes take deliveries (1)"
+        "--workers",
+        type=whole_number(1),
+        metavar="N",
+        help="how many processes take deliveries (1)",
     )
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        message = "must be at least 1"
-        raise argparse.ArgumentTypeError(message)
-    return number
 
 
 def run(given: argparse.Namespace) -> int:

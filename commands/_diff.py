@@ -1,4 +1,4 @@
-"""How a rebuilt generation differs from the live one, for people who decide whether it shall be promoted."""
+"""How a rebuilt generation differs from the live one, for whoever decides whether to promote it."""
 
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -11,21 +11,21 @@ from rich.text import Text
 from commands._answers import Diff, Example, Rebuild, Standing, Totals
 from commands._screen import table, visible
 
-# Columns that hold cents: whole numbers, which nobody shall take for dollars (docs/api.md).
+# Columns in cents: whole numbers, which must not be taken for dollars (docs/api.md).
 MINOR_UNITS = frozenset({"balance"})
 
 ADDED, GONE, CHANGED = "green", "red", "yellow"
 
 
 def comparison(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
-    """All of a diff: counts, columns, totals, and examples."""
+    """A whole diff: counts, columns, totals and examples."""
     heading = (
         f"{rebuild.name}: generation {rebuild.generation} (new) against generation "
         f"{live.generation} (live), {_where(diff)}"
     )
     sections: list[RenderableType] = [_section(heading, _counts(live, rebuild, diff))]
     if diff.empty:
-        sections.append(Text("No difference.", ADDED))
+        sections.append(Text("No differences.", ADDED))
     if diff.columns:
         sections.append(_section("Columns that differ", _columns(diff.columns)))
     if diff.totals and diff.totals.items:
@@ -42,7 +42,7 @@ def comparison(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
 def _where(diff: Diff) -> str:
     if diff.live_position in {None, diff.position}:
         return f"both at position {diff.position:,}"
-    return f"at position {diff.position:,}; the live one stands still at {diff.live_position:,}"
+    return f"at position {diff.position:,}; the live one is stopped at {diff.live_position:,}"
 
 
 def _section(title: str, content: RenderableType) -> RenderableType:
@@ -50,9 +50,9 @@ def _section(title: str, content: RenderableType) -> RenderableType:
 
 
 def _counts(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
-    made = table(texts=("",), numbers=("before", "after", "added", "gone", "changed"))
+    result = table(texts=("",), numbers=("before", "after", "added", "gone", "changed"))
     rows, journal = diff.rows, diff.journal
-    made.add_row(
+    result.add_row(
         "rows",
         f"{rows.before:,}",
         f"{rows.after:,}",
@@ -61,7 +61,7 @@ def _counts(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
         _count(rows.changed, CHANGED),
     )
     if journal:
-        made.add_row(
+        result.add_row(
             journal.name,
             f"{journal.before:,}",
             f"{journal.after:,}",
@@ -70,29 +70,29 @@ def _counts(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
         )
     before, after = live.quarantined, rebuild.quarantined
     worse = GONE if after > before else ADDED if after < before else ""
-    made.add_row("quarantined events", f"{before:,}", Text(f"{after:,}", worse))
-    return made
+    result.add_row("quarantined events", f"{before:,}", Text(f"{after:,}", worse))
+    return result
 
 
 def _columns(columns: dict[str, int]) -> RenderableType:
-    made = table(texts=("column",), numbers=("rows",))
+    result = table(texts=("column",), numbers=("rows",))
     for name, count in sorted(columns.items(), key=lambda item: (-item[1], item[0])):
-        made.add_row(name, _count(count, CHANGED))
-    return made
+        result.add_row(name, _count(count, CHANGED))
+    return result
 
 
 def _totals(totals: Totals) -> RenderableType:
-    made = table(texts=tuple(totals.by), numbers=("before", "after", "change"))
+    result = table(texts=tuple(totals.by), numbers=("before", "after", "change"))
     minor = totals.amount in MINOR_UNITS
     for item in totals.items:
         change = money(item.get("change"), minor=minor, signed=True)
-        made.add_row(
+        result.add_row(
             *(_value(item.get(name)) for name in totals.by),
             money(item.get("before"), minor=minor),
             money(item.get("after"), minor=minor),
             Text(change, CHANGED if change.startswith(("+", "-")) else "dim"),
         )
-    return made
+    return result
 
 
 def _example(example: Example) -> RenderableType:
@@ -106,7 +106,7 @@ def _example(example: Example) -> RenderableType:
         line.append(_value(change.after), ADDED)
         separator = ", "
     if example.diverged_at is not None:
-        line.append(f" (from event {example.diverged_at} on)", "dim")
+        line.append(f" (since event {example.diverged_at})", "dim")
     return line
 
 

@@ -1,4 +1,4 @@
-"""How far a rebuild is: a bar on a terminal, else a line now and then."""
+"""The progress of a rebuild: a bar on a terminal, else a line every few seconds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from commands._answers import Rebuild
-from commands._follow import Pace
+from commands._rebuilds import Pace
 
-AWAY = "the server does not answer; waiting for it"
+AWAY = "the server does not respond; waiting for it"
 
 # Percent.
 ALL = 100
@@ -19,7 +19,7 @@ ALL = 100
 
 @contextmanager
 def shown(console: Console, pace: Pace) -> Iterator[Callable[[Rebuild | None], None]]:
-    """Gives a function to show a rebuild with; None: the server does not answer."""
+    """Gives a function that shows a rebuild; None means that the server does not respond."""
     if not console.is_terminal:
         yield _lines(console, pace)
         return
@@ -40,27 +40,27 @@ def shown(console: Console, pace: Pace) -> Iterator[Callable[[Rebuild | None], N
                     task,
                     description=f"generation {rebuild.generation} {rebuild.status}",
                     completed=0 if rebuild.target is None else rebuild.percent or 0,
-                    facts=facts_of(rebuild),
+                    facts=describe_progress(rebuild),
                 )
 
         yield show
 
 
-def facts_of(rebuild: Rebuild) -> str:
-    """How far, how fast, how long still: "60 %, 12,345 events/s, 0:00:30 left"."""
+def describe_progress(rebuild: Rebuild) -> str:
+    """How far, how fast and how long to go: "60 %, 12,345 events/s, 0:00:30 left"."""
     if rebuild.status == "catching-up":
-        return f"{rebuild.lag:,} events behind" if rebuild.lag else "level, being compared"
+        return f"{rebuild.lag:,} events behind" if rebuild.lag else "caught up, being compared"
     if rebuild.status != "building":
         return ""
     if rebuild.target is None:
-        return "waiting for the process that projects"
+        return "waiting for the projecting process"
     facts = [f"{rebuild.percent or 0:.0f} %"]
     if rebuild.events_per_second:
         facts.append(f"{rebuild.events_per_second:,.0f} events/s")
     if rebuild.seconds_left:
         facts.append(f"{timedelta(seconds=round(rebuild.seconds_left))} left")
     elif rebuild.percent == ALL:
-        facts.append("making its indexes")
+        facts.append("building indexes")
     return ", ".join(facts)
 
 
@@ -77,7 +77,7 @@ def _lines(console: Console, pace: Pace) -> Callable[[Rebuild | None], None]:
         elif rebuild.status == "ready":
             return  # What follows says so.
         else:
-            line = f"generation {rebuild.generation} {rebuild.status}: {facts_of(rebuild)}"
+            line = f"generation {rebuild.generation} {rebuild.status}: {describe_progress(rebuild)}"
         printed = now
         console.print(line, soft_wrap=True)
 

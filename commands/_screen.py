@@ -11,29 +11,29 @@ from rich.table import Table
 # Columns of a line that no terminal limits.
 WIDE = 200
 
-# What a terminal would act upon instead of showing it; line ends and tabs are harmless.
+# Characters that a terminal would act on instead of showing them; line ends and tabs are harmless.
 CONTROLS = {
     code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
 
 
 class Screen(NamedTuple):
-    """Where a command prints. `ask` asks a question and gives back the answer; None where nobody could answer."""
+    """Where a command prints. `ask` asks a question and returns the answer; None where nobody can answer."""
 
     out: Console
     err: Console
     ask: Callable[[str], str] | None = None
 
     def say(self, text: str) -> None:
-        """Print a text; a line that goes elsewhere than to a terminal stays one line."""
+        """Print a text; lines are wrapped on a terminal only."""
         self.out.print(visible(text), soft_wrap=not self.out.is_terminal)
 
-    def complain(self, text: str) -> None:
+    def error(self, text: str) -> None:
         """Print what went wrong, on standard error."""
         self.err.print(f"loopledger: {visible(text)}", soft_wrap=not self.err.is_terminal)
 
 
-def this_screen() -> Screen:
+def standard_screen() -> Screen:
     """The standard streams."""
     out = console(width=None if sys.stdout.isatty() else WIDE)
     somebody = sys.stdin.isatty() and sys.stdout.isatty()
@@ -42,17 +42,17 @@ def this_screen() -> Screen:
 
 
 def console(**options: Any) -> Console:  # noqa: ANN401 - rich's own
-    """A console that prints a text as it is: neither [these] nor :these: mean anything."""
+    """A console that prints a text as it is: without markup such as [these] or :these:."""
     return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 def visible(text: str) -> str:
-    """Show control characters instead of sending them: a delivery shall not steer anybody's terminal."""
+    """Show control characters instead of sending them: a delivery must not control anybody's terminal."""
     return text.replace("\r\n", "\n").translate(CONTROLS)
 
 
-def written_out(facts: Mapping[str, object], headers: list[list[str]], body: bytes) -> str:
-    """Write out all that is on record of a request."""
+def format_request(facts: Mapping[str, object], headers: list[list[str]], body: bytes) -> str:
+    """Format everything that is on record of a request."""
     lines = [f"{name}: {value}" for name, value in facts.items()]
     lines += ["headers:", *(f"  {name}: {value}" for name, value in headers)]
     return "\n".join([*lines, "", body.decode("utf-8", "backslashreplace")])
@@ -60,11 +60,11 @@ def written_out(facts: Mapping[str, object], headers: list[list[str]], body: byt
 
 def table(*, numbers: tuple[str, ...] = (), texts: tuple[str, ...] = (), last: str = "") -> Table:
     """A table without lines: columns of texts, then of numbers, then one that is wrapped."""
-    made = Table(box=None, pad_edge=False)
+    columns = Table(box=None, pad_edge=False)
     for heading in texts:
-        made.add_column(heading, no_wrap=True)
+        columns.add_column(heading, no_wrap=True)
     for heading in numbers:
-        made.add_column(heading, justify="right", no_wrap=True)
+        columns.add_column(heading, justify="right", no_wrap=True)
     if last:
-        made.add_column(last, overflow="fold")
-    return made
+        columns.add_column(last, overflow="fold")
+    return columns

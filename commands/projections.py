@@ -1,4 +1,4 @@
-"""The command `loopledger projections`: where each stands, what is wrong with it, and what to do then."""
+"""The command `loopledger projections`: the state of each, what is wrong with it, and what to do about it."""
 
 import argparse
 import asyncio
@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from commands._answers import Rebuild, Standing, Standings
-from commands._follow import PACE, Follower
-from commands._http import Server, add_url, reported, server_at
-from commands._progress import facts_of
-from commands._screen import Screen, table, this_screen, visible
+from commands._http import ApiClient, add_url, api_client, run_reporting, server_url_of
+from commands._progress import describe_progress
+from commands._rebuilds import PACE, RebuildClient
+from commands._screen import Screen, standard_screen, table, visible
 
-HELP = "where each projection stands, and what to do"
+HELP = "show the state of each projection, and what to do"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
-    """Ask the server; gives back the exit code: 0, 1 if it refused, 2 if it does not answer."""
-    return reported(screen or this_screen(), lambda: asyncio.run(_ask(given)))
+    """Run the command; returns the exit code: 0, 1 if the server refused, 2 if it did not respond."""
+    return run_reporting(screen or standard_screen(), lambda: asyncio.run(_run(given)))
 
 
-async def _ask(given: argparse.Namespace) -> RenderableType:
-    async with server_at(given.url) as server:
-        standings = (await server.get("/v1/projections", Standings)).items
-        rebuilds = await _rebuilds(server, standings)
+async def _run(given: argparse.Namespace) -> RenderableType:
+    async with api_client(server_url_of(given)) as client:
+        standings = (await client.get("/v1/projections", Standings)).items
+        rebuilds = await _rebuilds(client, standings)
     notes = [note for standing in standings for note in _notes(standing)]
     notes += [_under_way(rebuild) for rebuild in rebuilds]
     return Group(_listed(standings), *([""] if notes else []), *notes)
 
 
-async def _rebuilds(server: Server, standings: list[Standing]) -> list[Rebuild]:
-    found = [await Follower(server, standing.name, PACE).rebuild() for standing in standings]
+async def _rebuilds(client: ApiClient, standings: list[Standing]) -> list[Rebuild]:
+    found = [await RebuildClient(client, standing.name, PACE).rebuild() for standing in standings]
     return [rebuild for rebuild in found if rebuild is not None]
 
 
@@ -68,10 +68,14 @@ def _notes(standing: Standing) -> Iterator[Text]:
     if standing.error:
         yield Text(f"{standing.name} is held up: {visible(standing.error)}", "red")
     elif standing.stuck:
-        yield Text(f"{standing.name} is stuck: an event has waited for more than 30 s", "red")
+        yield Text(f"{standing.name} is stuck: an event has been waiting for more than 30 s", "red")
     if standing.stale or standing.advice:
-        advice = visible(standing.advice or "other code folded it than runs now")
+        advice = visible(standing.advice or "it was folded by other code than is running")
         yield Text(f"{standing.name} is stale: {advice}", "yellow")
+
+
+# What was requested of a rebuild, as a noun.
+_REQUESTED = {"promote": "promotion", "discard": "discarding"}
 
 
 def _under_way(rebuild: Rebuild) -> Text:
@@ -81,7 +85,9 @@ def _under_way(rebuild: Rebuild) -> Text:
         problem = visible(rebuild.error or "the server's log says why")
         return Text(f"{rebuild.name}: generation {rebuild.generation} failed: {problem}", "red")
     if rebuild.wanted:
-        return Text(f"{start}; to {rebuild.wanted} it was asked for", "cyan")
+        return Text(
+            f"{start}; its {_REQUESTED.get(rebuild.wanted, rebuild.wanted)} was requested", "cyan"
+        )
     if rebuild.status == "ready":
-        return Text(f"{start}; `{command}` shows its diff, and promotes it if you like", "cyan")
-    return Text(f"{start} ({facts_of(rebuild)}); `{command}` watches it", "cyan")
+        return Text(f"{start}; `{command}` shows its diff and can promote it", "cyan")
+    return Text(f"{start} ({describe_progress(rebuild)}); `{command}` watches it", "cyan")

@@ -11,12 +11,20 @@ from rich.padding import Padding
 from rich.text import Text
 
 from commands._answers import Quarantined, QuarantinePage, Standings
-from commands._http import Server, add_url, projection_name, reported, server_at
-from commands._screen import Screen, table, this_screen, visible, written_out
+from commands._http import (
+    ApiClient,
+    add_url,
+    api_client,
+    projection_name,
+    run_reporting,
+    server_url_of,
+)
+from commands._screen import Screen, format_request, standard_screen, table, visible
+from runtime.arguments import whole_number
 
-HELP = "the events that could not be folded, and why"
+HELP = "list or show the events that could not be folded"
 
-# The most that a page may have (docs/api.md).
+# The most items that a page may have (docs/api.md).
 PAGE = 1000
 
 # More columns than any terminal has.
@@ -26,42 +34,46 @@ ENDLESS = 10_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loopledger quarantine`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-    listed = actions.add_parser("list", help="what the live generations could not fold")
-    listed.add_argument("--projection", type=projection_name, help="of this projection only")
+    listed = actions.add_parser("list", help="list what the live generations could not fold")
+    listed.add_argument("--projection", type=projection_name, help="only of this projection")
     listed.add_argument(
-        "--limit", type=int, default=100, help="at most so many of each projection (100)"
+        "--limit",
+        type=whole_number(1),
+        default=100,
+        metavar="N",
+        help="at most this many of each projection (%(default)s)",
     )
-    shown = actions.add_parser("show", help="one of them: its error, its headers and its body")
+    shown = actions.add_parser("show", help="show one of them: its error, headers and body")
     shown.add_argument("projection", type=projection_name)
-    shown.add_argument("position", type=int)
+    shown.add_argument("position", type=whole_number(1))
     add_url(parser, listed, shown)
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
-    """Ask the server; gives back the exit code: 0, 1 if it refused, 2 if it does not answer."""
-    return reported(screen or this_screen(), lambda: asyncio.run(_ask(given)))
+    """Run the command; returns the exit code: 0, 1 if the server refused, 2 if it did not respond."""
+    return run_reporting(screen or standard_screen(), lambda: asyncio.run(_run(given)))
 
 
-async def _ask(given: argparse.Namespace) -> RenderableType:
+async def _run(given: argparse.Namespace) -> RenderableType:
     actions = {"list": _list, "show": _show}
-    async with server_at(given.url) as server:
-        return await actions[given.action](given, server)
+    async with api_client(server_url_of(given)) as client:
+        return await actions[given.action](given, client)
 
 
-async def _list(given: argparse.Namespace, server: Server) -> RenderableType:
-    names = [given.projection] if given.projection else await _projections(server)
+async def _list(given: argparse.Namespace, client: ApiClient) -> RenderableType:
+    names = [given.projection] if given.projection else await _projections(client)
     found: list[tuple[str, Quarantined]] = []
     notes = []
     for name in names:
-        items, more = await _quarantined(server, name, given.limit)
+        items, more = await _quarantined(client, name, given.limit)
         found += [(name, item) for item in items]
         if more:
-            notes.append(f"There are more in {name}: --limit {10 * given.limit}")
+            notes.append(f"There are more in {name}; use --limit {10 * given.limit}")
     return Group(_Listed(found), *notes) if found else "Nothing is in quarantine."
 
 
 class _Listed:
-    """A table of events; where it does not fit, three lines for each."""
+    """A table of events; where the terminal is too narrow for it, three lines for each."""
 
     def __init__(self, found: list[tuple[str, Quarantined]]) -> None:
         self._found = found
@@ -81,31 +93,31 @@ class _Listed:
             yield Padding(Text(visible(item.error), "red"), (0, 0, 0, 4), expand=False)
 
 
-async def _projections(server: Server) -> list[str]:
-    return [standing.name for standing in (await server.get("/v1/projections", Standings)).items]
+async def _projections(client: ApiClient) -> list[str]:
+    return [standing.name for standing in (await client.get("/v1/projections", Standings)).items]
 
 
 async def _quarantined(
-    server: Server, projection: str, limit: int
+    client: ApiClient, projection: str, limit: int
 ) -> tuple[list[Quarantined], bool]:
     items: list[Quarantined] = []
     cursor = ""
     while True:
         wanted = min(PAGE, limit - len(items))
         path = f"{_path(projection)}?limit={wanted}{cursor}"
-        page = await server.get(path, QuarantinePage)
+        page = await client.get(path, QuarantinePage)
         items += page.items
         if page.next is None or len(items) >= limit:
             return items, page.next is not None
         cursor = f"&cursor={quote(str(page.next), safe='')}"
 
 
-async def _show(given: argparse.Namespace, server: Server) -> RenderableType:
-    item = await server.get(f"{_path(given.projection)}/{given.position}", dict[str, Any])
-    event = await server.get(f"/v1/events/{given.position}", dict[str, Any])
-    body = await server.ask("GET", f"/v1/events/{given.position}/body")
+async def _show(given: argparse.Namespace, client: ApiClient) -> RenderableType:
+    item = await client.get(f"{_path(given.projection)}/{given.position}", dict[str, Any])
+    event = await client.get(f"/v1/events/{given.position}", dict[str, Any])
+    body = await client.request("GET", f"/v1/events/{given.position}/body")
     headers = event.pop("headers")
-    return written_out({"projection": given.projection, **item, **event}, headers, body)
+    return format_request({"projection": given.projection, **item, **event}, headers, body)
 
 
 def _path(projection: str) -> str:

@@ -1,4 +1,4 @@
-"""The command `loopledger rebuild`: fold a projection anew, see what would change, and decide."""
+"""The command `loopledger rebuild`: rebuild a projection, show what would change, and promote it or not."""
 
 import argparse
 import asyncio
@@ -8,22 +8,22 @@ from typing import NamedTuple, TypeVar
 
 from commands._answers import Diff, Rebuild, Standing
 from commands._diff import comparison
-from commands._follow import PACE, Follower, Pace, PromotedError
 from commands._http import (
-    DEFAULT_URL,
     DIFFERENT,
     DONE,
     INTERRUPTED,
     REFUSED,
     add_url,
+    api_client,
     projection_name,
-    reported,
-    server_at,
+    run_reporting,
+    server_url_of,
 )
 from commands._progress import shown
-from commands._screen import Screen, this_screen
+from commands._rebuilds import PACE, Pace, PromotedError, RebuildClient
+from commands._screen import Screen, standard_screen
 
-HELP = "fold a projection anew, see what would change, promote it"
+HELP = "rebuild a projection, show what would change, promote it"
 
 T = TypeVar("T")
 
@@ -31,30 +31,30 @@ PROMOTE, IF_UNCHANGED, DRY_RUN = "promote", "promote-if-unchanged", "dry-run"
 VERIFY, DISCARD, ROLLBACK = "from-scratch-verify", "discard", "rollback"
 
 CHOICES = {
-    PROMOTE: "promote the new generation, whatever its diff; the one that is ready, if one is",
-    IF_UNCHANGED: "promote it if no row and no entry of its journal differs; else exit 3",
+    PROMOTE: "promote the new generation whatever its diff (or the one that is ready already)",
+    IF_UNCHANGED: "promote it if no row and no journal entry differs; otherwise exit with 3",
     DRY_RUN: "show the diff, then discard the new generation",
-    VERIFY: "say whether the live state equals a fresh fold of the log, then discard that; else exit 3",
-    DISCARD: "begin none: discard the rebuild that is under way or ready",
-    ROLLBACK: "begin none: make the generation that was live before live again",
+    VERIFY: "check that the live state equals a fresh fold of the log, then discard that; exit with 3 if not",
+    DISCARD: "start nothing; discard the rebuild that is under way or ready",
+    ROLLBACK: "start nothing; make the previously live generation live again",
 }
 
 EPILOG = """\
-The server folds a new generation beside the live one, which answers meanwhile. If a
-rebuild is under way already, this command joins it. At a terminal it asks whether to
-promote; elsewhere, without an option, the new generation stays ready.
+The server builds a new generation beside the live one, which goes on serving reads.
+If a rebuild is under way already, this command joins it. On a terminal it asks whether
+to promote; otherwise, without an option, the new generation stays ready.
 
 exit codes:
     0  done
     1  the server refused, or the rebuild failed
-    2  no server answers
+    2  no server responds
     3  there are differences (--promote-if-unchanged, --from-scratch-verify)
-  130  interrupted; the rebuild goes on in the server
+  130  interrupted; the rebuild continues in the server
 """
 
 
 class _Ready(NamedTuple):
-    """A rebuild that is ready: `own` if this command began it."""
+    """A rebuild that is ready; `own` if this command started it."""
 
     live: Standing
     rebuild: Rebuild
@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loopledger rebuild`."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("projection", type=projection_name, help="as `loopledger projections` has")
+    parser.add_argument(
+        "projection", type=projection_name, help="its name in `loopledger projections`"
+    )
     choices = parser.add_mutually_exclusive_group()
     for choice, help_ in CHOICES.items():
         choices.add_argument(
@@ -76,33 +78,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None, pace: Pace = PACE) -> int:
-    """Run the command; gives back its exit code, one of those in EPILOG."""
-    command = _Command(given, screen or this_screen(), pace)
-    return reported(command.screen, command.run)
+    """Run the command; returns its exit code, one of those in EPILOG."""
+    command = _Command(given, screen or standard_screen(), pace)
+    return run_reporting(command.screen, command.run)
 
 
 class _Command:
-    """One run of the command: its parts, and what it says about them."""
+    """One run of the command: its steps, and what it prints about them."""
 
     def __init__(self, given: argparse.Namespace, screen: Screen, pace: Pace) -> None:
         self.screen = screen
         self._name: str = given.projection
         self._choice: str | None = given.choice
-        self._url: str = given.url
+        self._given = given
         self._pace = pace
 
     def run(self) -> int:
         if self._choice == DISCARD:
-            return self._discard_what_is_there()
+            return self._discard_existing()
         if self._choice == ROLLBACK:
             return self._roll_back()
-        # Says at once if there is no server, or no such projection.
-        live = self._do(lambda follower: follower.standing())
-        own = self._do(lambda follower: follower.begin())
-        doing = "begun" if own else "is under way already: joining it"
-        self.screen.say(f"Rebuild of {self._name} {doing}")
+        # Fails at once if there is no server, or no such projection.
+        live = self._do(lambda client: client.standing())
+        own = self._do(lambda client: client.start())
+        started = "started" if own else "is under way already; joining it"
+        self.screen.say(f"Rebuild of {self._name} {started}")
         try:
-            rebuild = self._do(lambda follower: follower.until_ready(live.generation), bar=True)
+            rebuild = self._do(lambda client: client.until_ready(live.generation), bar=True)
         except KeyboardInterrupt:
             return self._leave_running()
         except PromotedError as error:
@@ -112,28 +114,28 @@ class _Command:
             return DONE
         if rebuild.diff is None:
             raise AssertionError(rebuild)
-        live = self._do(lambda follower: follower.standing_at_last())
+        live = self._do(lambda client: client.standing_when_available())
         return self._conclude(_Ready(live, rebuild, rebuild.diff, own))
 
     def _conclude(self, ready: _Ready) -> int:
         generation = ready.rebuild.generation
-        self.screen.say(_in_words(ready.rebuild))
+        self.screen.say(_summary(ready.rebuild))
         if self._choice == VERIFY and ready.diff.empty:
             self.screen.say(
                 f"The live state of {self._name} equals a fresh fold of the log "
                 f"up to position {ready.diff.position:,}."
             )
-            return self._tidy_up(ready, DONE)
+            return self._discard_own(ready, DONE)
         self.screen.out.print(comparison(ready.live, ready.rebuild, ready.diff))
         if self._choice == VERIFY:
-            self.screen.say(f"The live state of {self._name} is not what a fresh fold gives.")
-            return self._tidy_up(ready, DIFFERENT)
+            self.screen.say(f"The live state of {self._name} differs from a fresh fold of the log.")
+            return self._discard_own(ready, DIFFERENT)
         if self._choice == DRY_RUN:
-            return self._tidy_up(ready, DONE)
+            return self._discard_own(ready, DONE)
         if self._choice == PROMOTE or (self._choice == IF_UNCHANGED and ready.diff.empty):
             return self._promote(ready)
         if self._choice == IF_UNCHANGED:
-            self.screen.say("There are differences: not promoted.")
+            self.screen.say("There are differences, so it is not promoted.")
             return self._leave_ready(generation, DIFFERENT)
         return self._ask(ready)
 
@@ -155,10 +157,10 @@ class _Command:
     def _promote(self, ready: _Ready) -> int:
         generation = ready.rebuild.generation
         try:
-            self._do(lambda follower: follower.promote(generation), f"promoting {generation}")
+            self._do(lambda client: client.promote(generation), f"promoting {generation}")
         except KeyboardInterrupt:
-            self.screen.complain(
-                "interrupted; the server may promote it all the same. See\n"
+            self.screen.error(
+                "interrupted; the server may still promote it. Check with\n"
                 f"  loopledger projections{self._other_url()}"
             )
             return INTERRUPTED
@@ -168,34 +170,34 @@ class _Command:
         )
         return DONE
 
-    def _tidy_up(self, ready: _Ready, code: int) -> int:
-        """Discard what this command began, and nothing else."""
+    def _discard_own(self, ready: _Ready, code: int) -> int:
+        """Discard what this command started, and nothing else."""
         generation = ready.rebuild.generation
         if not ready.own:
-            self.screen.say("Somebody else began this rebuild: it is not discarded.")
+            self.screen.say("This rebuild was started by somebody else, so it is not discarded.")
             return self._leave_ready(generation, code)
-        self._do(lambda follower: follower.discard(generation), f"discarding {generation}")
+        self._do(lambda client: client.discard(generation), f"discarding {generation}")
         self.screen.say(f"Generation {generation} is discarded.")
         return code
 
-    def _discard_what_is_there(self) -> int:
-        rebuild = self._do(lambda follower: follower.rebuild())
+    def _discard_existing(self) -> int:
+        rebuild = self._do(lambda client: client.rebuild())
         if rebuild is None:
-            # The server says better what there is not: a rebuild, or such a projection.
-            live = self._do(lambda follower: follower.standing())
-            self.screen.complain(f"there is no rebuild of {live.name}")
+            # Fails if there is no such projection, in the server's words.
+            live = self._do(lambda client: client.standing())
+            self.screen.error(f"there is no rebuild of {live.name}")
             return REFUSED
         generation = rebuild.generation
-        self._do(lambda follower: follower.discard(generation), f"discarding {generation}")
+        self._do(lambda client: client.discard(generation), f"discarding {generation}")
         self.screen.say(f"Generation {generation} of {self._name} is discarded.")
         return DONE
 
     def _roll_back(self) -> int:
-        before = self._do(lambda follower: follower.standing()).generation
-        live = self._do(lambda follower: follower.roll_back(before), bar=True)
+        before = self._do(lambda client: client.standing()).generation
+        live = self._do(lambda client: client.roll_back(before), bar=True)
         self.screen.say(
-            f"Generation {live.generation} of {self._name} is live again, "
-            f"generation {before} is retired."
+            f"Generation {live.generation} of {self._name} is live again "
+            f"and generation {before} is retired."
         )
         return DONE
 
@@ -208,8 +210,8 @@ class _Command:
         return code
 
     def _leave_running(self) -> int:
-        self.screen.complain(
-            "interrupted; the rebuild goes on in the server. To watch it, to discard it:\n"
+        self.screen.error(
+            "interrupted; the rebuild continues in the server. To watch it or to discard it:\n"
             f"  {self._line()}\n"
             f"  {self._line(DISCARD)}"
         )
@@ -220,24 +222,25 @@ class _Command:
         return f"loopledger rebuild {self._name}{option}{self._other_url()}"
 
     def _other_url(self) -> str:
-        return "" if self._url == DEFAULT_URL else f" --url {self._url}"
+        return f" --url {self._given.url}" if self._given.url else ""
 
     def _do(
-        self, ask: Callable[[Follower], Awaitable[T]], doing: str = "", *, bar: bool = False
+        self, ask: Callable[[RebuildClient], Awaitable[T]], doing: str = "", *, bar: bool = False
     ) -> T:
-        """Ask the server, and show that it is being asked."""
+        """Send requests to the server, and show that they are under way."""
+        url = server_url_of(self._given)
 
         async def do() -> T:
             spinner = self.screen.err.status(doing) if doing else nullcontext()
             with progress as show, spinner:
-                async with server_at(self._url) as server:
-                    return await ask(Follower(server, self._name, self._pace, show))
+                async with api_client(url) as client:
+                    return await ask(RebuildClient(client, self._name, self._pace, show))
 
         progress = shown(self.screen.err, self._pace) if bar else nullcontext(lambda _: None)
         return asyncio.run(do())
 
 
-def _in_words(rebuild: Rebuild) -> str:
+def _summary(rebuild: Rebuild) -> str:
     took = ""
     if rebuild.started_at and rebuild.ready_at:
         took = f" after {(rebuild.ready_at - rebuild.started_at).total_seconds():,.1f} s"

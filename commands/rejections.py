@@ -1,4 +1,4 @@
-"""The command `loopledger rejections`: what was refused, why, and another try."""
+"""The command `loopledger rejections`: the requests that were refused, why, and how to retry them."""
 
 import argparse
 import asyncio
@@ -8,29 +8,49 @@ from typing import Any
 import msgspec
 from rich.console import RenderableType
 
-from commands._http import Server, add_url, reported, server_at
-from commands._screen import Screen, table, this_screen, visible, written_out
+from commands._http import ApiClient, add_url, api_client, run_reporting, server_url_of
+from commands._screen import Screen, format_request, standard_screen, table, visible
+from eventstore.errors import LoopledgerError, PostgresError
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
+from eventstore.postgres.failures import is_outage
 from eventstore.rejections import Rejections
+from runtime.arguments import whole_number
+from runtime.data_directory import data_directory
 from runtime.wiring import settings_from
 from server import dsn_of
 from web.problems import NotFoundError
 
-HELP = "what was refused, why, and another try"
+HELP = "list, show or retry the requests that were refused"
+
+
+class NoPostgresError(LoopledgerError):
+    """No embedded Postgres runs at {directory}. Start the server; or, if it keeps its data elsewhere, set
+    LOOPLEDGER_DATA_DIR or DATABASE_URL as it has them.
+    """  # noqa: D205 - one message
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loopledger rejections`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-    listed = actions.add_parser("list", help="the newest refused requests")
-    listed.add_argument("--limit", type=int, default=20)
-    shown = actions.add_parser("show", help="one of them, with its headers and its body")
-    shown.add_argument("id", type=int)
-    retried = actions.add_parser("retry", help="verify one again and put it on record, marked")
-    retried.add_argument("id", type=int)
+    listed = actions.add_parser("list", help="list the newest refused requests")
+    listed.add_argument(
+        "--limit",
+        type=whole_number(1),
+        default=20,
+        metavar="N",
+        help="at most this many (%(default)s)",
+    )
+    shown = actions.add_parser("show", help="show one of them, with its headers and body")
+    shown.add_argument("id", type=whole_number(1))
+    retried = actions.add_parser(
+        "retry", help="verify one again, and append it to the log if it passes"
+    )
+    retried.add_argument("id", type=whole_number(1))
     retried.add_argument(
-        "--trust", action="store_true", help="vouch for it: its credentials are not on record"
+        "--trust",
+        action="store_true",
+        help="append it without verification: its credentials are not on record, so you vouch for it",
     )
     add_url(parser, listed, shown, retried)
 
@@ -38,15 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
     """Ask the server; gives back the exit code: 0, 1 if it refused, 2 if it does not answer.
 
-    To vouch for a rejection is done in the database itself.
+    Vouching for a rejection is done in the database itself. Raises SettingsError, NoPostgresError, PostgresError.
     """
     if given.action == "retry" and given.trust:
-        asyncio.run(vouch(given.id, dsn_of(settings_from(os.environ))))
-    return reported(screen or this_screen(), lambda: asyncio.run(_ask(given)))
+        settings = settings_from(os.environ)
+        try:
+            asyncio.run(vouch(given.id, dsn_of(settings)))
+        except PostgresError as error:
+            cause = error.__cause__
+            if settings.database_url is not None or cause is None or not is_outage(cause):
+                raise
+            raise NoPostgresError(directory=data_directory(settings.data_dir)) from None
+    return run_reporting(screen or standard_screen(), lambda: asyncio.run(_run(given)))
 
 
 async def vouch(id_: int, dsn: str) -> None:
-    """Vouch for a rejection: to be able to write to the database is what entitles to it. Raises PostgresError."""
+    """Vouch for a rejection: whoever can write to the database is entitled to. Raises PostgresError."""
     database = Database(dsn, pool_connections=1)
     await database.open()
     try:
@@ -56,14 +83,14 @@ async def vouch(id_: int, dsn: str) -> None:
         await database.close()
 
 
-async def _ask(given: argparse.Namespace) -> RenderableType:
+async def _run(given: argparse.Namespace) -> RenderableType:
     actions = {"list": _list, "show": _show, "retry": _retry}
-    async with server_at(given.url) as server:
-        return await actions[given.action](given, server)
+    async with api_client(server_url_of(given)) as client:
+        return await actions[given.action](given, client)
 
 
-async def _list(given: argparse.Namespace, server: Server) -> RenderableType:
-    page = await server.get(f"/v1/rejections?limit={given.limit}", dict[str, Any])
+async def _list(given: argparse.Namespace, client: ApiClient) -> RenderableType:
+    page = await client.get(f"/v1/rejections?limit={given.limit}", dict[str, Any])
     listed = table(texts=("id", "last seen", "times", "provider", "cause"), last="problem")
     for item in page["items"]:
         done = item["position"]
@@ -78,13 +105,13 @@ async def _list(given: argparse.Namespace, server: Server) -> RenderableType:
     return listed
 
 
-async def _show(given: argparse.Namespace, server: Server) -> RenderableType:
-    item = await server.get(f"/v1/rejections/{given.id}", dict[str, Any])
-    body = await server.ask("GET", item["body"])
+async def _show(given: argparse.Namespace, client: ApiClient) -> RenderableType:
+    item = await client.get(f"/v1/rejections/{given.id}", dict[str, Any])
+    body = await client.request("GET", item["body"])
     headers = item.pop("headers")
-    return written_out(item, headers, body)
+    return format_request(item, headers, body)
 
 
-async def _retry(given: argparse.Namespace, server: Server) -> RenderableType:
-    answer = msgspec.json.decode(await server.ask("POST", f"/v1/rejections/{given.id}/retry"))
+async def _retry(given: argparse.Namespace, client: ApiClient) -> RenderableType:
+    answer = msgspec.json.decode(await client.request("POST", f"/v1/rejections/{given.id}/retry"))
     return f"rejection {given.id} is on record at position {answer['position']}"

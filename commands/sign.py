@@ -6,8 +6,8 @@ import shlex
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from commands._http import DONE, add_url
-from commands._screen import Screen, this_screen
+from commands._http import DONE, add_url, server_url_of
+from commands._screen import Screen, standard_screen
 from providers import load_providers, settings_types
 from runtime.secrets import read_secret
 from runtime.wiring import settings_from
@@ -38,10 +38,12 @@ def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
     path, signed = sign(
         verification, read_secret, given.provider, body, datetime.now(UTC), f"msg_{uuid4().hex}"
     )
-    words = ["curl", "-i", given.url + path, "-H", "Content-Type: application/json"]
+    words = ["curl", "-i", server_url_of(given) + path, "-H", "Content-Type: application/json"]
     for name, value in {**example.headers, **signed}.items():
         words += ["-H", f"{name}: {value}"]
     data = f"@{given.body.name}" if given.body else body.decode()
     # One line, to be copied.
-    (screen or this_screen()).out.print(shlex.join([*words, "--data-binary", data]), soft_wrap=True)
+    (screen or standard_screen()).out.print(
+        shlex.join([*words, "--data-binary", data]), soft_wrap=True
+    )
     return DONE

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import math
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -16,34 +15,58 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from commands._http import add_url, server_url_of
+from runtime.arguments import positive_number, share, whole_number
 from simulation.client import Summary, send
 from simulation.deliveries import Rates, deliveries
 
-HELP = "send a believable stream of deliveries to a server"
+HELP = "send realistic simulated deliveries to a server"
 
 __all__ = ["add_arguments", "run"]
 
 EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 130
 CONNECT_SECONDS = 5.0
 BAR_SECONDS, LINE_SECONDS = 0.1, 2.0
-"""between two updates of the progress bar, and of the lines that stand for it elsewhere"""
+"""Between two updates of the progress bar, and of the lines printed where there is none."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `loopledger simulate` to a parser."""
     add = parser.add_argument
-    add("--url", type=_url, default="http://127.0.0.1:8080", help="the server (%(default)s)")
-    add("--deliveries", type=_count, default=20_000, metavar="N", help="how many (%(default)s)")
-    add("--seed", type=int, metavar="N", help="the same seed, the same bytes (default: random)")
-    add("--connections", type=_count, default=32, metavar="N", help="at once (%(default)s)")
-    add("--rate", type=_positive, metavar="R", help="per second (default: all the server takes)")
-    add("--duplicates", type=_share, default=0.02, metavar="S", help="share sent twice (0.02)")
+    add_url(parser)
+    add(
+        "--deliveries",
+        type=whole_number(1),
+        default=20_000,
+        metavar="N",
+        help="how many to send (%(default)s)",
+    )
+    add(
+        "--seed",
+        type=whole_number(0),
+        metavar="N",
+        help="the same seed sends the same bytes (default: random)",
+    )
+    add(
+        "--connections",
+        type=whole_number(1),
+        default=32,
+        metavar="N",
+        help="how many to use at once (%(default)s)",
+    )
+    add(
+        "--rate",
+        type=positive_number,
+        metavar="R",
+        help="deliveries per second (default: as many as the server takes)",
+    )
+    add("--duplicates", type=share, default=0.02, metavar="S", help="share sent twice (0.02)")
     add(
         "--late",
-        type=_share,
+        type=share,
         default=0.02,
         metavar="S",
-        help="share overtaken by a newer one (0.02)",
+        help="share that arrive after a newer one (0.02)",
     )
     add("--json", action="store_true", help="print only the summary, as one JSON object")
 
@@ -54,19 +77,21 @@ def run(args: argparse.Namespace) -> int:
     0: nothing was refused; 1: something was; 2: the server could not be reached; 130: interrupted.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_simulate(args))
+        return runner.run(_simulate(args, server_url_of(args)))
 
 
-async def _simulate(args: argparse.Namespace) -> int:
+async def _simulate(args: argparse.Namespace, url: str) -> int:
     out = Console(highlight=False, markup=False, soft_wrap=True)
     err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
-    if not await _reachable(args.url):
-        err.print(f"No server answers at {args.url}. Start one with `make run`, or name it: --url")
+    if not await _reachable(url):
+        err.print(
+            f"No server answers at {url}. Start one with `make run`, or give its address with --url."
+        )
         return EXIT_UNREACHABLE
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     (err if args.json else out).print(
-        f"Sending {args.deliveries:,} deliveries to {args.url} over {args.connections} connections;"
-        f" --seed {seed} repeats them",
+        f"Sending {args.deliveries:,} deliveries to {url} over {args.connections} connections;"
+        f" repeat them with --seed {seed}",
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -76,7 +101,7 @@ async def _simulate(args: argparse.Namespace) -> int:
     try:
         with _progress(err, args.deliveries) as show:
             summary = await send(
-                args.url,
+                url,
                 deliveries(seed, args.deliveries, Rates(duplicate=args.duplicates, late=args.late)),
                 connections=args.connections,
                 rate=args.rate,
@@ -89,7 +114,7 @@ async def _simulate(args: argparse.Namespace) -> int:
         out.file.write(_json(summary, seed) + "\n")
     else:
         out.print(_table(summary))
-        out.print(f"See what became of them: curl {args.url}/v1/projections")
+        out.print(f"See the result: curl {url}/v1/projections")
     if stop.is_set():
         return EXIT_INTERRUPTED
     return EXIT_REFUSED if summary.refused else 0
@@ -109,7 +134,7 @@ async def _reachable(url: str) -> bool:
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far the run is: a bar on a terminal, else a line now and then."""
+    """Show the progress of the run: a bar on a terminal, else a line every few seconds."""
     every = BAR_SECONDS if console.is_terminal else LINE_SECONDS
     started = shown = perf_counter()
     with Progress(
@@ -150,8 +175,8 @@ def _table(summary: Summary) -> Table:
         "refused": f"{sum(summary.refused.values()):,}",
         **{f"  {cause}": f"{count:,}" for cause, count in summary.refused.items()},
         "retried": f"{summary.retried:,}",
-        "duplicates among them": f"{summary.duplicates:,}",
-        "late among them": f"{summary.late:,}",
+        "of these, duplicates": f"{summary.duplicates:,}",
+        "of these, late": f"{summary.late:,}",
         "deliveries/s": f"{summary.deliveries_per_second:,.0f}",
         "p50 / p99 ms": f"{summary.p50_ms:.1f} / {summary.p99_ms:.1f}",
         "last position": f"{summary.last_position:,}",
@@ -168,43 +193,3 @@ def _json(summary: Summary, seed: int) -> str:
         "deliveries_per_second": summary.deliveries_per_second,
     }
     return msgspec.json.encode(facts).decode()
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        good = False
-    if not good:
-        message = f"not the address of a server, like http://127.0.0.1:8080: {text}"
-        raise argparse.ArgumentTypeError(message)
-    return text.rstrip("/")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        message = f"not a whole number from 1 on: {text}"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
-
-
-def _share(text: str) -> float:
-    if 0 <= (share := _number(text)) <= 1:
-        return share
-    message = f"not a share from 0 to 1: {text}"
-    raise argparse.ArgumentTypeError(message)
-
-
-def _positive(text: str) -> float:
-    if 0 < (number := _number(text)) < math.inf:
-        return number
-    message = f"not a number greater than 0: {text}"
-    raise argparse.ArgumentTypeError(message)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan  # in no range

@@ -139,6 +139,7 @@ def test_a_port_in_use_is_named_before_anything_is_started(data_dir: Path) -> No
         result = failed_start({"LOOPLEDGER_PORT": str(port), "LOOPLEDGER_DATA_DIR": str(data_dir)})
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
     assert not data_dir.exists()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ import pytest
 import commands
 from commands import projections, quarantine, rebuild
 from commands._diff import money
-from commands._follow import Pace
+from commands._http import NoDefaultUrlError, server_url_of
+from commands._rebuilds import Pace
 from commands._screen import Screen, console
 from tests.support import ROOT
 from tests.support.fake_loopledger import (
@@ -34,7 +36,7 @@ QUICK = Pace(poll=0.005, line=0.0, patience=5.0)
 UNHEARD = "http://127.0.0.1:9"
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     """What a command printed, and its exit code."""
 
     code: int
@@ -60,7 +62,7 @@ async def serve() -> AsyncIterator[Serve]:
         await fake.stop()
 
 
-async def said(
+async def run_command(
     module: ModuleType,
     url: str,
     *arguments: str,
@@ -68,7 +70,7 @@ async def said(
     ask: Callable[[str], str] | None = None,
     terminal: bool = False,
     width: int = 100,
-) -> Said:
+) -> Result:
     """Run a command in a thread, beside the server in this one."""
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
@@ -79,11 +81,11 @@ async def said(
     code = await asyncio.to_thread(module.run, *options)
     assert isinstance(out.file, io.StringIO)
     assert isinstance(err.file, io.StringIO)
-    return Said(code, out.file.getvalue(), err.file.getvalue())
+    return Result(code, out.file.getvalue(), err.file.getvalue())
 
 
-async def rebuilt(fake: FakeLoopledger, *options: str, **more: Any) -> Said:  # noqa: ANN401
-    return await said(rebuild, fake.url, "transactions", *options, **more)
+async def rebuilt(fake: FakeLoopledger, *options: str, **more: Any) -> Result:  # noqa: ANN401
+    return await run_command(rebuild, fake.url, "transactions", *options, **more)
 
 
 def never(question: str) -> str:
@@ -95,7 +97,7 @@ def never(question: str) -> str:
 
 async def test_the_projections_are_listed_with_what_is_wrong_and_what_to_do(serve: Serve) -> None:
     fake = await serve(FakeLoopledger([building(60)], under_way=True))
-    code, out, _ = await said(projections, fake.url)
+    code, out, _ = await run_command(projections, fake.url)
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
     assert lines[0] == [
@@ -115,7 +117,7 @@ async def test_the_projections_are_listed_with_what_is_wrong_and_what_to_do(serv
     ("answer", "expected"),
     [
         (ready(), "generation 2 is ready; `loopledger rebuild transactions` shows its diff"),
-        (ready(wanted="promote"), "generation 2 is ready; to promote it was asked for"),
+        (ready(wanted="promote"), "generation 2 is ready; its promotion was requested"),
         (building(10, status="failed", error="OSError: x"), "generation 2 failed: OSError: x"),
     ],
 )
@@ -123,7 +125,67 @@ async def test_a_rebuild_that_is_not_building_any_more_is_listed_as_what_it_is(
     serve: Serve, answer: dict[str, Any], expected: str
 ) -> None:
     fake = await serve(FakeLoopledger([answer], under_way=True))
-    assert expected in (await said(projections, fake.url)).out
+    assert expected in (await run_command(projections, fake.url)).out
+
+
+# The arguments of every command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("serve", "--workers", "abc"),
+            "--workers: must be a whole number of at least 1, not 'abc'",
+        ),
+        (("serve", "--workers", "0"), "--workers: must be a whole number of at least 1, not '0'"),
+        (("quarantine", "list", "--limit", "-3"), "--limit: must be a whole number of at least 1"),
+        (("rejections", "show", "x"), "id: must be a whole number of at least 1, not 'x'"),
+        (("simulate", "--rate", "x"), "--rate: must be a number greater than 0, not 'x'"),
+        (("simulate", "--late", "2"), "--late: must be a number from 0 to 1, not '2'"),
+        (("projections", "--url", "nonsense"), "--url: must be the address of a server, like http"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_what_it_must_be(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        commands.main(arguments)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"LOOPLEDGER_PORT": "9000"}, "http://127.0.0.1:9000"),
+        ({"LOOPLEDGER_HOST": "0.0.0.0"}, "http://127.0.0.1:8080"),  # noqa: S104
+        ({"LOOPLEDGER_HOST": "::", "LOOPLEDGER_PORT": "1"}, "http://[::1]:1"),
+    ],
+)
+def test_a_command_finds_the_server_where_the_settings_put_it(
+    environ: dict[str, str], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert server_url_of(argparse.Namespace(url=None)) == url
+
+
+def test_where_the_port_is_any_a_command_asks_for_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOPLEDGER_PORT", "0")
+    with pytest.raises(NoDefaultUrlError, match="--url"):
+        server_url_of(argparse.Namespace(url=None))
+    assert server_url_of(argparse.Namespace(url=UNHEARD)) == UNHEARD
+
+
+def test_without_a_server_vouching_says_where_no_postgres_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("LOOPLEDGER_DATA_DIR", str(tmp_path))
+    assert commands.main(["rejections", "retry", "1", "--trust"]) == 1
+    assert f"No embedded Postgres runs at {tmp_path}. Start the server" in capsys.readouterr().err
 
 
 # loopledger rebuild: watching
@@ -139,7 +201,7 @@ async def test_a_rebuild_is_watched_and_left_ready_where_nobody_can_be_asked(ser
         "generation 2 building: 60 %, 1,234 events/s, 0:01:15 left",
         "generation 2 catching-up: 12 events behind",
     ]
-    assert "Rebuild of transactions begun" in out
+    assert "Rebuild of transactions started" in out
     assert "ready after 4.2 s: 5,000 events folded, 210 ignored, 0 quarantined" in out
     assert f"loopledger rebuild transactions --promote --url {fake.url}" in out
     assert f"loopledger rebuild transactions --discard --url {fake.url}" in out
@@ -166,7 +228,7 @@ async def test_the_diff_is_shown_so_that_a_person_can_decide(serve: Serve) -> No
         "settled BRL 18,250.00 19,475.50 +1,225.50",
         "failed null 120.00 120.00 0.00",
         "Rows that differ (2 of 13)",
-        "fitbank/66/transaction/TRA1: kind withdrawal -> deposit (from event 17 on)",
+        "fitbank/66/transaction/TRA1: kind withdrawal -> deposit (since event 17)",
         r'loopz/m-1/transaction/t-9: reference null -> po\x1b[2J-77, tip "" -> 2',
     ):
         assert expected in lines
@@ -195,23 +257,23 @@ async def test_totals_of_balances_say_that_they_are_cents(serve: Serve) -> None:
 async def test_a_live_generation_that_stands_still_is_said_to(serve: Serve) -> None:
     fake = await serve(FakeLoopledger([ready(SAME | {"live_position": 5000})]))
     _, out, _ = await rebuilt(fake)
-    assert "at position 5,210; the live one stands still at 5,000" in " ".join(out.split())
-    assert "No difference." in out
+    assert "at position 5,210; the live one is stopped at 5,000" in " ".join(out.split())
+    assert "No differences." in out
 
 
 async def test_one_that_is_under_way_is_joined(serve: Serve) -> None:
     fake = await serve(FakeLoopledger(under_way=True))
     code, out, _ = await rebuilt(fake)
     assert code == 0
-    assert "Rebuild of transactions is under way already: joining it" in out
+    assert "Rebuild of transactions is under way already; joining it" in out
 
 
 async def test_a_bar_is_drawn_on_a_terminal(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
-    said = await rebuilt(fake, terminal=True, pace=QUICK._replace(poll=0.15))
-    assert "generation 2 building" in said.err
-    assert "60 %, 1,234 events/s, 0:01:15 left" in said.err
-    assert "generation 2 catching-up" in said.err
+    result = await rebuilt(fake, terminal=True, pace=QUICK._replace(poll=0.15))
+    assert "generation 2 building" in result.err
+    assert "60 %, 1,234 events/s, 0:01:15 left" in result.err
+    assert "generation 2 catching-up" in result.err
 
 
 async def test_a_server_that_is_started_again_does_not_end_the_watching(serve: Serve) -> None:
@@ -224,7 +286,7 @@ async def test_a_server_that_is_started_again_does_not_end_the_watching(serve: S
     await fake.start()
     code, out, err = await watching
     assert code == 0
-    assert "the server does not answer; waiting for it" in err
+    assert "the server does not respond; waiting for it" in err
     assert "Generation 2 of transactions is live" in out
 
 
@@ -250,8 +312,13 @@ async def test_a_rebuild_that_failed_says_why(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("options", "end", "code", "expected"),
     [
-        ((), "discard", 1, "The rebuild of transactions is no more: it was discarded"),
-        ((), "promote", 0, "Generation 2 of transactions is live: it was promoted meanwhile."),
+        ((), "discard", 1, "The rebuild of transactions is gone: it was discarded"),
+        (
+            (),
+            "promote",
+            0,
+            "Generation 2 of transactions is live: it was promoted in the meantime.",
+        ),
         (("--promote",), "promote", 0, "Generation 2 of transactions is live"),
         (("--dry-run",), "promote", 1, "Generation 2 of transactions is live"),
     ],
@@ -263,9 +330,9 @@ async def test_a_rebuild_that_somebody_else_ends_is_told(
     watching = asyncio.create_task(rebuilt(fake, *options))
     await fake.looked_at(3)
     getattr(fake, end)()
-    said = await watching
-    assert said.code == code
-    assert expected in said.out + said.err
+    result = await watching
+    assert result.code == code
+    assert expected in result.out + result.err
     assert fake.posts == ["rebuild"]
 
 
@@ -290,7 +357,7 @@ async def test_one_that_the_server_begins_again_under_another_number_is_followed
 async def test_one_that_nobody_works_at_yet_says_so_instead_of_a_percentage(serve: Serve) -> None:
     fake = await serve(FakeLoopledger([building(100, target=None), *built()]))
     _, _, err = await rebuilt(fake)
-    assert err.startswith("generation 2 building: waiting for the process that projects\n")
+    assert err.startswith("generation 2 building: waiting for the projecting process\n")
 
 
 async def test_what_takes_its_time_at_the_end_is_named(serve: Serve) -> None:
@@ -299,8 +366,8 @@ async def test_what_takes_its_time_at_the_end_is_named(serve: Serve) -> None:
     fake = await serve(FakeLoopledger([indexing, comparing, ready()]))
     _, _, err = await rebuilt(fake)
     assert err.splitlines() == [
-        "generation 2 building: 100 %, 1,234 events/s, making its indexes",
-        "generation 2 catching-up: level, being compared",
+        "generation 2 building: 100 %, 1,234 events/s, building indexes",
+        "generation 2 catching-up: caught up, being compared",
     ]
 
 
@@ -308,7 +375,7 @@ async def test_a_projection_that_does_not_exist_is_refused_in_the_servers_words(
     serve: Serve,
 ) -> None:
     fake = await serve(FakeLoopledger())
-    code, _, err = await said(rebuild, fake.url, "gift-certificates")
+    code, _, err = await run_command(rebuild, fake.url, "gift-certificates")
     assert code == 1
     assert err == "loopledger: There is no projection gift_certificates.\n"
 
@@ -351,19 +418,19 @@ async def test_who_does_not_answer_leaves_it_ready(
     def ask(_: str) -> str:
         raise how
 
-    said = await rebuilt(fake, ask=ask)
-    assert said.code == code
-    assert "stays ready and follows the log" in said.out
+    result = await rebuilt(fake, ask=ask)
+    assert result.code == code
+    assert "stays ready and follows the log" in result.out
     assert fake.posts == ["rebuild"]
 
 
 CASES: list[tuple[str, dict[str, Any], int, list[str], str]] = [
     ("--promote", DIFFERENT, 0, ["promote"], "Generation 2 of transactions is live."),
     ("--promote-if-unchanged", SAME, 0, ["promote"], "Generation 2 of transactions is live."),
-    ("--promote-if-unchanged", DIFFERENT, 3, [], "There are differences: not promoted."),
+    ("--promote-if-unchanged", DIFFERENT, 3, [], "There are differences, so it is not promoted."),
     ("--dry-run", DIFFERENT, 0, ["discard"], "Generation 2 is discarded."),
     ("--from-scratch-verify", SAME, 0, ["discard"], "equals a fresh fold of the log up to"),
-    ("--from-scratch-verify", DIFFERENT, 3, ["discard"], "is not what a fresh fold gives"),
+    ("--from-scratch-verify", DIFFERENT, 3, ["discard"], "differs from a fresh fold of the log"),
 ]
 
 
@@ -380,12 +447,12 @@ async def test_an_option_decides_without_asking(  # noqa: PLR0913 - a table of w
     slowly: int,
 ) -> None:
     fake = await serve(FakeLoopledger(built(diff), slowly=slowly))
-    said = await rebuilt(fake, option, ask=never)
-    assert said.code == code
+    result = await rebuilt(fake, option, ask=never)
+    assert result.code == code
     assert fake.posts == ["rebuild", *posts]
-    assert expected in said.out
+    assert expected in result.out
     assert fake.live == (2 if "promote" in posts else 1)
-    assert ("kind" in said.out) == bool(diff["columns"])
+    assert ("kind" in result.out) == bool(diff["columns"])
 
 
 @pytest.mark.parametrize(
@@ -420,7 +487,7 @@ async def test_what_somebody_else_began_is_not_discarded(serve: Serve, option: s
     code, out, _ = await rebuilt(fake, option)
     assert code == 0
     assert fake.posts == ["rebuild"]
-    assert "Somebody else began this rebuild: it is not discarded." in out
+    assert "This rebuild was started by somebody else, so it is not discarded." in out
 
 
 async def test_one_that_is_ready_is_promoted(serve: Serve) -> None:
@@ -462,7 +529,7 @@ async def test_there_may_be_nothing_to_discard(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
     code, _, err = await rebuilt(fake, "--discard")
     assert (code, err) == (1, "loopledger: there is no rebuild of transactions\n")
-    code, _, err = await said(rebuild, fake.url, "cards", "--discard")
+    code, _, err = await run_command(rebuild, fake.url, "cards", "--discard")
     assert (code, err) == (1, "loopledger: There is no projection cards.\n")
 
 
@@ -471,7 +538,7 @@ async def test_a_promotion_is_taken_back(serve: Serve) -> None:
     await rebuilt(fake, "--promote")
     code, out, _ = await rebuilt(fake, "--rollback")
     assert (code, fake.live) == (0, 1)
-    assert out == "Generation 1 of transactions is live again, generation 2 is retired.\n"
+    assert out == "Generation 1 of transactions is live again and generation 2 is retired.\n"
 
 
 async def test_a_rollback_that_takes_longer_is_followed(serve: Serve) -> None:
@@ -506,12 +573,12 @@ async def test_a_rollback_is_never_sent_twice_for_the_second_would_undo_the_firs
     fake.deaf_to, fake.heeds = "rollback", False
     code, _, err = await rebuilt(fake, "--rollback", pace=QUICK._replace(patience=0.05))
     assert (code, fake.live, fake.posts) == (1, 1, ["rollback", "rollback"])
-    assert "See `loopledger projections` before you ask again." in err
+    assert "Check `loopledger projections` before you try again." in err
 
 
 @pytest.mark.parametrize("options", [(), ("--promote",), ("--discard",), ("--rollback",)])
 async def test_where_no_server_answers_the_exit_code_is_2(options: tuple[str, ...]) -> None:
-    code, _, err = await said(rebuild, UNHEARD, "transactions", *options)
+    code, _, err = await run_command(rebuild, UNHEARD, "transactions", *options)
     assert code == 2
     assert f"No server answers at {UNHEARD}" in err
 
@@ -520,7 +587,7 @@ async def test_another_server_is_told_apart(serve: Serve) -> None:
     fake = await serve(FakeLoopledger([{"hello": "world"}], under_way=True))
     code, _, err = await rebuilt(fake)
     assert code == 1
-    assert "is not answered as Loopledger answers" in err
+    assert "is not what Loopledger sends" in err
     assert "missing required field" in err
 
 
@@ -529,7 +596,7 @@ async def test_another_server_is_told_apart(serve: Serve) -> None:
 
 async def test_what_is_in_quarantine_is_listed_over_all_projections(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
-    code, out, _ = await said(quarantine, fake.url, "list")
+    code, out, _ = await run_command(quarantine, fake.url, "list")
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("trans")] == [
         f"transactions {position}: fitbank/66/transaction/TRA1" for position in (30, 17, 5)
@@ -539,7 +606,7 @@ async def test_what_is_in_quarantine_is_listed_over_all_projections(serve: Serve
 
 async def test_where_there_is_room_each_event_in_quarantine_is_one_line(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
-    _, out, _ = await said(quarantine, fake.url, "list", width=200)
+    _, out, _ = await run_command(quarantine, fake.url, "list", width=200)
     heading, *lines = out.splitlines()
     assert heading.split() == ["projection", "position", "topic", "stream", "error"]
     assert [line.split()[1] for line in lines] == ["30", "17", "5"]
@@ -548,8 +615,8 @@ async def test_where_there_is_room_each_event_in_quarantine_is_one_line(serve: S
 async def test_a_limit_of_the_list_says_that_there_is_more(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
     arguments = ("list", "--projection", "transactions", "--limit")
-    assert "There are more" in (await said(quarantine, fake.url, *arguments, "2")).out
-    assert "There are more" not in (await said(quarantine, fake.url, *arguments, "3")).out
+    assert "There are more" in (await run_command(quarantine, fake.url, *arguments, "2")).out
+    assert "There are more" not in (await run_command(quarantine, fake.url, *arguments, "3")).out
 
 
 async def test_the_pages_of_a_long_list_are_put_together(
@@ -557,7 +624,7 @@ async def test_the_pages_of_a_long_list_are_put_together(
 ) -> None:
     monkeypatch.setattr(quarantine, "PAGE", 1)
     fake = await serve(FakeLoopledger())
-    code, out, _ = await said(quarantine, fake.url, "list", "--limit", "2")
+    code, out, _ = await run_command(quarantine, fake.url, "list", "--limit", "2")
     assert code == 0
     assert "30" in out
     assert "17" in out
@@ -565,7 +632,7 @@ async def test_the_pages_of_a_long_list_are_put_together(
 
 async def test_an_empty_quarantine_is_said_to_be_empty(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
-    _, out, _ = await said(quarantine, fake.url, "list", "--projection", "gift-cards")
+    _, out, _ = await run_command(quarantine, fake.url, "list", "--projection", "gift-cards")
     assert out == "Nothing is in quarantine.\n"
 
 
@@ -573,7 +640,7 @@ async def test_one_in_quarantine_is_shown_with_its_event_but_does_not_steer_the_
     serve: Serve,
 ) -> None:
     fake = await serve(FakeLoopledger())
-    code, out, _ = await said(quarantine, fake.url, "show", "transactions", "17")
+    code, out, _ = await run_command(quarantine, fake.url, "show", "transactions", "17")
     assert code == 0
     assert "projection: transactions\nposition: 17\n" in out
     assert "error: ValidationError: Expected `decimal`" in out
@@ -612,7 +679,7 @@ async def test_control_c_leaves_the_rebuild_running_and_says_so(serve: Serve) ->
     err = (await process.communicate())[1].decode()
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "interrupted; the rebuild goes on in the server" in err
+    assert "interrupted; the rebuild continues in the server" in err
     assert f"loopledger rebuild transactions --discard --url {fake.url}" in err
     assert fake.posts == ["rebuild"]
 

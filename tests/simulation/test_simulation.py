@@ -373,7 +373,8 @@ def arguments(*given: str) -> argparse.Namespace:
 
 async def simulated(*given: str) -> int:
     """Run the command in the loop of the test, where the test's server runs too."""
-    return await simulate._simulate(arguments(*given))
+    args = arguments(*given)
+    return await simulate._simulate(args, args.url)
 
 
 async def test_the_command_exits_with_0_and_a_summary(capsys: pytest.CaptureFixture[str]) -> None:

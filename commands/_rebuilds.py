@@ -1,4 +1,4 @@
-"""Following a rebuild in a server until something is so, also while that server is started again."""
+"""Starting, following and ending a rebuild in a server, also across a restart of that server."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,13 +8,13 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from commands._answers import Rebuild, Standing
-from commands._http import AnsweredError, NoServerError, Server
+from commands._http import ApiClient, ErrorResponseError, NoServerError
 from eventstore.errors import LoopledgerError
 
 T = TypeVar("T")
 
-# A server that is starting, or a proxy before one, says so.
-NOT_NOW = frozenset(
+# A server that is starting, or a proxy before it, responds with these for a while.
+TEMPORARY_STATUSES = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.BAD_GATEWAY,
@@ -25,7 +25,7 @@ NOT_NOW = frozenset(
 
 
 class Pace(NamedTuple):
-    """How often to ask, how often to print a line where there is no bar, how long a server may be away; in seconds."""
+    """Seconds between two requests, between two lines where there is no bar, and for which a server may be away."""
 
     poll: float = 0.25
     line: float = 2.0
@@ -40,106 +40,104 @@ class FailedError(LoopledgerError):
 
 
 class DiscardedError(LoopledgerError):
-    """The rebuild of {projection} is no more: it was discarded, or begun again under another number."""
+    """The rebuild of {projection} is gone: it was discarded, or restarted as another generation."""
 
 
 class PromotedError(LoopledgerError):
-    """Generation {generation} of {projection} is live: it was promoted meanwhile."""
+    """Generation {generation} of {projection} is live: it was promoted in the meantime."""
 
 
 class NotRolledBackError(LoopledgerError):
-    """{projection} could not be rolled back, generation {generation} is still live: {problem}."""
+    """{projection} could not be rolled back; generation {generation} is still live: {problem}."""
 
 
-class UncomparedError(LoopledgerError):
-    """Generation {generation} of {projection} is ready, but the server gives no diff of it."""
+class NoDiffError(LoopledgerError):
+    """Generation {generation} of {projection} is ready, but the server has no diff of it."""
 
 
 class UnknownOutcomeError(LoopledgerError):
-    """The server went away while it was asked to {action} {projection}, and nothing has changed in {seconds:g} s.
-    See `loopledger projections` before you ask again.
+    """The connection to the server was lost during the request to {action} {projection}, and nothing has changed in
+    {seconds:g} s. Check `loopledger projections` before you try again.
     """  # noqa: D205 - one message
 
 
-class Follower:
-    """Asks one server about one projection. `on_look` is shown each answer; None: the server did not answer."""
+class RebuildClient:
+    """Rebuilds of one projection in one server. `on_poll` gets each response, or None if the server did not respond."""
 
     def __init__(
         self,
-        server: Server,
+        client: ApiClient,
         projection: str,
         pace: Pace,
-        on_look: Callable[[Rebuild | None], None] = lambda _: None,
+        on_poll: Callable[[Rebuild | None], None] = lambda _: None,
     ) -> None:
-        self._server = server
+        self._api = client
         self._projection = projection
         self._path = f"/v1/projections/{quote(projection, safe='')}"
         self._pace = pace
-        self._on_look = on_look
+        self._on_poll = on_poll
 
     async def standing(self) -> Standing:
-        """Where the projection stands."""
-        return await self._server.get(self._path, Standing)
+        """The state of the projection."""
+        return await self._api.get(self._path, Standing)
 
-    async def standing_at_last(self) -> Standing:
-        """The same, once the server answers."""
-        return await self._patiently(self.standing)
+    async def standing_when_available(self) -> Standing:
+        """The same, waiting for the server if it is away."""
+        return await self._retry_while_away(self.standing)
 
     async def rebuild(self) -> Rebuild | None:
         """Its rebuild, if there is one."""
-        return await self._server.find(f"{self._path}/rebuild", Rebuild)
+        return await self._api.find(f"{self._path}/rebuild", Rebuild)
 
-    async def begin(self) -> bool:
-        """Begin a rebuild; False if one is under way already."""
+    async def start(self) -> bool:
+        """Start a rebuild; False if one is under way already."""
         try:
-            await self._server.ask("POST", f"{self._path}/rebuild")
-        except AnsweredError as error:
+            await self._api.request("POST", f"{self._path}/rebuild")
+        except ErrorResponseError as error:
             if error.facts["slug"] != "rebuilding":
                 raise
             return False
         return True
 
     async def until_ready(self, live: int) -> Rebuild:
-        """Wait until the rebuild is ready; `live` is the generation that was live when it was begun.
+        """Wait until the rebuild is ready; `live` is the generation that was live when it was started.
 
-        A server that is started again may begin it again, under another number. Raises FailedError, UncomparedError,
+        A server that is restarted may restart it as another generation. Raises FailedError, NoDiffError,
         DiscardedError, PromotedError.
         """
         while True:
-            rebuild = await self._patiently(self.rebuild)
+            rebuild = await self._retry_while_away(self.rebuild)
             if rebuild is None:
-                raise await self._gone(live)
-            self._heed_failure(rebuild)
-            self._on_look(rebuild)
-            # One that is to be promoted anyway will be live in a moment.
+                raise await self._why_gone(live)
+            self._raise_if_failed(rebuild)
+            self._on_poll(rebuild)
+            # A rebuild whose promotion was requested will be live in a moment.
             if rebuild.status == "ready" and rebuild.wanted is None:
                 if rebuild.diff is None:
-                    raise UncomparedError(
-                        generation=rebuild.generation, projection=self._projection
-                    )
+                    raise NoDiffError(generation=rebuild.generation, projection=self._projection)
                 return rebuild
             await asyncio.sleep(self._pace.poll)
 
     async def promote(self, generation: int) -> None:
-        """Make a generation live. Raises AnsweredError, FailedError, DiscardedError.
+        """Make a generation live. Raises ErrorResponseError, FailedError, DiscardedError.
 
-        Sent again if the server went away over it: it can be promoted once only.
+        Sent again if the connection is lost meanwhile: a generation can be promoted only once.
         """
 
         async def done() -> bool:
-            # In this order: what is no rebuild any more is live by now, or was discarded.
+            # In this order: what is no longer a rebuild is live by now, or was discarded.
             rebuild = await self.rebuild()
             if (await self.standing()).generation == generation:
                 return True
             if rebuild is None or rebuild.generation != generation:
                 raise DiscardedError(projection=self._projection)
-            self._heed_failure(rebuild)
+            self._raise_if_failed(rebuild)
             return False
 
-        await self._ask_until("promote", done)
+        await self._request_until("promote", done)
 
     async def discard(self, generation: int) -> None:
-        """Forget a rebuild. Raises AnsweredError, PromotedError; DiscardedError if there is another in its place."""
+        """Discard a rebuild. Raises ErrorResponseError, PromotedError; DiscardedError if another took its place."""
 
         async def done() -> bool:
             rebuild = await self.rebuild()
@@ -151,30 +149,30 @@ class Follower:
                 raise DiscardedError(projection=self._projection)
             return False
 
-        await self._ask_until("discard", done)
+        await self._request_until("discard", done)
 
     async def roll_back(self, live: int) -> Standing:
         """Make the generation that was live before `live` live again.
 
-        Never sent twice if its outcome is unknown: the second would undo the first. Raises AnsweredError,
+        Never sent again if its outcome is unknown: the second would undo the first. Raises ErrorResponseError,
         NotRolledBackError, UnknownOutcomeError.
         """
-        heard = True
+        accepted = True
         try:
-            await self._server.ask("POST", f"{self._path}/rollback")
+            await self._api.request("POST", f"{self._path}/rollback")
         except NoServerError:
-            heard = False
+            accepted = False
         since = perf_counter()
         while True:
             # While it catches up it is a rebuild like any other.
-            rebuild = await self._patiently(self.rebuild)
-            standing = await self.standing_at_last()
+            rebuild = await self._retry_while_away(self.rebuild)
+            standing = await self.standing_when_available()
             if standing.generation != live:
                 return standing
             if rebuild is not None:
-                heard = True
-                self._on_look(rebuild)
-            elif heard:
+                accepted = True
+                self._on_poll(rebuild)
+            elif accepted:
                 raise self._not_rolled_back(standing)
             elif perf_counter() - since > self._pace.patience:
                 raise UnknownOutcomeError(
@@ -182,40 +180,40 @@ class Follower:
                 )
             await asyncio.sleep(self._pace.poll)
 
-    async def _ask_until(self, action: str, done: Callable[[], Awaitable[bool]]) -> None:
-        asked = False
+    async def _request_until(self, action: str, done: Callable[[], Awaitable[bool]]) -> None:
+        requested = False
         since = perf_counter()
-        while not await self._patiently(done):
-            if asked:
+        while not await self._retry_while_away(done):
+            if requested:
                 await asyncio.sleep(self._pace.poll)
                 continue
             try:
-                await self._server.ask("POST", f"{self._path}/{action}")
-                asked = True
-            except (NoServerError, AnsweredError) as error:
-                if not _may_pass(error) or perf_counter() - since > self._pace.patience:
-                    # It may have been done by somebody else, or by ourselves before the server went away.
-                    if await self._patiently(done):
+                await self._api.request("POST", f"{self._path}/{action}")
+                requested = True
+            except (NoServerError, ErrorResponseError) as error:
+                if not _is_temporary(error) or perf_counter() - since > self._pace.patience:
+                    # Somebody else may have done it, or this request before the connection was lost.
+                    if await self._retry_while_away(done):
                         return
                     raise
                 await asyncio.sleep(self._pace.poll)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer, or for as long as a server may be away."""
+    async def _retry_while_away(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a request until there is a response, or for as long as a server may be away."""
         away_since: float | None = None
         while True:
             try:
                 return await ask()
-            except (NoServerError, AnsweredError) as error:
-                if not _may_pass(error):
+            except (NoServerError, ErrorResponseError) as error:
+                if not _is_temporary(error):
                     raise
                 away_since = away_since or perf_counter()
                 if perf_counter() - away_since > self._pace.patience:
                     raise
-            self._on_look(None)
+            self._on_poll(None)
             await asyncio.sleep(self._pace.poll)
 
-    def _heed_failure(self, rebuild: Rebuild) -> None:
+    def _raise_if_failed(self, rebuild: Rebuild) -> None:
         if rebuild.status == "failed":
             raise FailedError(
                 generation=rebuild.generation,
@@ -223,8 +221,8 @@ class Follower:
                 problem=rebuild.error or "the server's log says why",
             )
 
-    async def _gone(self, live: int) -> LoopledgerError:
-        now = (await self.standing_at_last()).generation
+    async def _why_gone(self, live: int) -> LoopledgerError:
+        now = (await self.standing_when_available()).generation
         if now == live:
             return DiscardedError(projection=self._projection)
         return PromotedError(generation=now, projection=self._projection)
@@ -238,5 +236,5 @@ class Follower:
         )
 
 
-def _may_pass(error: NoServerError | AnsweredError) -> bool:
-    return isinstance(error, NoServerError) or error.facts["status"] in NOT_NOW
+def _is_temporary(error: NoServerError | ErrorResponseError) -> bool:
+    return isinstance(error, NoServerError) or error.facts["status"] in TEMPORARY_STATUSES
