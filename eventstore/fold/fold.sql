@@ -170,9 +170,9 @@ DROP TABLE IF EXISTS {table}
 SELECT stream, {names} FROM {table} WHERE stream = ANY($1::text[])
 
 -- write_batch --
--- Write what one slice of the log changed in a generation, in one statement and so in one transaction: if the checkpoint
--- is still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9; `position` is
--- the event that changed each last) and the journal ($10). Rows come as JSON, each an array.
+-- Write what one slice of the log changed in a generation, in one statement and so in one transaction: if the
+-- checkpoint is still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9;
+-- `position` is the event that changed each last) and the journal ($10). Rows come as JSON, each an array.
 WITH moved AS (
     UPDATE projections
     SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7,

@@ -58,7 +58,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     it merges: a field that the fact leaves out keeps its value. It returns **the very object it was given** when the
     fact is stale, that is, older than what the state holds already.
 
-    `state` is a frozen Struct whose fields can be given by position: they are the columns of its table. Of these,
+    `state` is a frozen Struct whose fields can be given by position: they are the columns of its table. Of them,
     `key` is the text by which people ask for a thing, its id; `tombstone`, if there is one, is null unless the thing is
     deleted; `indexes` are those by which the API lets people filter; `tenant` is the one of them that says whose a
     thing is.
@@ -85,7 +85,9 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
         self._check_names("state", self.name, self.state, STATE_COLUMNS)
         if (journal := self.journal) is not None:
             self._check_names("journal", journal.name, journal.entry, JOURNAL_COLUMNS)
-        columns = self.state.__struct_encode_fields__
+        columns = self.state.__struct_fields__
+        if columns != self.state.__struct_encode_fields__:
+            self._refuse("state: a field is renamed, but each column has the name of its field")
         for role, names in {
             "key": (self.key,),
             "tombstone": (self.tombstone,),

@@ -207,7 +207,9 @@ class Build:
         """Create the indexes, then have Postgres gather its statistics."""
         tables = GenerationTables(self._projection, job.generation)
         await self._execute_all(tables.index_statements())
-        await self._execute_all([f"ANALYZE {table.name}" for table in tables.tables])
+        await self._execute_all(
+            [QUERIES["analyze_table"].format(**each.placeholders) for each in tables.tables]
+        )
 
     async def _execute_all(self, statements: list[str]) -> None:
         """Execute all of these, two at a time."""

@@ -15,7 +15,7 @@ from eventstore.rebuild.queries import QUERIES
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-# Changed rows that are shown.
+# How many of the changed rows are shown.
 SAMPLE = 10
 
 # Comparing many states takes its time: no limit but an hour.
@@ -38,9 +38,9 @@ class Comparison(Generic[State]):
         self._connection = connection
         self._old = GenerationTables(projection, old)
         self._new = GenerationTables(projection, new)
-        # The stream is what states are compared by.
+        # States are matched by their streams, which are therefore equal.
         self._columns = (STATE_COLUMNS[1], *columns_of(projection.state))
-        self._words = {
+        self._placeholders = {
             "old": self._old.states.name,
             "new": self._new.states.name,
             "differs": _differs(self._columns),
@@ -57,7 +57,7 @@ class Comparison(Generic[State]):
             f'count(*) FILTER (WHERE o.stream = n.stream AND o."{c.name}" IS DISTINCT FROM n."{c.name}")'
             for c in self._columns
         )
-        row = await self._row("compare_states", **self._words, counts=counts)
+        row = await self._row("compare_states", **self._placeholders, counts=counts)
         before, after, added, gone, changed, *columns = row
         return Diff(
             position=position,
@@ -80,7 +80,7 @@ class Comparison(Generic[State]):
         tombstone = self._projection.tombstone
         rows = await self._fetch(
             "compare_totals",
-            **self._words,
+            **self._placeholders,
             amount=total.amount,
             by=", ".join(f'"{name}"' for name in total.by),
             where="" if tombstone is None else f'WHERE "{tombstone}" IS NULL',
@@ -88,22 +88,22 @@ class Comparison(Generic[State]):
         items = [
             {
                 **{name: row[name] for name in total.by},
-                "before": _digits(row["before"]),
-                "after": _digits(row["after"]),
-                "change": _digits(row["after"] - row["before"]),
+                "before": _decimal(row["before"]),
+                "after": _decimal(row["after"]),
+                "change": _decimal(row["after"] - row["before"]),
             }
             for row in rows
         ]
         return TotalChange(total.amount, total.by, items)
 
     async def _journal(self) -> JournalChange | None:
-        words = self._journal_words()
-        if words is None:
+        placeholders = self._journal_placeholders()
+        if placeholders is None:
             return None
-        row = await self._row("compare_journals", **words)
-        return JournalChange(words["name"], *row)
+        row = await self._row("compare_journals", **placeholders)
+        return JournalChange(placeholders["name"], *row)
 
-    def _journal_words(self) -> dict[str, str] | None:
+    def _journal_placeholders(self) -> dict[str, str] | None:
         old, new = self._old.journal, self._new.journal
         if old is None or new is None:
             return None
@@ -116,7 +116,7 @@ class Comparison(Generic[State]):
         names = [column.name for column in self._columns]
         columns = ", ".join(f'{side}."{name}"' for side in ("o", "n") for name in names)
         rows = await self._fetch(
-            "sample_changed_states", **self._words, columns=columns, limit=str(SAMPLE)
+            "sample_changed_states", **self._placeholders, columns=columns, limit=str(SAMPLE)
         )
         sample: list[ChangedRow] = []
         for stream, *values in rows:
@@ -129,9 +129,9 @@ class Comparison(Generic[State]):
             sample.append(
                 ChangedRow(
                     stream,
-                    await self._parted_at(stream, position, changed, history),
+                    await self._diverged_at(stream, position, changed, history),
                     {
-                        column.name: _shown(column, change)
+                        column.name: _masked(column, change)
                         for column, change in changed.items()
                         if column is not STATE_COLUMNS[1] or len(changed) == 1
                     },
@@ -139,24 +139,24 @@ class Comparison(Generic[State]):
             )
         return sample
 
-    async def _parted_at(
+    async def _diverged_at(
         self,
         stream: str,
         position: int,
         changed: Mapping[Column, Change],
         history: Callable[[str], AsyncIterator[Event]],
     ) -> int | None:
-        """The first event at which the two folds part.
+        """The position of the first event at which the two folds diverge.
 
-        The journals know it of what they hold. Of the rest, the old fold cannot be asked any more: then it is the event
-        from which on the new fold never again has a value that the old one ended with.
+        Where the journals differ, they tell. Elsewhere, since the code of the old fold is gone, it is the first event
+        after which the new fold never again gives the value that the old one ended with.
         """
-        if (words := self._journal_words()) is not None:
-            row = await self._row("find_journal_divergence", stream, **words)
+        if (placeholders := self._journal_placeholders()) is not None:
+            row = await self._row("find_journal_divergence", stream, **placeholders)
             if row[0] is not None:
                 found: int = row[0]
                 return found
-        parted: dict[Column, int] = {}
+        diverged: dict[Column, int] = {}
         state: State | None = None
         async for event in history(stream):
             if event.position > position:
@@ -169,18 +169,20 @@ class Comparison(Generic[State]):
                     else getattr(state, column.name, None)
                 )
                 if value == change.before:
-                    parted.pop(column, None)
+                    diverged.pop(column, None)
                 else:
-                    parted.setdefault(column, event.position)
-        values = [p for column, p in parted.items() if column.name != "position"] or parted.values()
+                    diverged.setdefault(column, event.position)
+        values = [
+            p for column, p in diverged.items() if column.name != "position"
+        ] or diverged.values()
         return min(values, default=None)
 
-    async def _row(self, template: str, *values: object, **words: str) -> Sequence[Any]:
-        (row,) = await self._fetch(template, *values, **words)
+    async def _row(self, statement: str, *values: object, **placeholders: str) -> Sequence[Any]:
+        (row,) = await self._fetch(statement, *values, **placeholders)
         return tuple(row.values())
 
-    async def _fetch(self, template: str, *values: object, **words: str) -> "list[Record]":
-        query = QUERIES[template].format(**words)
+    async def _fetch(self, statement: str, *values: object, **placeholders: str) -> "list[Record]":
+        query = QUERIES[statement].format(**placeholders)
         return await self._connection.fetch(query, *values, timeout=COMPARE_SECONDS)
 
 
@@ -190,10 +192,10 @@ def _differs(columns: Sequence[Column]) -> str:
     return f"({' OR '.join(pairs)})"
 
 
-def _digits(amount: Decimal) -> str:
-    """An amount as people write it, never with an exponent."""
+def _decimal(amount: Decimal) -> str:
+    """An amount in decimal notation, never with an exponent."""
     return f"{amount:f}"
 
 
-def _shown(column: Column, change: Change) -> Change:
+def _masked(column: Column, change: Change) -> Change:
     return Change(mask(change.before), mask(change.after)) if column.secret else change

@@ -1,9 +1,9 @@
 -- find_generation --
--- How far a generation is, whose code folded it, and whether it was live once.
+-- How far a generation is, which code folded it, and when it was live last.
 SELECT status, target, fingerprints, retired_at FROM projections WHERE name = $1 AND generation = $2
 
 -- start_build --
--- Enter what is going to be built, by which code.
+-- Enter up to where a generation is going to be built, and by which code.
 UPDATE projections
 SET version = $3, fingerprints = ARRAY[$4], target = $5, built = 0, created_at = clock_timestamp(),
     updated_at = clock_timestamp()
@@ -11,17 +11,17 @@ WHERE name = $1 AND generation = $2 AND status = 'building'
 RETURNING generation
 
 -- estimate_streams --
--- About how many streams the live generation has: what Postgres has counted last, if it has.
+-- About how many streams the live generation has, by the statistics of Postgres; 0 if it has none.
 SELECT coalesce(greatest(max(c.reltuples), 0), 0)::bigint
 FROM projections AS p, pg_class AS c
 WHERE p.name = $1 AND p.status = 'live' AND c.oid = to_regclass(p.name || '_' || p.generation)
 
 -- record_progress --
--- How far a build is.
+-- Enter how far a build is.
 UPDATE projections SET built = $3, updated_at = clock_timestamp() WHERE name = $1 AND generation = $2
 
 -- finish_build --
--- It is built; the database itself holds the sum to the target.
+-- Enter that a generation is built, and its counts; a CHECK holds their sum to the target.
 UPDATE projections
 SET status = 'catching-up', checkpoint = target, built = target, folded = $3, ignored = $4, quarantined = $5,
     updated_at = clock_timestamp()
@@ -32,15 +32,19 @@ WHERE name = $1 AND generation = $2 AND status = 'building'
 SELECT count(*) FROM events WHERE position <= $1 AND NOT provider || ' ' || topic = ANY($2::text[])
 
 -- set_index_memory --
--- For this session: make indexes in so much memory.
+-- For this session: create indexes in so much memory.
 SELECT set_config('maintenance_work_mem', $1, false)
 
+-- analyze_table --
+-- Gather statistics of a table that has been filled.
+ANALYZE {table}
+
 -- delete_quarantine --
--- What a generation could not fold, before it is begun again.
+-- Delete what a generation could not fold, before its build is started again.
 DELETE FROM quarantine WHERE projection = $1 AND generation = $2
 
 -- renumber_generation --
--- Begin a generation again, under the next number.
+-- Start the build of a generation again, under the next number.
 UPDATE projections
 SET generation = generation + 1, status = 'building', checkpoint = 0, folded = 0, ignored = 0, quarantined = 0,
     failing = 0, error = NULL, target = NULL, built = 0, ready_at = NULL, diff = NULL
@@ -48,7 +52,7 @@ WHERE name = $1 AND generation = $2 AND status IN ('building', 'catching-up', 'r
 RETURNING generation
 
 -- mark_ready --
--- A generation is level with the live one, and compared.
+-- Enter that a generation has caught up with the live one, and how it differs from it.
 UPDATE projections SET status = 'ready', ready_at = clock_timestamp(), diff = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live'
 
@@ -62,48 +66,48 @@ WHERE live.name = $1 AND live.generation = $2 AND live.status = 'live'
 RETURNING live.generation
 
 -- make_live --
--- Make a generation live.
+-- Make a generation live, once the other is retired.
 UPDATE projections SET status = 'live', wanted = NULL, diff = NULL, retired_at = NULL, updated_at = clock_timestamp()
 WHERE name = $1 AND generation = $2
 
 -- list_surplus_generations --
--- The generations that were live before the $2 that were so last.
+-- The retired generations, but for the $2 that were live last.
 SELECT generation FROM projections
 WHERE name = $1 AND status = 'retired'
 ORDER BY retired_at DESC
 OFFSET $2
 
 -- delete_generation --
--- Forget a generation, unless it is live.
+-- Delete the entry of a generation, unless it is live.
 DELETE FROM projections WHERE name = $1 AND generation = $2 AND status <> 'live' RETURNING generation
 
 -- return_to_retired --
--- Leave a generation that was live once as it was.
+-- Give up to make a retired generation live again: it is retired as before.
 UPDATE projections SET status = 'retired', wanted = NULL, error = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live' AND retired_at IS NOT NULL
 RETURNING generation
 
 -- mark_failed --
--- Say why a generation could not be built, unless it is live.
+-- Enter why a generation could not be built, unless it is live.
 UPDATE projections SET status = 'failed', wanted = NULL, error = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live'
 RETURNING generation
 
 -- commit_durably --
--- For this transaction: its commit waits for the disk.
+-- For this transaction: its commit waits for the disk, as those of folds do not.
 SET LOCAL synchronous_commit = on
 
 -- limit_lock_wait --
--- For this transaction: give up soon where somebody reads what it would change.
+-- For this transaction: give up soon where others hold a lock, such as whoever reads the view.
 SET LOCAL lock_timeout = '200ms'
 
 -- disable_idle_timeout --
--- For this session: between two questions may pass as much time as it takes to fold a long history.
+-- For this session: between two statements may pass as much time as it takes to fold a long history.
 SET idle_in_transaction_session_timeout = 0
 
 -- read_range --
 -- The events of these topics after one position up to another, whose streams hash to a range, in order. Fields of fixed
--- size come first, with the sizes of the others: copying.EventReader reads this.
+-- size come first, with the sizes of the others: EventReader in eventstore/log/copy_out.py reads this.
 SELECT
     position, received_at, recorded_at, array_position(topics, provider || ' ' || topic)::int2 - 1::int2, event_id,
     octet_length(stream), octet_length(owner), octet_length(body), stream, owner, body
@@ -116,21 +120,21 @@ WHERE position > {after} AND position <= {until}
 ORDER BY position
 
 -- delete_range --
--- What an attempt at a range left behind.
+-- Delete what an earlier attempt at a range left behind in a table.
 DELETE FROM {table} WHERE hashtext(stream) BETWEEN $1 AND $2
 
 -- delete_range_quarantine --
--- What it could not fold.
+-- Delete what an earlier attempt at a range put in quarantine.
 DELETE FROM quarantine WHERE projection = $1 AND generation = $2 AND hashtext(stream) BETWEEN $3 AND $4
 
 -- live_lag --
--- How far the live generation is behind; nothing if it stands still.
+-- How many events the live generation is behind; 0 if an error holds it up anyway.
 SELECT coalesce(max(h.position - p.checkpoint), 0)
 FROM projections AS p, log_head AS h
 WHERE p.name = $1 AND p.status = 'live' AND p.error IS NULL
 
 -- compare_states --
--- How many states there are, and what became of them; then, of those that both have, how many differ in each column.
+-- How many states there are before and after, added, gone and changed; then how many differ in each column.
 SELECT
     count(o.stream), count(n.stream),
     count(*) FILTER (WHERE o.stream IS NULL),
@@ -140,7 +144,7 @@ SELECT
 FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream
 
 -- compare_totals --
--- What they add up to, in groups.
+-- What the states add up to before and after, in groups.
 SELECT {by}, sum(before)::numeric AS before, sum(after)::numeric AS after
 FROM (
     SELECT {by}, coalesce("{amount}", 0)::numeric AS before, 0::numeric AS after FROM {old} {where}
@@ -151,7 +155,7 @@ GROUP BY {by}
 ORDER BY {by}
 
 -- compare_journals --
--- How many entries there are, and how many only one side has.
+-- How many entries there are before and after, added and gone; one that differs counts as both.
 SELECT
     count(o.stream), count(n.stream),
     count(*) FILTER (WHERE o.stream IS NULL OR (n.stream = o.stream AND {differs})),
@@ -167,14 +171,14 @@ ORDER BY 1
 LIMIT {limit}
 
 -- find_journal_divergence --
--- The first event of a stream of which the journals do not say the same.
+-- The first event of a stream at which the journals differ.
 SELECT min(coalesce(o.position, n.position))
 FROM (SELECT * FROM {old} WHERE stream = $1) AS o
 FULL JOIN (SELECT * FROM {new} WHERE stream = $1) AS n ON o.position = n.position
 WHERE o.position IS NULL OR n.position IS NULL OR {differs}
 
 -- read_positions --
--- Where generation $2 and the live one stand, in the snapshot that is compared.
+-- The checkpoints of generation $2 and of the live one, in the snapshot that is compared.
 SELECT new.checkpoint AS position, live.checkpoint AS live_position, live.generation AS live
 FROM projections AS new JOIN projections AS live ON live.name = new.name AND live.status = 'live'
 WHERE new.name = $1 AND new.generation = $2

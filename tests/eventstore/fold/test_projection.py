@@ -19,7 +19,6 @@ class Thing(msgspec.Struct, frozen=True):
     owner: str | None = None
     amount: int | None = None
     gone_at: int | None = None
-    from_: str | None = msgspec.field(name="from", default=None)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -55,7 +54,7 @@ def struct_with(*names: str) -> type[msgspec.Struct]:
 def test_one_that_says_all_that_is_asked_of_it_is_taken() -> None:
     made = projection(
         tombstone="gone_at",
-        indexes=("owner", "from"),
+        indexes=("owner", "amount"),
         tenant="owner",
         journal=journal(),
         total=Total("amount", by=("owner",)),
@@ -75,8 +74,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "key: Thing has no field 'uuid'": {"key": "uuid"},
     "tombstone: Thing has no field 'deleted_at'": {"tombstone": "deleted_at"},
     "indexes: Thing has no field 'status'": {"indexes": ("owner", "status")},
-    # A column has the name that the field has outside of Python.
-    "indexes: Thing has no field 'from_'": {"indexes": ("from_",)},
+    "state: a field is renamed, but each column has the name of its field": {
+        "state": msgspec.defstruct(
+            "Renamed", [("id", str), ("type_", str)], rename={"type_": "type"}
+        )
+    },
     "tenant: Thing has no field 'merchant_id'": {"tenant": "merchant_id"},
     "total.amount: Thing has no field 'balance'": {"total": Total("balance", by=())},
     "total.by: Thing has no field 'currency'": {"total": Total("amount", by=("currency",))},
