@@ -3,16 +3,16 @@
 import argparse
 import asyncio
 import secrets
-import signal
 import sys
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.command import EXIT_INTERRUPTED, until_stopped
 from torture.run import Outcome, Plan, torture
 
-EXIT_BROKEN, EXIT_INTERRUPTED = 1, 130
+EXIT_BROKEN = 1
 
 
 def main() -> int:
@@ -30,22 +30,14 @@ def main() -> int:
     err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
     err.print(f"{plan.kills:,} kills under {plan.senders} senders; --seed {seed} repeats them")
     try:
-        outcome = asyncio.run(_until_stopped(plan, err))
+        outcome = asyncio.run(until_stopped(torture(plan, err.print)))
     except asyncio.CancelledError:
         return EXIT_INTERRUPTED
     if given.json:
         out.file.write(msgspec.json.encode(outcome).decode() + "\n")
     else:
         _print(outcome, out)
-    return 0 if outcome.held else EXIT_BROKEN
-
-
-async def _until_stopped(plan: Plan, err: Console) -> Outcome:
-    """Run the plan; SIGINT and SIGTERM end it, and everything that it started."""
-    task = asyncio.create_task(torture(plan, err.print))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
+    return 0 if outcome.passed else EXIT_BROKEN
 
 
 def _parser() -> argparse.ArgumentParser:

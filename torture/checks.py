@@ -11,7 +11,7 @@ import msgspec
 from eventstore.fold.folding import fold
 from eventstore.fold.projection import Projection, Source
 from eventstore.log.events import Event
-from torture.ledger import Ledger, Sent
+from torture.sender_log import SenderLog, Sent
 
 # How many violations are kept with their facts; all are counted.
 KEPT = 20
@@ -69,13 +69,13 @@ class OnRecord(NamedTuple):
 
 
 class LogCheck:
-    """Holds the log against the ledger: `add` every event in the order of positions, then `close`."""
+    """Compares the log with what was sent: `add` every event in the order of positions, then `close`."""
 
-    def __init__(self, ledger: Ledger, violations: Violations) -> None:
+    def __init__(self, sender_log: SenderLog, violations: Violations) -> None:
         self.events = 0
         # Events of attempts whose answer was lost: the sender could not but repeat them.
         self.repeated = 0
-        self._ledger = ledger
+        self._sender_log = sender_log
         self._violations = violations
         self._newest = 0
         self._recorded_at: datetime | None = None
@@ -112,18 +112,18 @@ class LogCheck:
             self._hole(self._newest + 1, head)
         if head != self._newest:
             self._violations.add("head", f"head row {head}, newest event {self._newest}")
-        for number, sent in self._ledger.deliveries.items():
+        for number, sent in self._sender_log.deliveries.items():
             for order, attempt in enumerate(sent.attempts, 1):
                 position = self._positions.get((number, order))
-                if attempt.fate == "acknowledged":
-                    self._check_promise(sent, (number, order), attempt.position, position)
-                elif position is not None and attempt.fate == "doubtful":
+                if attempt.outcome == "acknowledged":
+                    self._check_acknowledged(sent, (number, order), attempt.position, position)
+                elif position is not None and attempt.outcome == "doubtful":
                     self.repeated += 1
                 elif position is not None:
                     self._violations.add(
                         "unsent", f"position {position}, {sent.stream}: no attempt reached us"
                     )
-            if sent.attempts and sent.attempts[-1].fate != "acknowledged":
+            if sent.attempts and sent.attempts[-1].outcome != "acknowledged":
                 self._violations.add("down", f"{sent.stream}: delivery {number} never got its 200")
 
     def _check_place(self, event: OnRecord) -> None:
@@ -143,10 +143,10 @@ class LogCheck:
         if event.mark is None:
             return None
         number, order = event.mark
-        sent = self._ledger.deliveries.get(number)
+        sent = self._sender_log.deliveries.get(number)
         return sent if sent is not None and 1 <= order <= len(sent.attempts) else None
 
-    def _check_promise(
+    def _check_acknowledged(
         self, sent: Sent, mark: tuple[int, int], told: int | None, found: int | None
     ) -> None:
         place = f"{sent.stream}: attempt {mark[1]} of delivery {mark[0]} was told {told}"

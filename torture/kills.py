@@ -1,4 +1,4 @@
-"""What is done to the server. Cards are drawn from a deck that holds each kind once: every kind gets its turn."""
+"""What is done to the server, at random, but no kind again before every other had its turn."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 import asyncpg
 import psutil
 
-from torture.record import QUERIES, connected
+from torture.examine import connected
+from torture.queries import QUERIES
 from torture.target import Member, Role, Target
 
 # How long a process is stopped; now and then longer than some senders wait.
@@ -21,7 +22,7 @@ LONG = 0.15
 SERVER: frozenset[Role] = frozenset({"parent", "http", "projecting", "other"})
 POSTGRES: frozenset[Role] = frozenset({"postmaster", "postgres"})
 
-# Whom one SIGKILL (of all of these at once) hits; the server is started again by itself or by us.
+# Which processes one SIGKILL hits, all at once; the server is started again by itself or by us.
 VICTIMS: Mapping[str, frozenset[Role]] = {
     "the projecting process": frozenset({"projecting"}),
     "the parent": frozenset({"parent"}),
@@ -31,14 +32,14 @@ VICTIMS: Mapping[str, frozenset[Role]] = {
     "parent and postmaster": frozenset({"parent", "postmaster"}),
     "everything": SERVER | POSTGRES,
 }
-# Those without whom a kind makes no sense.
+# Those that have to be there for a kind to make sense.
 NEEDED: Mapping[str, frozenset[Role]] = {
     "the whole server": frozenset({"parent"}),
     "everything": frozenset({"parent"}),
     "the whole Postgres": frozenset({"postmaster"}),
 }
 
-# Of whom it hits one.
+# Kinds that hit one of these.
 ONE_OF: Mapping[str, frozenset[Role]] = {
     "one HTTP worker": frozenset({"http"}),
     "one process of Postgres": frozenset({"postgres"}),
@@ -51,35 +52,35 @@ KINDS = (*VICTIMS, *ONE_OF, SESSIONS, STOP_BACKENDS, STOP_WORKER)
 
 
 class Killer:
-    """Does one thing after the other to `target`, as `chance` says; `note` is told what and to whom."""
+    """Does one thing after the other to `target`, drawn from `chance`; `note` is told what, and which pids it hit."""
 
     def __init__(self, target: Target, chance: random.Random, note: Callable[[str], None]) -> None:
         self.kills: Counter[str] = Counter()
         self._target = target
         self._random = chance
         self._note = note
-        self._deck: list[str] = []
+        self._still_to_do: list[str] = []
         self._stopped: set[asyncio.Task[None]] = set()
 
     async def kill(self) -> None:
-        """Do the next thing for which there is somebody to do it to."""
+        """Do the next thing that there is a process for."""
         while True:
-            if not self._deck:
-                self._deck = self._random.sample(KINDS, len(KINDS))
-            for kind in self._deck:
+            if not self._still_to_do:
+                self._still_to_do = self._random.sample(KINDS, len(KINDS))
+            for kind in self._still_to_do:
                 if hit := await self._do(kind):
-                    self._deck.remove(kind)
+                    self._still_to_do.remove(kind)
                     self.kills[kind] += 1
                     self._note(f"{kind}: {hit}")
                     return
             await asyncio.sleep(0.05)
 
-    async def release(self) -> None:
-        """Return once everything that was stopped goes on."""
+    async def wait_until_resumed(self) -> None:
+        """Return once every process that was stopped goes on."""
         await asyncio.gather(*self._stopped)
 
     async def _do(self, kind: str) -> list[int]:
-        """Do it; gives back the pids of those that it hit."""
+        """Do it; gives back the pids of the processes that it hit."""
         if kind == SESSIONS:
             return await self._end_sessions()
         family = self._target.family()
@@ -135,7 +136,7 @@ def _with(family: Iterable[Member], roles: Iterable[Role]) -> list[psutil.Proces
 def _signal(
     processes: Iterable[psutil.Process], act: Callable[[psutil.Process], None]
 ) -> list[int]:
-    """Do it to all; gives back who was still there. psutil sees to it that a pid is not somebody else's."""
+    """Do it to all; gives back the pids of those that were still there. psutil never hits a pid that was reused."""
     hit = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from simulation.deliveries import Delivery, Rates, deliveries
-from torture.ledger import MARK, Attempt, Ledger, Sent, digest_of
+from torture.sender_log import MARK, Attempt, SenderLog, Sent, digest_of
 
 ENDLESS = 10**9
 
@@ -49,9 +49,9 @@ class _Method(msgspec.Struct):
 class Load:
     """Senders, each with one delivery under way at a time."""
 
-    def __init__(self, url: str, ledger: Ledger, seed: int) -> None:
+    def __init__(self, url: str, sender_log: SenderLog, seed: int) -> None:
         self._url = url
-        self._ledger = ledger
+        self._sender_log = sender_log
         self._random = random.Random(f"load {seed}")  # noqa: S311 (seeded on purpose)
         self._deliveries = unique(seed)
         self._ending = False
@@ -64,7 +64,7 @@ class Load:
             ) as session,
             asyncio.TaskGroup() as group,
         ):
-            self._ledger.begin()
+            self._sender_log.begin()
             for _ in range(senders):
                 group.create_task(self._send(session))
 
@@ -75,28 +75,28 @@ class Load:
     async def _send(self, session: aiohttp.ClientSession) -> None:
         while not self._ending:
             delivery = next(self._deliveries)
-            number = self._ledger.enter(sent(delivery))
+            number = self._sender_log.enter(sent(delivery))
             while not await self._try(session, delivery, number):  # noqa: ASYNC110 (it waits between tries)
                 await asyncio.sleep(self._random.uniform(*RETRY_SECONDS))
             await asyncio.sleep(self._random.expovariate(1 / REST_SECONDS))
 
     async def _try(self, session: aiohttp.ClientSession, delivery: Delivery, number: int) -> bool:
         """Make one attempt; says whether the delivery is done with."""
-        attempt, mark = self._ledger.attempt(number)
+        attempt, mark = self._sender_log.attempt(number)
         try:
             status = await self._post(session, delivery, attempt, mark)
         except aiohttp.ClientConnectorError as error:
             # Nobody listened: nothing was sent.
-            attempt.fate = "unsent"
+            attempt.outcome = "unsent"
             answer = type(error).__name__
         except (aiohttp.ClientError, OSError) as error:
             answer = type(error).__name__
         else:
             answer = str(status)
             if FIRST_REFUSAL <= status < FIRST_OUTAGE and status not in _AGAIN:
-                self._ledger.refused.append((number, status))
-        self._ledger.answers[answer] += 1
-        return attempt.fate == "acknowledged"
+                self._sender_log.refused.append((number, status))
+        self._sender_log.answers[answer] += 1
+        return attempt.outcome == "acknowledged"
 
     async def _post(
         self, session: aiohttp.ClientSession, delivery: Delivery, attempt: Attempt, mark: str
@@ -114,7 +114,7 @@ class Load:
                 except (aiohttp.ClientError, OSError, msgspec.DecodeError):
                     # The status alone is a promise, whatever became of the rest.
                     position = None
-                self._ledger.acknowledge(attempt, position)
+                self._sender_log.acknowledge(attempt, position)
             return response.status
 
 
@@ -131,17 +131,17 @@ def sent(delivery: Delivery) -> Sent:
 
 def unique(seed: int) -> Iterator[Delivery]:
     """Yield deliveries without end, no two with the same topic and body."""
-    chance = random.Random(f"spice {seed}")  # noqa: S311 (seeded on purpose)
+    chance = random.Random(f"variants {seed}")  # noqa: S311 (seeded on purpose)
     seen: set[bytes] = set()
     for delivery in deliveries(seed, ENDLESS, Rates(duplicate=0)):
-        spiced = _spiced(delivery, chance)
-        key = digest_of(spiced.headers.get(TOPIC, "").encode() + spiced.body)[:12]
+        varied = _varied(delivery, chance)
+        key = digest_of(varied.headers.get(TOPIC, "").encode() + varied.body)[:12]
         if key not in seen:
             seen.add(key)
-            yield spiced
+            yield varied
 
 
-def _spiced(delivery: Delivery, chance: random.Random) -> Delivery:
+def _varied(delivery: Delivery, chance: random.Random) -> Delivery:
     """Make some deliveries hard to take: large, undecodable, or of no use to anybody."""
     drawn = chance.random()
     if drawn < LARGE:

@@ -16,10 +16,10 @@ import aiohttp
 import msgspec
 
 from torture.checks import LogCheck, Violation, Violations
+from torture.examine import caught_up, examine
 from torture.kills import Killer
-from torture.ledger import Ledger
 from torture.load import Load
-from torture.record import caught_up, examine
+from torture.sender_log import SenderLog
 from torture.target import Target
 
 # Between two kills: short enough to hit a recovery, long enough for some work to be done.
@@ -73,7 +73,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     kept: str | None
 
     @property
-    def held(self) -> bool:
+    def passed(self) -> bool:
         """Whether every promise was kept."""
         return not self.violations
 
@@ -87,7 +87,7 @@ async def torture(plan: Plan, show: Show) -> Outcome:
     directory = _public_directory()
     run = _Run(plan, directory, show)
     try:
-        return await run.to_its_end()
+        return await run.run_and_examine()
     finally:
         run.target.end()
         if not run.keep:
@@ -111,19 +111,19 @@ class _Run:
         self._directory = directory
         self._show = show
         self._began = time.monotonic()
-        self._ledger = Ledger()
+        self._sender_log = SenderLog()
         self._random = random.Random(f"kills {plan.seed}")  # noqa: S311 (seeded on purpose)
         self._killer = Killer(self.target, self._random, self._note)
-        self._check = LogCheck(self._ledger, self.violations)
+        self._check = LogCheck(self._sender_log, self.violations)
 
-    async def to_its_end(self) -> Outcome:
+    async def run_and_examine(self) -> Outcome:
         """Load and kill, let it come to rest, examine, stop."""
         async with _beside(self.target.stay_up()), _beside(self._show_progress()):
             try:
                 await self._load_and_kill()
-                self._show("load and kills are over; holding the log against what was sent")
-                await self._come_to_rest()
-                self._check = await examine(self.target.dsn, self._ledger, self.violations)
+                self._show("load and kills are over; comparing the log with what was sent")
+                await self._wait_until_folded()
+                self._check = await examine(self.target.dsn, self._sender_log, self.violations)
             except* _DownError as group:
                 self.violations.add("down", str(group.exceptions[0]))
         await self._stop()
@@ -135,7 +135,7 @@ class _Run:
         return self._plan.keep or bool(self.violations.counts)
 
     async def _load_and_kill(self) -> None:
-        load = Load(self.target.url, self._ledger, self._plan.seed)
+        load = Load(self.target.url, self._sender_log, self._plan.seed)
         async with _beside(load.run(self._plan.senders)) as sending:
             await self._next_200()
             for _ in range(self._plan.kills):
@@ -143,7 +143,7 @@ class _Run:
                 await self._killer.kill()
                 if self._random.random() < LET_COME_BACK:
                     await self._next_200()
-            await self._killer.release()
+            await self._killer.wait_until_resumed()
             await self._next_200()
             load.end()
             await asyncio.wait([sending], timeout=BACK_SECONDS)
@@ -152,15 +152,15 @@ class _Run:
                 raise _DownError(message)
 
     async def _next_200(self) -> None:
-        acknowledged = self._ledger.acknowledged
+        acknowledged = self._sender_log.acknowledged
         deadline = time.monotonic() + BACK_SECONDS
-        while self._ledger.acknowledged == acknowledged:
+        while self._sender_log.acknowledged == acknowledged:
             if time.monotonic() > deadline:
                 message = f"no 200 within {BACK_SECONDS:g} s"
                 raise _DownError(message)
             await asyncio.sleep(0.02)
 
-    async def _come_to_rest(self) -> None:
+    async def _wait_until_folded(self) -> None:
         """Return once all is folded and the server calls itself ready."""
         if not await caught_up(self.target.dsn):
             self.violations.add("down", "the projections do not catch up")
@@ -176,8 +176,8 @@ class _Run:
             self.violations.add("stop", problem)
         for orphan in await self.target.orphans():
             self.violations.add("orphan", orphan)
-        for number, status in self._ledger.refused:
-            stream = self._ledger.deliveries[number].stream
+        for number, status in self._sender_log.refused:
+            stream = self._sender_log.deliveries[number].stream
             self.violations.add("refused", f"{stream}: answered {status}")
         for said, count in self.target.logged().items():
             if said.startswith(("panic", "critical")):
@@ -188,7 +188,7 @@ class _Run:
         with (self._directory / "kills.log").open("a") as log:
             log.write(
                 f"{datetime.now(UTC).isoformat()} {line};"
-                f" {self._ledger.silence:.2f} s since the last 200\n"
+                f" {self._sender_log.silence:.2f} s since the last 200\n"
             )
 
     async def _show_progress(self) -> None:
@@ -196,12 +196,12 @@ class _Run:
             await asyncio.sleep(SHOW_SECONDS)
             self._show(
                 f"{self._killer.kills.total():,} of {self._plan.kills:,} kills,"
-                f" {self._ledger.acknowledged:,} acknowledged,"
-                f" {self._ledger.silence:.1f} s since the last 200"
+                f" {self._sender_log.acknowledged:,} acknowledged,"
+                f" {self._sender_log.silence:.1f} s since the last 200"
             )
 
     def _outcome(self, kept: str | None) -> Outcome:
-        plan, ledger, counts = self._plan, self._ledger, self.violations.counts
+        plan, sender_log, counts = self._plan, self._sender_log, self.violations.counts
         return Outcome(
             seed=plan.seed,
             workers=plan.workers,
@@ -211,16 +211,16 @@ class _Run:
             kills_by_kind=dict(self._killer.kills.most_common()),
             starts=self.target.starts,
             failed_starts=dict(self.target.failed_starts.most_common()),
-            deliveries=len(ledger.deliveries),
-            attempts=ledger.attempts,
-            answers=dict(ledger.answers.most_common()),
-            acknowledged=ledger.acknowledged,
+            deliveries=len(sender_log.deliveries),
+            attempts=sender_log.attempts,
+            answers=dict(sender_log.answers.most_common()),
+            acknowledged=sender_log.acknowledged,
             on_record=self._check.events,
             lost=counts["lost"],
             doubled=counts["doubled"],
             holes=counts["hole"],
             repeated_after_a_lost_answer=self._check.repeated,
-            longest_time_without_a_200=round(ledger.longest_silence, 2),
+            longest_time_without_a_200=round(sender_log.longest_silence, 2),
             violations={str(kind): count for kind, count in counts.items()},
             first_violations=self.violations.first,
             logged=dict(self.target.logged().most_common()),

@@ -1,4 +1,4 @@
-"""The server under torture: its processes, and somebody who starts it again whenever it is gone."""
+"""The server under torture, and a service manager that starts it again whenever it is gone."""
 
 import asyncio
 import contextlib

@@ -66,25 +66,22 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+async def until_stopped(work: Coroutine[Any, Any, R]) -> R:
+    """Do the work of a command; SIGINT and SIGTERM cancel it, and with it everything that it started."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
 def run(
     measure: Coroutine[Any, Any, R], write: Callable[[R], None], given: argparse.Namespace
 ) -> int:
-    """Measure, and write the report; gives back the exit code: 1 if a check failed, 130 if interrupted.
-
-    SIGINT and SIGTERM end a benchmark with everything that it started.
-    """
-
-    async def interruptible() -> R:
-        task = asyncio.ensure_future(measure)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
-        return await task
-
+    """Measure, and write the report; gives back the exit code: 1 if a check failed, 130 if interrupted."""
     code = EXIT_FAILED
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            report = runner.run(interruptible())
+            report = runner.run(until_stopped(measure))
         end_progress()
         if given.json:
             encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)

@@ -26,8 +26,8 @@ from torture.checks import (
     check_states,
 )
 from torture.kills import KINDS
-from torture.ledger import Ledger, Sent, digest_of
 from torture.load import sent, unique
+from torture.sender_log import SenderLog, Sent, digest_of
 
 SECONDS = 240
 
@@ -66,11 +66,11 @@ class Story:
     """Deliveries that were sent, each with a 200, and the log that they ought to have made."""
 
     def __init__(self, count: int = 3) -> None:
-        self.ledger = Ledger()
+        self.sender_log = SenderLog()
         self.log: list[OnRecord] = []
         for position in range(1, count + 1):
             body = b'{"id": "l-%d"}' % position
-            number = self.ledger.enter(
+            number = self.sender_log.enter(
                 Sent(
                     provider="loopz",
                     topic="location.updated",
@@ -78,8 +78,8 @@ class Story:
                     digest=digest_of(body),
                 )
             )
-            attempt, _ = self.ledger.attempt(number)
-            self.ledger.acknowledge(attempt, position)
+            attempt, _ = self.sender_log.attempt(number)
+            self.sender_log.acknowledge(attempt, position)
             self.log.append(
                 OnRecord(
                     position,
@@ -95,9 +95,9 @@ class Story:
 
     def attempt(self, number: int, *, arrived: bool) -> None:
         """An earlier attempt of this delivery, which got no 200."""
-        attempts = self.ledger.deliveries[number].attempts
-        attempt, _ = self.ledger.attempt(number)
-        attempt.fate = "doubtful" if arrived else "unsent"
+        attempts = self.sender_log.deliveries[number].attempts
+        attempt, _ = self.sender_log.attempt(number)
+        attempt.outcome = "doubtful" if arrived else "unsent"
         attempts.insert(0, attempts.pop())
         self.log[number - 1] = self.log[number - 1]._replace(mark=(number, 2))
 
@@ -119,7 +119,7 @@ class Story:
     def check(self, head: int | None = None) -> tuple[dict[str, int], list[str], LogCheck]:
         """What the check finds: counted, in words, and the check itself."""
         violations = Violations()
-        check = LogCheck(self.ledger, violations)
+        check = LogCheck(self.sender_log, violations)
         for event in self.log:
             check.add(event)
         check.close(max(event.position for event in self.log) if head is None else head)
@@ -169,7 +169,7 @@ def test_an_event_doubled_without_need_is_found() -> None:
 def test_an_event_doubled_before_its_place_is_not_lost_besides() -> None:
     story = Story()
     story.add()
-    story.ledger.deliveries[3].attempts[0].position = 4
+    story.sender_log.deliveries[3].attempts[0].position = 4
     assert story.found() == {"doubled": 1}
 
 
@@ -237,7 +237,7 @@ def test_a_time_on_record_that_goes_back_is_found() -> None:
 
 def test_a_delivery_that_never_got_its_200_is_found() -> None:
     story = Story()
-    story.ledger.attempt(3)
+    story.sender_log.attempt(3)
     assert story.found() == {"down": 1}
 
 

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -13,7 +12,6 @@ import asyncpg
 from eventstore.limits import Limits
 from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
-from eventstore.postgres.queries import load_queries
 from projections import load_projections
 from providers import load_providers, settings_types
 from runtime.settings import load_settings
@@ -27,12 +25,11 @@ from torture.checks import (
     check_standing,
     check_states,
 )
-from torture.ledger import MARK, Ledger, digest_of
+from torture.queries import QUERIES
+from torture.sender_log import MARK, SenderLog, digest_of
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
-
-QUERIES = load_queries(Path(__file__).with_name("queries.sql"))
 
 # How long the projections may take to catch up with a log that has come to rest.
 CATCH_UP_SECONDS = 90.0
@@ -70,14 +67,14 @@ async def caught_up(dsn: str) -> bool:
     return False
 
 
-async def examine(dsn: str, ledger: Ledger, violations: Violations) -> LogCheck:
-    """Hold everything on record against the ledger, and every state against the log."""
+async def examine(dsn: str, sender_log: SenderLog, violations: Violations) -> LogCheck:
+    """Compare everything on record with what was sent, and every state with the log."""
     async with (
         connected(dsn) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         head = await connection.fetchval(QUERIES["head"])
-        check = LogCheck(ledger, violations)
+        check = LogCheck(sender_log, violations)
         async for row in connection.cursor(QUERIES["events"], prefetch=PAGE):
             check.add(_on_record(row))
         check.close(head)

@@ -11,13 +11,13 @@ import msgspec
 MARK = "X-Torture-Attempt"
 
 # What the sender knows of one attempt. `doubtful`: it may have arrived, and no 200 came back.
-Fate = Literal["acknowledged", "doubtful", "unsent"]
+AttemptOutcome = Literal["acknowledged", "doubtful", "unsent"]
 
 
 class Attempt(msgspec.Struct):
     """One request. `position` is what its 200 said, if that could be read."""
 
-    fate: Fate = "doubtful"
+    outcome: AttemptOutcome = "doubtful"
     position: int | None = None
 
 
@@ -31,7 +31,7 @@ class Sent(msgspec.Struct, kw_only=True):
     attempts: list[Attempt] = msgspec.field(default_factory=list)
 
 
-class Ledger:
+class SenderLog:
     """Everything that the senders know, by the number of the delivery, from 1."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Ledger:
 
     def acknowledge(self, attempt: Attempt, position: int | None) -> None:
         """Note a 200."""
-        attempt.fate = "acknowledged"
+        attempt.outcome = "acknowledged"
         attempt.position = position
         self.acknowledged += 1
         self.longest_silence = max(self.longest_silence, self.silence)
