@@ -8,7 +8,7 @@ import hmac
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -117,8 +117,11 @@ class StandardWebhooks(Redacted, frozen=True, kw_only=True):
     tolerance_seconds: Tolerance = 300
 
 
-# What the headers say of a signature: the signatures, the id, the timestamp. Well-formed, and in time.
-Claim: TypeAlias = tuple[list[str], str, str]
+K = TypeVar("K")
+
+# What the headers say of a signature, well-formed and in time: the signatures, the id, the timestamp; and the keys that
+# were valid then, one of which must have signed.
+Claim: TypeAlias = tuple[list[str], str, str, list[K]]
 
 
 class HmacKey:
@@ -134,22 +137,27 @@ class HmacKey:
         return signing.digest()
 
 
-class SignatureCheck(ABC):
+StandardKey: TypeAlias = HmacKey | Ed25519PublicKey
+
+_Parts: TypeAlias = tuple[list[str], str, str]
+
+
+class SignatureCheck(ABC, Generic[K]):
     """Checks a signature in two steps: what the head says of it, then the signature over the body."""
 
     @abstractmethod
-    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim:
+    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim[K]:
         """Read what the headers say, for `check_body`.
 
         Raises UnverifiedError unless a signature is there, well-formed, and its timestamp in time.
         """
 
     @abstractmethod
-    def check_body(self, claim: Claim, body: bytes, moment: float) -> None:
-        """Raise UnverifiedError unless one of the secrets valid at that moment has signed the delivery."""
+    def check_body(self, claim: Claim[K], body: bytes) -> None:
+        """Raise UnverifiedError unless one of the keys in the claim has signed the delivery."""
 
 
-class HmacCheck(SignatureCheck):
+class HmacCheck(SignatureCheck[HmacKey]):
     """Checks, and makes, the signatures of one `Hmac`."""
 
     def __init__(self, settings: Hmac, read: Reader, key: str) -> None:
@@ -181,21 +189,20 @@ class HmacCheck(SignatureCheck):
             "signature secret",
         )
 
-    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim:
+    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim[HmacKey]:
         """Read the claim; see `SignatureCheck.check_head`."""
-        claim = self._claim(headers, moment)
-        for signature in claim[0]:
+        signatures, message_id, timestamp = self._claim(headers, moment)
+        for signature in signatures:
             if not self._well_formed(signature):
                 malformed(self._header)
-        self.keys.valid_at(moment)
-        return claim
+        return signatures, message_id, timestamp, self.keys.valid_at(moment)
 
-    def check_body(self, claim: Claim, body: bytes, moment: float) -> None:
+    def check_body(self, claim: Claim[HmacKey], body: bytes) -> None:
         """Check the signature; see `SignatureCheck.check_body`."""
-        signatures, message_id, timestamp = claim
+        signatures, message_id, timestamp, keys = claim
         message = body if self._whole else self.message(message_id, timestamp, body)
         matches = 0
-        for key in self.keys.valid_at(moment):
+        for key in keys:
             expected = self.signature(key, message)
             for text in signatures:
                 signature = text.lower() if self._hex else text
@@ -218,7 +225,7 @@ class HmacCheck(SignatureCheck):
         digest = key.digest(message)
         return binascii.hexlify(digest) if self._hex else binascii.b2a_base64(digest, newline=False)
 
-    def _claim(self, headers: Mapping[str, str], moment: float) -> Claim:
+    def _claim(self, headers: Mapping[str, str], moment: float) -> _Parts:
         value = single(headers, self._header)
         timestamp = message_id = ""
         if self._stripe:
@@ -241,7 +248,7 @@ class HmacCheck(SignatureCheck):
         return HmacKey(raw, self._algorithm)
 
 
-class StandardCheck(SignatureCheck):
+class StandardCheck(SignatureCheck[StandardKey]):
     """Checks, and makes, the signatures of Standard Webhooks."""
 
     def __init__(self, settings: StandardWebhooks, read: Reader, key: str) -> None:
@@ -250,7 +257,7 @@ class StandardCheck(SignatureCheck):
             "v1": _pattern(_SIZES["sha256"], "base64"),
             "v1a": _pattern(_SIGNATURE_BYTES, "base64"),
         }
-        self.keys: Keyring[HmacKey | Ed25519PublicKey] = Keyring(
+        self.keys: Keyring[StandardKey] = Keyring(
             [
                 (f"{key}.secrets[{number}]", secret, _standard_key)
                 for number, secret in enumerate(settings.secrets)
@@ -259,10 +266,9 @@ class StandardCheck(SignatureCheck):
             "signature secret",
         )
 
-    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim:
+    def check_head(self, headers: Mapping[str, str], moment: float) -> Claim[StandardKey]:
         """Read the claim; see `SignatureCheck.check_head`."""
-        claim = self._claim(headers, moment)
-        signatures, _, _ = claim
+        signatures, message_id, timestamp = self._claim(headers, moment)
         keys = self.keys.valid_at(moment)
         versions = {"v1" if isinstance(key, HmacKey) else "v1a" for key in keys}
         found = 0
@@ -276,15 +282,15 @@ class StandardCheck(SignatureCheck):
         if not found:
             wanted = " or ".join(sorted(versions))
             raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds no signature {wanted}")
-        return claim
+        return signatures, message_id, timestamp, keys
 
-    def check_body(self, claim: Claim, body: bytes, moment: float) -> None:
+    def check_body(self, claim: Claim[StandardKey], body: bytes) -> None:
         """Check the signature; see `SignatureCheck.check_body`."""
-        signatures, message_id, timestamp = claim
+        signatures, message_id, timestamp, keys = claim
         message = self.message(message_id, timestamp, body)
         given = [text.encode("utf-8", "surrogatepass") for text in signatures]
         matches = 0
-        for key in self.keys.valid_at(moment):
+        for key in keys:
             if isinstance(key, HmacKey):
                 expected = self.signature(key, message)
                 for signature in given:
@@ -302,7 +308,7 @@ class StandardCheck(SignatureCheck):
         """Sign a message: `v1,<base64>`."""
         return b"v1," + binascii.b2a_base64(key.digest(message), newline=False)
 
-    def _claim(self, headers: Mapping[str, str], moment: float) -> Claim:
+    def _claim(self, headers: Mapping[str, str], moment: float) -> _Parts:
         message_id = _message_id(headers, WEBHOOK_ID, ".")
         timestamp = single(headers, WEBHOOK_TIMESTAMP)
         _check_timestamp(timestamp, WEBHOOK_TIMESTAMP, moment, self._tolerance)
@@ -352,7 +358,7 @@ def _is_signed(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
     return binascii.b2a_base64(decoded, newline=False) == text
 
 
-def _standard_key(value: bytes) -> HmacKey | Ed25519PublicKey:
+def _standard_key(value: bytes) -> StandardKey:
     if value.startswith(b"whsk_"):
         message = "is the sender's private key (whsk_); set its public key (whpk_) instead"
         raise MalformedSecretError(message)

@@ -15,7 +15,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -116,6 +116,10 @@ class Verification(Redacted, frozen=True, kw_only=True):
         return tuple(name for name in names if getattr(self, name) is not None)
 
 
+# What the head of a delivery says of each signature that is checked.
+Claims: TypeAlias = list[Claim[Any]]
+
+
 class Verifier:
     """Checks deliveries: the head before the body is read, then the body, then the tenant.
 
@@ -156,7 +160,7 @@ class Verifier:
             self.credential_headers |= {tokens.header.lower().encode()}
         self._credentials = tuple(credentials)
 
-        signatures: list[SignatureCheck] = []
+        signatures: list[SignatureCheck[Any]] = []
         if verification.hmac is not None:
             signatures.append(HmacCheck(verification.hmac, secrets, f"{key}.hmac"))
         if (standard := verification.standard_webhooks) is not None:
@@ -188,30 +192,28 @@ class Verifier:
         self._credentials = ()
         self._checks_nothing = not self._signatures
 
-    def check_head(self, delivery: Delivery) -> tuple[Claim, ...]:
+    def check_head(self, delivery: Delivery) -> Claims:
         """Check all that needs no body, so that a stranger's is never read. Raises UnverifiedError.
 
         Of a signature: that it is there, well-formed, and its timestamp within the tolerance of `received_at`. Gives
         back what the head says of the signatures, for `check_body`.
         """
         if self._checks_nothing:
-            return ()
+            return []
         moment = delivery.received_at.timestamp()
         for check in self._credentials:
             check(delivery, moment)
-        return tuple([each.check_head(delivery.headers, moment) for each in self._signatures])
+        return [each.check_head(delivery.headers, moment) for each in self._signatures]
 
-    def check_body(self, delivery: Delivery, claims: tuple[Claim, ...]) -> None:
+    def check_body(self, delivery: Delivery, claims: Claims) -> None:
         """Check the signatures over the exact bytes of the body. Raises UnverifiedError.
 
-        `claims` are what `check_head` gave back. As `received_at` is when the head came, a body that takes its time
-        does not outlive its timestamp.
+        `claims` are what `check_head` gave back: with the keys that were valid then, a body that takes its time does
+        not outlive its timestamp.
         """
-        if not self._signatures:
-            return
-        moment = delivery.received_at.timestamp()
-        for signature, claim in zip(self._signatures, claims, strict=True):
-            signature.check_body(claim, delivery.body, moment)
+        if self._signatures:
+            for signature, claim in zip(self._signatures, claims, strict=True):
+                signature.check_body(claim, delivery.body)
 
     def check_tenant(
         self, merchant_id: str, program_id: str | None, subscription_id: str | None

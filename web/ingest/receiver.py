@@ -17,7 +17,7 @@ from eventstore.rejections import NewRejection, Rejections
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
-from verification.signatures import Claim
+from verification.verifier import Claims
 from web.context import Endpoint
 from web.ingest.body import BodyReader
 from web.ingest.delivery import delivery_of
@@ -119,7 +119,7 @@ class Receiver:
             raise NotFoundError(what=f"provider {delivery.provider!r}; known are {known}")
         return endpoint
 
-    def _event(self, endpoint: Endpoint, delivery: Delivery, claims: tuple[Claim, ...]) -> NewEvent:
+    def _event(self, endpoint: Endpoint, delivery: Delivery, claims: Claims) -> NewEvent:
         """Check the body of a delivery, and find out where it belongs."""
         endpoint.verifier.check_body(delivery, claims)
         return new_event(
