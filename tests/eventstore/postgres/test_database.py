@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from eventstore.limits import Limits
-from eventstore.postgres.database import Database
+from eventstore.postgres.database import Database, run_connected
 from projections.gift_cards import PROJECTION
 from tests.support import new_event
 from tests.support.folding import projector
@@ -79,3 +79,34 @@ async def test_a_fold_that_began_with_an_empty_table_reads_no_table_as_a_whole_l
         await asyncio.sleep(0.05)
     # Each index was made by reading it, while it was empty.
     assert scans == 1 + len(PROJECTION.indexes)
+
+
+async def test_a_role_that_does_not_wait_for_the_disk_is_made_to(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    fresh = await database.connect()
+    assert await fresh.fetchval("SHOW synchronous_commit") == "on"
+    await fresh.close()
+
+
+async def test_a_connection_of_ones_own_is_kept_whatever_it_fails_of(database: Database) -> None:
+    tries = 0
+    done = asyncio.Event()
+
+    async def connect() -> "Connection[Record]":
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            message = "the password is being changed"
+            raise asyncpg.InvalidPasswordError(message)
+        return await database.connect()
+
+    async def work(_: "Connection[Record]") -> None:
+        done.set()
+
+    task = asyncio.create_task(run_connected(connect, work))
+    await asyncio.wait_for(done.wait(), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

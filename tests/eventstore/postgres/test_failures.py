@@ -1,0 +1,50 @@
+"""What an error of the driver means, and how it is told."""
+
+import asyncpg
+import pytest
+
+from eventstore.errors import UnstorableError
+from eventstore.postgres.failures import describe, is_outage, is_refused_value, is_transient
+
+# Each error: whether it is an outage, one that ends by itself, or a value refused.
+MEANINGS: list[tuple[Exception, tuple[bool, bool, bool]]] = [
+    (ConnectionRefusedError(), (True, True, False)),
+    (TimeoutError(), (True, True, False)),
+    (asyncpg.InterfaceError("connection is closed"), (True, True, False)),
+    (asyncpg.InternalClientError("unknown protocol state"), (True, True, False)),
+    (asyncpg.AdminShutdownError("terminating"), (True, True, False)),
+    (asyncpg.DeadlockDetectedError("deadlock"), (True, True, False)),
+    (asyncpg.DiskFullError("no space left on device"), (True, False, False)),
+    (asyncpg.QueryCanceledError("statement timeout"), (True, False, False)),
+    (asyncpg.DataError("invalid input"), (False, False, True)),
+    (asyncpg.NotNullViolationError("null value"), (False, False, True)),
+    (OverflowError(), (False, False, True)),
+    (asyncpg.UniqueViolationError("duplicate key"), (False, False, False)),
+    (asyncpg.UndefinedTableError("no such table"), (False, False, False)),
+    (ZeroDivisionError(), (False, False, False)),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"), MEANINGS, ids=[type(error).__name__ for error, _ in MEANINGS]
+)
+def test_an_error_means_an_outage_or_a_refused_value_or_neither(
+    error: Exception, meaning: tuple[bool, bool, bool]
+) -> None:
+    assert (is_outage(error), is_transient(error), is_refused_value(error)) == meaning
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            UnstorableError(field="status", problem="is too long"),
+            "UnstorableError: status is too long.",
+        ),
+        (asyncpg.DiskFullError("no\nspace"), "DiskFullError: no message (53100)"),
+        (ValueError("a card number"), "ValueError"),
+    ],
+    ids=["our own", "of Postgres", "of others, whose message may quote a value"],
+)
+def test_an_error_is_described_in_a_line_without_values(error: Exception, text: str) -> None:
+    assert describe(error) == text
