@@ -103,12 +103,11 @@ async def test_of_two_servers_on_one_database_one_projects_and_the_other_takes_o
             ServerProcess, data_dir.with_name(f"{data_dir.name}-other"), environ=environ
         )
         connection = await asyncpg.connect(url)
-        # Locks of the whole cluster are listed, those of other tests' databases too; and a process that starts holds
-        # the one of the schema for a moment.
+        # Every database's locks are listed, and starting processes lock the schema for a moment.
         holders = """
             SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
             WHERE datname = current_database() AND locktype = 'advisory' AND granted
-                AND objid::bigint = hashtext('loopledger projector')
+                AND objid::bigint = hashtext('loopledger projector')::bigint & 4294967295
         """
         try:
             for position in range(1, 6):

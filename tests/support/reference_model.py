@@ -1,6 +1,6 @@
 """What the documents promise, folded naively: written from their words, not from the product's code.
 
-It knows only the shapes that tests/eventstore/fold/test_properties.py sends. Whatever it cannot read raises, and is
+It knows only the shapes that tests/support/generated_deliveries.py makes up. Whatever it cannot read raises, and is
 quarantined.
 """
 

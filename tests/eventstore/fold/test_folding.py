@@ -16,8 +16,8 @@ from projections import load_projections
 from projections.gift_cards import PROJECTION, GiftCard
 from providers import load_providers
 from providers.facts import GiftCardFact
-from tests.eventstore.fold.test_properties import logs, of_tenant, to_log
 from tests.support import new_event, on_record
+from tests.support.generated_deliveries import logs, of_tenant, to_log
 from tests.support.reference_model import Sent
 
 PROVIDERS = load_providers({})

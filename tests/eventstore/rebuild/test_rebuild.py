@@ -1,33 +1,19 @@
 """Rebuilds: a generation is folded beside the live one, compared, and switched to."""
 
-import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
 from eventstore.limits import Limits
-from providers.fitbank import Settings as FitBankSettings
 from tests.conftest import StartLoopledger
 from tests.support import Client, values
+from tests.support.rebuilding import SWAPPED, post, send_cards, send_cash, until
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-LIMITS = Limits(poll_seconds=0.05, pool_connections=5, rebuild_processes=2)
-SWAPPED = {"fitbank": FitBankSettings(cash_methods_swapped=True)}
-
-
-async def until(client: Client, path: str, done: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - JSON
-    """Ask until the answer is as wanted."""
-    async with asyncio.timeout(30):
-        while True:
-            answer = await client.get(path)
-            assert answer.status in {200, 404}, answer.json
-            if done(answer.json):
-                return answer.json
-            await asyncio.sleep(0.02)
+TWO_PROCESSES = Limits(poll_seconds=0.05, pool_connections=5, rebuild_processes=2)
 
 
 async def rebuilt(client: Client, name: str) -> Any:  # noqa: ANN401 - JSON
@@ -41,48 +27,8 @@ async def rebuilt(client: Client, name: str) -> Any:  # noqa: ANN401 - JSON
     return found
 
 
-async def post(client: Client, path: str) -> Any:  # noqa: ANN401 - JSON
-    answer = await client.request("POST", path)
-    assert answer.status == 200, answer.json
-    return answer.json
-
-
-async def send_cards(client: Client, cards: int, rounds: int) -> None:
-    for balance in range(rounds):
-        await asyncio.gather(
-            *(
-                client.loopz(
-                    "gift-card.updated",
-                    {
-                        "id": f"c-{n}",
-                        "balance": {"amount": balance * n * 1000, "currencyCode": "EUR"},
-                    },
-                )
-                for n in range(cards)
-            )
-        )
-
-
-async def send_cash(client: Client, count: int) -> None:
-    for status in ("Created", "Settled"):
-        await asyncio.gather(
-            *(
-                client.fitbank(
-                    {
-                        "Method": "UpdateDepositClosedLoopStatusMongo",
-                        "BusinessUnitId": 66,
-                        "TransactionIdentifier": f"t-{n}",
-                        "Status": status,
-                        "TotalValue": "10.00",
-                    }
-                )
-                for n in range(count)
-            )
-        )
-
-
 async def test_a_rebuild_of_right_states_finds_no_difference(start: StartLoopledger) -> None:
-    async with start(limits=LIMITS) as one, aiohttp.ClientSession(one.url) as session:
+    async with start(limits=TWO_PROCESSES) as one, aiohttp.ClientSession(one.url) as session:
         client = Client(session)
         await send_cards(client, 20, 3)
         await send_cash(client, 3)
@@ -108,12 +54,12 @@ async def test_a_rebuild_of_right_states_finds_no_difference(start: StartLoopled
 async def test_a_changed_setting_shows_as_stale_and_a_rebuild_puts_it_right(
     start: StartLoopledger, connection: "Connection[Record]"
 ) -> None:
-    async with start(limits=LIMITS) as one, aiohttp.ClientSession(one.url) as session:
+    async with start(limits=TWO_PROCESSES) as one, aiohttp.ClientSession(one.url) as session:
         client = Client(session)
         await send_cash(client, 3)
         await until(client, "/v1/projections/transactions", lambda p: p["lag"] == 0)
     async with (
-        start(limits=LIMITS, providers=SWAPPED) as one,
+        start(limits=TWO_PROCESSES, providers=SWAPPED) as one,
         aiohttp.ClientSession(one.url) as session,
     ):
         client = Client(session)

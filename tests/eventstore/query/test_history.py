@@ -1,0 +1,58 @@
+"""The history of a stream explains its state."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+from hypothesis import given, settings
+
+from eventstore.log.events import Event
+from eventstore.query.history import history
+from tests.support import reference_model
+from tests.support.generated_deliveries import PROVIDERS, logs, of_tenant, to_log
+from tests.support.live_fold import PROJECTIONS, folded
+from tests.support.reference_model import Json, Sent
+
+T = TypeVar("T")
+
+
+@settings(max_examples=150)
+@given(logs())
+def test_the_changes_of_a_history_add_up_to_the_state_and_its_duplicates_are_the_repeats(
+    deliveries: list[Sent],
+) -> None:
+    log = to_log([of_tenant(delivery, 1) for delivery in deliveries])
+
+    async def check() -> None:
+        for projection in PROJECTIONS.values():
+            states = folded(projection, log).states
+            for stream in {event.stream for event in log}:
+                indexes = [n for n, event in enumerate(log) if event.stream == stream]
+                steps = history(projection, PROVIDERS, _each(log[n] for n in indexes), {})
+                repeats = reference_model.verdicts(deliveries[n] for n in indexes)
+                state: Json = dict.fromkeys(projection.state.__struct_fields__)
+                applied = False
+                for repeated in repeats:
+                    step = await anext(steps)
+                    assert {name: state[name] for name in step.changes} == {
+                        name: change.before for name, change in step.changes.items()
+                    }
+                    state |= {name: change.after for name, change in step.changes.items()}
+                    judged = step.verdict not in {"ignored", "quarantined"}
+                    assert (step.verdict == "duplicate") == (judged and repeated)
+                    assert (step.error is not None) == (step.verdict == "quarantined")
+                    applied = applied or judged
+                assert await anext(steps, None) is None
+                assert states.get(stream) == (state if applied else None)
+
+    _run(check())
+
+
+async def _each(events: Iterator[Event]) -> Any:  # noqa: ANN401 - an async iterator of them
+    for event in events:
+        yield event
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner() as runner:
+        return runner.run(coroutine)
