@@ -1,10 +1,10 @@
-"""The rules by which a fact meets a state: the same for everything that is tracked.
+"""How a fact changes a state: the rules are the same for everything that is tracked.
 
 - Last writer wins by the provider's own time; ties, and facts without a time, go by position.
 - An absent field keeps its value; an explicit null clears it.
-- A deletion leaves a tombstone, and only a fact with a provider's time after the tombstone's brings the thing back.
+- A deletion leaves a tombstone; only a fact whose provider's time is after the tombstone's brings the thing back.
 
-A projection's `evolve` merges the fields of its own one by one: a loop over their names takes thrice the time, and a
+A projection's `evolve` merges its own fields one by one: a loop over their names takes three times as long, and a
 rebuild does little else.
 """
 
@@ -40,7 +40,7 @@ TrackedFields: TypeAlias = tuple[
 def tracked(state: Tracked, fact: Fact) -> TrackedFields | None:
     """The fields of `Tracked` after a fact, in their order; None if the fact is stale.
 
-    A state without an id is one before its first fact: whose it is comes with that.
+    A state without an id is that before the first fact, which says whose the thing is.
     """
     time, deleted_at = fact.updated_at, None
     if fact.deleted:
@@ -60,11 +60,11 @@ def tracked(state: Tracked, fact: Fact) -> TrackedFields | None:
 
 
 def _is_stale(state: Tracked, time: datetime | None, deleted_at: datetime | None) -> bool:
-    """Say whether `state` already holds something newer than what was said at `time`."""
+    """Whether `state` holds something newer than a fact of this time."""
     if state.deleted_at is None:
         return time is not None and state.updated_at is not None and time < state.updated_at
     if time is None:
-        # A repeated deletion without a time of its own says nothing new.
+        # A deletion without a time of its own, of a thing that is deleted already, changes nothing.
         return True
     if deleted_at is not None:
         return state.updated_at is not None and time < state.updated_at

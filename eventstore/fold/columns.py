@@ -12,7 +12,7 @@ import msgspec
 
 from eventstore.errors import UnstorableError
 
-# As Postgres itself spells them (format_type), so that a table that is there can be compared.
+# As Postgres itself spells them (format_type), so that existing tables can be compared.
 SQL_TYPES: Mapping[object, str] = {
     str: "text",
     int: "bigint",
@@ -38,12 +38,12 @@ class Column(NamedTuple):
 
     @property
     def definition(self) -> str:
-        """The column as CREATE TABLE wants it."""
+        """The column in CREATE TABLE."""
         return f'"{self.name}" {self.sql_type}{"" if self.nullable else " NOT NULL"}'
 
 
 def columns_of(struct: type[msgspec.Struct]) -> tuple[Column, ...]:
-    """Read the columns off a Struct's fields. Raises TypeError for a type that has no column type."""
+    """The columns for the fields of a Struct. Raises TypeError for a field whose type has no column type."""
     hints = typing.get_type_hints(struct, include_extras=True)
     return tuple(
         _column(struct, field.encode_name, hints[field.name])
@@ -73,7 +73,7 @@ def _column(struct: type[msgspec.Struct], name: str, hint: Any) -> Column:  # no
 
 
 def identifier(name: str) -> str:
-    """Let a name into SQL text only if it is a plain identifier."""
+    """The name, if it may stand in SQL text unquoted. Raises ValueError if it may not."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", name):
         message = f"{name!r} is not a plain SQL identifier"
         raise ValueError(message)
@@ -93,7 +93,7 @@ def values_of(columns: Iterable[Column]) -> str:
 def check_storable(struct: msgspec.Struct, indexed: Container[str] = ()) -> None:
     """Raise UnstorableError if Postgres would not take a value of `struct`; fields in `indexed` have to be short.
 
-    It is checked beforehand, since what a table takes must not depend on the way in which it is filled.
+    It is checked before writing, since what is taken must not depend on whether it is written by INSERT or by COPY.
     """
     for name in struct.__struct_fields__:
         value = getattr(struct, name)
@@ -115,7 +115,7 @@ def _check_text(name: str, value: str, longest: int | None) -> None:
 
 
 def mask(value: str | None) -> str | None:
-    """Show no more of a secret than people need to tell two apart: its last four, if that leaves enough hidden."""
+    """Hide a secret but for its last four characters, by which people tell two apart; all of it if it is short."""
     if value is None:
         return None
     return "****" + (value[-4:] if len(value) >= 8 else "")  # noqa: PLR2004 - twice four

@@ -1,11 +1,12 @@
-"""A fingerprint tells whether states that were folded earlier are what a fold would give now.
+"""A fingerprint of the code that folds: as long as it stays the same, so do the states that a fold gives.
 
-It is taken from source: of what the fold runs, and of all in this project that this reaches by name, definition by
-definition. Comments, docstrings, layout, where a definition stands and what is not reached count for nothing, nor do
-annotations of undecorated functions; by the others msgspec decodes. What is not of this project counts by its name.
+It is taken from the source code of what the fold calls and of everything in this project that this refers to by name,
+definition by definition. Comments, docstrings, layout, the place of a definition and whatever is not reached do not
+count; neither do annotations, but for those of classes and decorated functions, by which msgspec decodes. Code of other
+projects counts by its name only.
 
-Not seen: names made at run time, `import *`, and what a callable was made with unless it is a callable, a text or a
-number. Of its settings a source tells by `decoding_settings`.
+It does not see names made at run time, `import *`, or what a callable was made with unless that is a callable, a text
+or a number. The settings that a source decodes by are its `decoding_settings`.
 """
 
 import ast
@@ -36,8 +37,8 @@ def fingerprint(
 ) -> str:
     """Take the fingerprint of what `projection` folds from `sources`: 16 hex digits.
 
-    This project is what lies below `root`, where its modules are imported from. Raises TypeError for a callable or type
-    that has no source there.
+    The project is what lies below `root`, from where its modules are imported. Raises TypeError for a callable or a
+    type that has no source code there.
     """
     topics = {
         name: {
@@ -65,7 +66,7 @@ def fingerprint(
 def _roots(
     projection: Projection[Any], sources: Mapping[str, Source]
 ) -> Iterator[tuple[str, object]]:
-    """Where the walk starts, each with its role: whatever of a projection decides what its fold gives."""
+    """Everything of a projection that decides what its fold gives, each with its role: where the walk starts."""
     yield "evolve", projection.evolve
     yield "state", projection.state
     if projection.journal is not None:
@@ -78,61 +79,61 @@ def _roots(
 
 
 class _Walk:
-    """A walk over the code below `root`. What it meets gets a number, so that the names of files do not count."""
+    """A walk over the code below `root`. Definitions get numbers in its order, so that names of files do not count."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lines: list[str] = []
-        self._places: list[_Place] = []
-        self._numbers: dict[_Place, int] = {}
+        self._definitions: list[_Definition] = []
+        self._numbers: dict[_Definition, int] = {}
         self._started: dict[int, tuple[object, bool]] = {}
 
     def start(self, role: str, value: object) -> bool:
-        """Start from a callable, and from what it was made with. Says whether any of that has source here."""
+        """Start from a callable and from what it was made with; True if any of that has source code here."""
         if isinstance(value, str | bytes | int | float | NoneType):
             self._lines.append(f"{role} = {value!a}")
             return False
         if id(value) not in self._started:
-            # It may hold itself; and it is kept, so that its id stays its own.
+            # It may refer to itself; and the value is kept, so that no other gets its id.
             self._started[id(value)] = value, False
-            held = [self.start(f"{role} {n}", each) for n, each in enumerate(_held(value))]
-            place = _place(self._root, value)
-            if place is not None:
-                self._lines.append(f"{role}: {self._number(place)}")
-            self._started[id(value)] = value, place is not None or any(held)
+            parts = [self.start(f"{role} {n}", each) for n, each in enumerate(_made_with(value))]
+            definition = _definition(self._root, value)
+            if definition is not None:
+                self._lines.append(f"{role}: {self._number(definition)}")
+            self._started[id(value)] = value, definition is not None or any(parts)
         return self._started[id(value)][1]
 
     def lines(self) -> list[str]:
-        """All that is reached, by number: the statements, and what the names in them mean."""
-        for module, statements in self._places:
-            forms, names = _read(statements)
-            meanings = [(name, *self._meaning(module, name)) for name in names]
-            self._lines.append(f"{forms} {meanings}")
+        """Every definition that is reached, in order: its statements, and what the names in them refer to."""
+        for module, statements in self._definitions:
+            dumps, names = _dump_and_names(statements)
+            targets = [(name, *self._resolve(module, name)) for name in names]
+            self._lines.append(f"{dumps} {targets}")
         return self._lines
 
-    def _number(self, place: "_Place") -> int:
-        if place not in self._numbers:
-            self._numbers[place] = len(self._places)
-            self._places.append(place)
-        return self._numbers[place]
+    def _number(self, definition: "_Definition") -> int:
+        if definition not in self._numbers:
+            self._numbers[definition] = len(self._definitions)
+            self._definitions.append(definition)
+        return self._numbers[definition]
 
-    def _meaning(self, module: "_Module", dotted: str) -> Iterator[int | str]:
-        """What a name means in a module: a number, or a name that is not ours; nothing if it is local or built in."""
+    def _resolve(self, module: "_Module", dotted: str) -> Iterator[int | str]:
+        """What a name refers to: numbers of definitions, names of other projects; nothing if it is local."""
         name, _, rest = dotted.partition(".")
         if name in module.bound:
             yield self._number((module, tuple(module.bound[name])))
         for imported in module.imported.get(name, ()):
             target = f"{imported}.{rest}" if rest else imported
-            if (found := _find(self._root, target)) is None:
+            if (found := _find_module(self._root, target)) is None:
                 yield target
             else:
-                # A module that is itself a value may be asked for any of its names.
+                # A module that is used as a value may be asked for any of its names.
                 owner, inner = found
                 for each in [inner] if inner else sorted(owner.bound):
-                    yield from self._meaning(owner, each)
+                    yield from self._resolve(owner, each)
 
 
-def _held(value: object) -> list[object]:
+def _made_with(value: object) -> list[object]:
     """What a callable was made with."""
     match value:
         case partial():
@@ -148,7 +149,7 @@ def _held(value: object) -> list[object]:
 
 
 class _Module:
-    """A module without what never counts: its statements, by the names that they bind, and what is imported as what."""
+    """A module without what does not count: its statements, by the names that they bind, and its imports."""
 
     def __init__(self, tree: ast.Module, package: str) -> None:
         self.body = tree.body
@@ -166,30 +167,30 @@ class _Module:
                     for alias in node.names:
                         self.imported[alias.asname or alias.name].append(f"{origin}.{alias.name}")
                 case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-                    _reduce(node)
-        foreign = {*self.imported, *dir(builtins)}
+                    _strip(node)
+        not_ours = {*self.imported, *dir(builtins)}
         for statement in tree.body:
-            for name in _bound(statement, foreign):
+            for name in _bound(statement, not_ours):
                 self.bound[name].append(statement)
 
 
-# What a name is bound to: the statements of a module that do it, in their order.
-_Place: TypeAlias = tuple[_Module, tuple[ast.stmt, ...]]
+# All statements of a module that bind one name, in their order.
+_Definition: TypeAlias = tuple[_Module, tuple[ast.stmt, ...]]
 
 
-def _place(root: Path, value: object) -> _Place | None:
-    """What binds a function or a class in its module. A closure goes by the function that made it."""
+def _definition(root: Path, value: object) -> _Definition | None:
+    """Where a function or a class is defined; that of a closure is the function around it."""
     if not isinstance(value, type | FunctionType):
         return None
     module = None
-    with suppress(TypeError, OSError):  # it is built in, or was typed
+    with suppress(TypeError, OSError):  # it is built in, or was entered at a prompt
         module = _module(root, Path(inspect.getfile(value)).resolve())
     if module is None:
         return None
     if isinstance(value, type):
         name, line = value.__qualname__, 0
     else:
-        # Whatever name a wrapper takes over, its code keeps its own; a lambda has only its line.
+        # A wrapper takes over another name, but its code keeps its own; a lambda has only its line.
         name, line = value.__code__.co_qualname, value.__code__.co_firstlineno
     around = [each for each in module.body if each.lineno <= line <= (each.end_lineno or line)]
     statements = module.bound.get(name.partition(".")[0], around)
@@ -197,8 +198,8 @@ def _place(root: Path, value: object) -> _Place | None:
 
 
 @cache
-def _find(root: Path, dotted: str) -> tuple[_Module, str] | None:
-    """The module of the project that a name leads into, and what is left of the name."""
+def _find_module(root: Path, dotted: str) -> tuple[_Module, str] | None:
+    """The module of the project in which a dotted name is looked up, and the rest of the name."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         path = root.joinpath(*parts[:length])
@@ -210,7 +211,7 @@ def _find(root: Path, dotted: str) -> tuple[_Module, str] | None:
 
 @cache
 def _module(root: Path, file: Path) -> _Module | None:
-    """A module of the project; a virtual environment in its midst is not of it."""
+    """A module of the project; a virtual environment inside of it is not part of it."""
     if file.suffix != ".py" or not file.is_relative_to(root) or not file.is_file():
         return None
     path = file.relative_to(root)
@@ -219,8 +220,8 @@ def _module(root: Path, file: Path) -> _Module | None:
     return _Module(ast.parse(file.read_bytes(), file), ".".join(path.parent.parts))
 
 
-def _reduce(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-    """Leave out of a definition what never counts: docstrings, and annotations that nothing goes by."""
+def _strip(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    """Remove from a definition what does not count: docstrings, and annotations that nothing depends on."""
     node.body = [
         each
         for each in node.body
@@ -233,7 +234,7 @@ def _reduce(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None
                 each.annotation = None
 
 
-def _bound(statement: ast.stmt, foreign: Container[str]) -> set[str]:
+def _bound(statement: ast.stmt, not_ours: Container[str]) -> set[str]:
     """The names that a statement binds, or whose values it may change: `kinds.update(more)`, `@evolve.register`."""
     names = set()
     parts: Sequence[ast.AST] = [statement]
@@ -248,34 +249,34 @@ def _bound(statement: ast.stmt, foreign: Container[str]) -> set[str]:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names.add(node.name)
-            case ast.Name() if isinstance(node.ctx, ast.Store) or node.id not in foreign:
+            case ast.Name() if isinstance(node.ctx, ast.Store) or node.id not in not_ours:
                 names.add(node.id)
     return names
 
 
 @cache
-def _read(statements: tuple[ast.stmt, ...]) -> tuple[list[str], list[str]]:
-    """Statements as texts, and the names in them."""
+def _dump_and_names(statements: tuple[ast.stmt, ...]) -> tuple[list[str], list[str]]:
+    """Statements as texts, and the names that occur in them."""
     names = chain.from_iterable(map(_names, statements))
-    return [*map(_form, statements)], sorted(set(names))
+    return [*map(_dump, statements)], sorted(set(names))
 
 
-def _form(node: object) -> str:
-    """Write a tree as text, without positions and empty fields.
+def _dump(node: object) -> str:
+    """A syntax tree as text, without positions and empty fields.
 
-    From one Python to the next, ast.unparse quotes f-strings in other ways, and ast.dump shows other fields: after an
-    upgrade every state would count as folded by other code.
+    Versions of Python differ in how ast.unparse quotes f-strings and in which fields ast.dump shows: after an upgrade
+    every state would count as folded by other code.
     """
     if isinstance(node, list):
-        return f"[{' '.join(map(_form, node))}]"
+        return f"[{' '.join(map(_dump, node))}]"
     if not isinstance(node, ast.AST):
         return ascii(node)
     fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
-    return f"{type(node).__name__}({' '.join(f'{name}={_form(value)}' for name, value in fields)})"
+    return f"{type(node).__name__}({' '.join(f'{name}={_dump(value)}' for name, value in fields)})"
 
 
 def _names(node: ast.AST) -> Iterator[str]:
-    """The names in a tree, as far as they are dotted, of local variables too, and those that annotations quote."""
+    """The names in a syntax tree, with the attributes after them; those in quoted annotations, too."""
     if dotted := _dotted(node):
         yield dotted
         return
