@@ -1,7 +1,7 @@
 """Requests that were refused, on record with their cause: an engineer's first question is what was sent and why not.
 
-Nobody from outside can fill the disk with them: so many rows, so many bytes of each; a repeat only raises a count, and
-what comes between two writes is gathered in memory, bounded likewise.
+Nobody can fill the disk with them: their number and the bytes of each are limited, a repeat only raises a count, and
+what comes between two writes is gathered in memory within the same limits.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ logger = structlog.get_logger()
 # Seconds between two writes.
 WRITE_SECONDS = 0.5
 
-# What a bigint holds: a Content-Length may say anything.
+# The largest bigint: a Content-Length may say anything.
 LARGEST_SIZE = 2**63 - 1
 
 
 class NewRejection(msgspec.Struct, frozen=True, kw_only=True):
-    """A refused request. `body` is its beginning, `size` all of it in bytes; `cause` a word, `problem` a sentence.
+    """A refused request. `body` is its beginning, `size` its whole size in bytes; `cause` a word, `problem` a sentence.
 
     `identity` is what besides the body tells one delivery from another: topic and tenant, where headers hold them.
     """
@@ -70,8 +70,8 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None
 
 
-class WholeRejection(Rejection, frozen=True, kw_only=True):
-    """A rejection with what there is of the request. `trusted`: an operator vouches for it."""
+class RejectionWithRequest(Rejection, frozen=True, kw_only=True):
+    """A rejection with what is on record of the request. `trusted`: an operator vouches for it."""
 
     trusted: bool
     headers: bytes
@@ -93,7 +93,7 @@ class Rejections:
         self._lost = 0
 
     def note(self, rejection: NewRejection) -> None:
-        """Take note of a rejection; it is written soon. Costs no I/O."""
+        """Remember a rejection; `run` writes it soon. Costs no I/O."""
         key = _digest(rejection)
         _, count = self._gathered.get(key, (rejection, 0))
         if not count and len(self._gathered) >= self._limits.rejections_kept:
@@ -116,7 +116,7 @@ class Rejections:
         self._gathered[key] = (kept, count + 1)
 
     async def run(self) -> None:
-        """Write what was noted, until cancelled."""
+        """Write what was noted, again and again, until cancelled."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             try:
@@ -127,7 +127,7 @@ class Rejections:
                     logger.exception("could not write rejections")
 
     async def write(self) -> None:
-        """Write what was noted since the last time, and let the oldest go beyond the limit."""
+        """Write what was noted since the last time, and delete the oldest beyond the limit."""
         if not self._gathered:
             return
         gathered, self._gathered = self._gathered, {}
@@ -169,13 +169,13 @@ class Rejections:
         rows = await self._database.fetch(QUERIES["list_rejections"], before, limit)
         return [Rejection(**row) for row in rows]
 
-    async def show(self, id_: int) -> WholeRejection | None:
-        """One rejection whole, or None."""
+    async def read(self, id_: int) -> RejectionWithRequest | None:
+        """One rejection with its request, or None."""
         row = await self._database.fetchrow(QUERIES["read_rejection"], id_)
-        return None if row is None else WholeRejection(**row)
+        return None if row is None else RejectionWithRequest(**row)
 
     async def claim(self, id_: int) -> bool:
-        """Take a rejection in hand to try it again; False if somebody has, or if it is in the log already."""
+        """Reserve a rejection for another try; False if somebody has, or if it is in the log already."""
         async with self._database.transaction() as connection:
             return await connection.fetchval(QUERIES["claim_rejection"], id_) is not None
 
@@ -183,13 +183,13 @@ class Rejections:
         """Vouch for a rejection; False if there is none."""
         return await self._database.fetchval(QUERIES["trust_rejection"], id_) is not None
 
-    async def settle(self, id_: int, position: int | None) -> None:
-        """Say where a claimed rejection went; None gives it back."""
-        await self._database.execute(QUERIES["settle_rejection"], id_, position)
+    async def finish(self, id_: int, position: int | None) -> None:
+        """Record where in the log a claimed rejection went; None gives it back."""
+        await self._database.execute(QUERIES["finish_rejection"], id_, position)
 
 
 def _digest(rejection: NewRejection) -> bytes:
-    """What is equal for a repeat of a rejection, and for no other."""
+    """What two rejections have in common if, and only if, one repeats the other."""
     digest = hashlib.sha256(f"{rejection.provider}\0{rejection.cause}\0{rejection.size}\0".encode())
     digest.update(rejection.identity + b"\0" + rejection.body)
     return digest.digest()

@@ -29,7 +29,7 @@ ORDER BY id DESC
 LIMIT $2
 
 -- read_rejection --
--- One rejection with what there is of the request.
+-- One rejection with what is on record of the request.
 SELECT
     id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position, trusted,
     headers, body
@@ -37,7 +37,7 @@ FROM rejections
 WHERE id = $1
 
 -- claim_rejection --
--- Take a rejection in hand; who died with one in hand has lost it after a minute.
+-- Reserve a rejection for another try; a claim whose holder died ends after a minute.
 UPDATE rejections
 SET retried_at = clock_timestamp()
 WHERE id = $1 AND position IS NULL
@@ -48,8 +48,8 @@ RETURNING id
 -- Vouch for a rejection: whoever can write here may.
 UPDATE rejections SET trusted = true WHERE id = $1 RETURNING id
 
--- settle_rejection --
--- Say where a rejection went; null gives it back.
+-- finish_rejection --
+-- Record where in the log a claimed rejection went; null gives it back.
 UPDATE rejections
 SET position = $2, retried_at = CASE WHEN $2::bigint IS NULL THEN NULL ELSE retried_at END
 WHERE id = $1

@@ -1,4 +1,4 @@
-"""Processes of Postgres: as whom they run, how they start and end, and which are still there."""
+"""Processes of Postgres: the account they run as, how they start and end, and which still run."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from eventstore.errors import PostgresError
 
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
-# Seconds between looks at whether a process is still there.
+# Seconds between checks that a process is still there.
 WATCH_SECONDS: Final = 0.1
 
 OWN_POSTGRES: Final = "set DATABASE_URL to a Postgres of your own, 15 or newer"
@@ -27,12 +27,12 @@ OWN_POSTGRES: Final = "set DATABASE_URL to a Postgres of your own, 15 or newer"
 # environment. LC_ALL also keeps macOS from starting threads inside the postmaster.
 ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C"}
 
-# Whom Postgres runs as; None is ourselves.
+# The account that Postgres runs as; None is our own.
 Account: TypeAlias = pwd.struct_passwd | None
 
 
 def account_for(run_as: str) -> Account:
-    """Say whom Postgres runs as: ourselves, or `run_as` if we are root."""
+    """The account that Postgres runs as: our own, or that of the user `run_as` if we are root. Raises PostgresError."""
     if os.geteuid() != 0:
         return None
     with contextlib.suppress(KeyError):
@@ -46,7 +46,7 @@ def account_for(run_as: str) -> Account:
 
 
 def postgres_in(directory: Path) -> list[psutil.Process]:
-    """List the Postgres processes that work in `directory`: the only proof that does not lie.
+    """List the Postgres processes that work in `directory`: the only reliable proof.
 
     A pid file outlives its process, and its pid may belong to anyone by now. The name is asked for
     because a person's shell may stand in the directory too; /proc, because the path that it gives
@@ -94,14 +94,14 @@ def spawn(
 
 
 def run(account: Account, command: list[str | Path], cwd: Path) -> tuple[int, str]:
-    """Run a command to its end; give its status and what it said."""
+    """Run a command to its end; gives its exit status and output."""
     with spawn(account, command, cwd, subprocess.PIPE) as process:
         output, _ = process.communicate()
     return process.returncode, os.fsdecode(output).strip()
 
 
 def end(process: subprocess.Popen[bytes], stop_seconds: float) -> None:
-    """Ask for a fast shutdown, then for an immediate one, then insist; wait for the end."""
+    """Ask for a fast shutdown, then for an immediate one, then kill it; wait for the end."""
     steps = ((signal.SIGINT, stop_seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, None))
     for step, seconds in steps:
         process.send_signal(step)
@@ -129,7 +129,7 @@ def check_reachable(account: Account, way: Iterable[Path]) -> None:
 
 
 def refuse_unreachable(account: pwd.struct_passwd, barred: str) -> NoReturn:
-    """Say which directory bars the way of Postgres's user. Raises PostgresError."""
+    """Raise PostgresError, naming the directory that Postgres's user may not enter."""
     raise PostgresError(
         problem=f"as root, Postgres runs as the user {account.pw_name}, who may not enter {barred}",
         remedy="Set LOOPLEDGER_DATA_DIR to a directory that this user may enter, for example below "

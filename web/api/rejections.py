@@ -7,7 +7,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from eventstore.errors import UnavailableError
-from eventstore.rejections import WholeRejection
+from eventstore.rejections import RejectionWithRequest
 from providers.provider import Recognised
 from verification.delivery import Delivery
 from web import parameters
@@ -90,14 +90,14 @@ async def retry_rejection(request: web.Request) -> web.Response:
         # It may yet be committed: the claim stays until that is settled.
         raise
     except BaseException:
-        await context.rejections.settle(rejection.id, None)
+        await context.rejections.finish(rejection.id, None)
         raise
-    await context.rejections.settle(rejection.id, position)
+    await context.rejections.finish(rejection.id, position)
     return json_response({"position": position})
 
 
 async def _append_once(
-    context: Context, rejection: WholeRejection, delivery: Delivery, recognised: Recognised
+    context: Context, rejection: RejectionWithRequest, delivery: Delivery, recognised: Recognised
 ) -> int:
     """Append a rejection, unless an earlier try that was not heard of again has: its event's id is always the same."""
     event_id = uuid.uuid5(NAMESPACE, f"{rejection.id} {rejection.count}")
@@ -110,7 +110,7 @@ async def _append_once(
     return (await context.appender.append(event)).position
 
 
-def _verify_again(endpoint: Endpoint, rejection: WholeRejection, delivery: Delivery) -> None:
+def _verify_again(endpoint: Endpoint, rejection: RejectionWithRequest, delivery: Delivery) -> None:
     verifier = endpoint.verifier
     if rejection.trusted:
         verifier = verifier.signatures_only
@@ -123,9 +123,9 @@ def _verify_again(endpoint: Endpoint, rejection: WholeRejection, delivery: Deliv
     verifier.check_body(delivery, verifier.check_head(delivery))
 
 
-async def _rejection(request: web.Request) -> WholeRejection:
+async def _rejection(request: web.Request) -> RejectionWithRequest:
     id_ = parameters.as_whole_number(request.match_info["id"], "id", least=1)
-    rejection = await request.app[CONTEXT].rejections.show(id_)
+    rejection = await request.app[CONTEXT].rejections.read(id_)
     if rejection is None:
         raise NotFoundError(what=f"rejection {id_}")
     return rejection
