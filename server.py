@@ -174,7 +174,8 @@ def _room_for(connections: int) -> int:
         return connections
     room = max(1, allowed - SPARE_FILES)
     logger.warning(
-        "fewer connections than allowed: only so many files may be open",
+        "connections_limited",
+        message="The limit of open files leaves room for fewer connections than are configured.",
         connections=room,
         files=allowed,
         advice="raise the limit of open files (ulimit -Hn), or lower LOOPLEDGER_LIMITS_CONNECTIONS",
@@ -199,11 +200,11 @@ async def _serve(settings: Settings) -> None:
             try:
                 await asyncio.Event().wait()
             finally:
-                logger.info("stopping")
+                logger.info("stopping", message="The server is stopping.")
     finally:
         # What did not start has its error to tell, and nothing else.
         if started:
-            logger.info("stopped")
+            logger.info("stopped", message="The server has stopped.")
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
@@ -217,7 +218,7 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
         nonlocal stopping
         if not stopping:
             stopping = True
-            logger.debug("stopping")
+            logger.debug("stop_requested", message="A signal asked this process to stop.")
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -124,7 +124,10 @@ class Rejections:
             except Exception as error:
                 raise_if_cancelled()
                 if not is_outage(error):
-                    logger.exception("could not write rejections")
+                    logger.exception(
+                        "rejections_not_written",
+                        message="Refused requests could not be put on record; trying again.",
+                    )
 
     async def write(self) -> None:
         """Write what was noted since the last time, and delete the oldest beyond the limit."""
@@ -159,9 +162,18 @@ class Rejections:
         async with self._database.transaction() as connection:
             await connection.execute(QUERIES["record_rejections"], *columns)
             await connection.execute(QUERIES["prune_rejections"], self._limits.rejections_kept)
-        logger.info("refused requests", kinds=len(rows), count=sum(row[-1] for row in rows))
+        logger.info(
+            "requests_refused",
+            message="Requests were refused; `loopledger rejections list` shows them.",
+            kinds=len(rows),
+            count=sum(row[-1] for row in rows),
+        )
         if self._lost:
-            logger.warning("refused more requests than are kept", lost=self._lost)
+            logger.warning(
+                "rejections_dropped",
+                message="More requests were refused than are kept on record.",
+                lost=self._lost,
+            )
             self._lost = 0
 
     async def page(self, before: int, limit: int) -> list[Rejection]:

@@ -1,4 +1,8 @@
-"""What the log looks like: for people on a terminal, JSON for machines."""
+"""What the log looks like: for people on a terminal, JSON for machines.
+
+Every event has a stable name in snake case, a `message` for people, and its facts as fields. docs/operations.md lists
+all of them; a test holds that table to the code.
+"""
 
 import logging
 import sys
@@ -25,6 +29,7 @@ def configure_logging(settings: Settings) -> None:
         if console
         else structlog.processors.JSONRenderer()
     )
+    renderers: list[Any] = [*([_message_first] if console else []), renderer]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -33,7 +38,7 @@ def configure_logging(settings: Settings) -> None:
         *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
     ]
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -43,7 +48,7 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
@@ -51,3 +56,12 @@ def configure_logging(settings: Settings) -> None:
     logging.getLogger("aiohttp.server").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
     )
+
+
+def _message_first(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """For the console: the message in the place of the event's name, and that in brackets beside it."""
+    if "message" in event:
+        event["logger"], event["event"] = event["event"], event.pop("message")
+    return event

@@ -63,7 +63,11 @@ class Workers:
         while self._living() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a process gives no event to wait for
             await asyncio.sleep(0.01)
         for name in self._living():
-            logger.error("killed a worker that did not stop", worker=name)
+            logger.error(
+                "worker_killed",
+                message="A worker did not stop in time and was killed.",
+                worker=name,
+            )
             self._running[name].kill()
             self._running[name].wait()
         os.close(self._hold)
@@ -89,13 +93,23 @@ class Workers:
             status = self._running[name].poll()
             if status is None:
                 continue
-            logger.error("a worker died; starting it again", worker=name, status=status)
+            logger.error(
+                "worker_died",
+                message="A worker process died; starting it again.",
+                worker=name,
+                status=status,
+            )
             await asyncio.sleep(backoff.next_pause())
             try:
                 self._spawn(name)
             except OSError as error:
                 # No memory or no file descriptors now: the next check tries again.
-                logger.error("could not start a worker", worker=name, error=str(error))
+                logger.error(
+                    "worker_not_started",
+                    message="A worker process could not be started; trying again.",
+                    worker=name,
+                    error=str(error),
+                )
 
 
 async def parent_gone(lifeline: int) -> None:

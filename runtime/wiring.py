@@ -215,7 +215,11 @@ async def retry_until_available(step: Callable[[], Awaitable[T]], end: "asyncio.
             cause = error.__cause__ if isinstance(error, PostgresError) else error
             if end.done() or cause is None or not is_outage(cause):
                 raise
-            logger.warning("waiting for Postgres", error=describe(cause))
+            logger.warning(
+                "postgres_awaited",
+                message="Waiting for Postgres before starting.",
+                error=describe(cause),
+            )
             await asyncio.wait([end], timeout=RETRY_SECONDS)
 
 

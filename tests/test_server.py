@@ -155,7 +155,7 @@ def test_where_few_files_may_be_open_connections_are_turned_away_before_none_is_
         assert last.recv(100).startswith(b"HTTP/1.1 503 ")
     assert server.stop() == 0
     output = server.output()
-    assert "fewer connections than allowed" in output
+    assert "connections_limited" in output
     assert "connections=300" in output or '"connections": 300' in output
 
 

@@ -179,9 +179,18 @@ def problem_of(error: Exception, method: str) -> web.Response:
             response.headers["WWW-Authenticate"] = 'Loopledger realm="webhooks"'
         return response
     if is_outage(error):
-        logger.warning("no answer from Postgres", error=describe(error))
+        logger.warning(
+            "postgres_unavailable",
+            message="A request failed because Postgres is away.",
+            error=describe(error),
+        )
         return problem_of(UnavailableError(problem="Postgres does not answer"), method)
-    logger.error("a request failed", method=method, exc_info=error)
+    logger.error(
+        "request_failed",
+        message="A request failed because of an unexpected error.",
+        method=method,
+        exc_info=error,
+    )
     return internal_error()
 
 

@@ -141,18 +141,38 @@ class Projector(Generic[State]):
                         await asyncio.sleep(min(rest, MAX_REST_SECONDS))
             except FencedError as error:
                 raise_if_cancelled()
-                logger.info("a rival projector was faster", error=str(error))
+                logger.info(
+                    "rival_projector",
+                    message="Another projector has moved this projection on; its state is read again.",
+                    projection=self.projection.name,
+                    error=str(error),
+                )
             except (IncompleteError, IncompleteReadError, SystematicError) as error:
                 # Whatever it wrote from here on could not be trusted: stop, loudly.
-                logger.critical("stopped a projection", error=str(error))
+                logger.critical(
+                    "projection_stopped",
+                    message="A projection stopped, because what it would write cannot be trusted.",
+                    projection=self.projection.name,
+                    error=str(error),
+                )
                 await self._record_error(str(error))
                 return
             except Exception as error:
                 raise_if_cancelled()
                 if is_outage(error):
-                    logger.warning("a projection waits for Postgres", error=describe(error))
+                    logger.warning(
+                        "projection_waiting",
+                        message="A projection is waiting for Postgres.",
+                        projection=self.projection.name,
+                        error=describe(error),
+                    )
                 else:
-                    logger.error("a projection cannot go on", exc_info=error)
+                    logger.error(
+                        "projection_failed",
+                        message="A projection failed and tries again.",
+                        projection=self.projection.name,
+                        exc_info=error,
+                    )
                     await self._record_error(describe(error))
             await asyncio.sleep(backoff.next_pause())
 
@@ -212,7 +232,12 @@ class Projector(Generic[State]):
         except Exception as failure:  # noqa: BLE001 - whatever it is
             # It has been logged; to record it is not worth stopping for.
             raise_if_cancelled()
-            logger.warning("could not record an error", error=describe(failure))
+            logger.warning(
+                "error_not_recorded",
+                message="The error of a projection could not be recorded in the registry.",
+                projection=self.projection.name,
+                error=describe(failure),
+            )
             self._error_recorded = False
 
     async def _record_fingerprint(self) -> None:
@@ -248,7 +273,12 @@ class Projector(Generic[State]):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
             raise_if_cancelled()
-            logger.debug("could not fold ahead", error=describe(error))
+            logger.debug(
+                "fold_ahead_failed",
+                message="The next batch could not be folded ahead; it is folded in its turn.",
+                projection=self.projection.name,
+                error=describe(error),
+            )
             self._states.clear()
             return None
 
@@ -270,7 +300,8 @@ class Projector(Generic[State]):
             self._registry.on_checkpoint(self.projection.name, batch.checkpoint)
         if batch.quarantined:
             logger.warning(
-                "put events in quarantine",
+                "events_quarantined",
+                message="Events could not be folded and were put in quarantine.",
                 projection=self.projection.name,
                 count=len(batch.quarantined),
                 first_position=batch.quarantined[0][0],

@@ -242,7 +242,11 @@ class Appender:
                 elif is_outage(error):
                     if backoff is None:
                         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
-                        logger.warning("lost Postgres while appending", error=describe(error))
+                        logger.warning(
+                            "postgres_lost",
+                            message="Postgres was lost while appending; trying again.",
+                            error=describe(error),
+                        )
                     # Sent or not, committed or not: from now on, look before appending.
                     outcome_unknown = True
                     self._lost_session = self._lost_session or self._session
@@ -250,7 +254,9 @@ class Appender:
                     await asyncio.sleep(backoff.next_pause())
                     continue
                 else:
-                    logger.error("could not append", exc_info=error)
+                    logger.error(
+                        "append_failed", message="A batch could not be appended.", exc_info=error
+                    )
                     self._disconnect()
                     _report_all(batch, UnavailableError(problem=describe(error)))
             return
@@ -302,7 +308,10 @@ class Appender:
             elif not pending.reported:
                 missing.append(pending)
         logger.info(
-            "recovered a batch of unknown outcome", on_record=len(found), missing=len(missing)
+            "batch_recovered",
+            message="A batch of unknown outcome was looked up in the log; what was missing is appended now.",
+            on_record=len(found),
+            missing=len(missing),
         )
         # None of the rest is on record up to `head`: a later recovery need only look beyond.
         self._advance(head)
@@ -312,7 +321,8 @@ class Appender:
         """The database refuses an event of `batch`: find the one at fault, and append the others in order."""
         if len(batch) == 1:
             logger.warning(
-                "the database refused a delivery",
+                "delivery_refused",
+                message="Postgres refused a delivery because of its content.",
                 stream=batch[0].event.stream,
                 error=describe(error),
             )

@@ -96,7 +96,10 @@ class Head:
             except Exception as error:
                 raise_if_cancelled()
                 if not is_outage(error):
-                    logger.exception("could not look for the head")
+                    logger.exception(
+                        "head_poll_failed",
+                        message="The head of the log could not be read; trying again.",
+                    )
                 await asyncio.sleep(self._poll_seconds)
 
     async def _listen(self, connection: "Connection[Record]") -> None:

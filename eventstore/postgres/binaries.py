@@ -71,7 +71,12 @@ def binaries_for(account: Account, copies: Path | None = None) -> Path:
             remedy=f"Run Loopledger as an ordinary user; or {OWN_POSTGRES}.",
         ) from error
     if changed:
-        logger.info("copied the Postgres binaries", files=changed, place=str(place))
+        logger.info(
+            "postgres_binaries_copied",
+            message="The Postgres binaries were copied to where their user can reach them.",
+            files=changed,
+            place=str(place),
+        )
     copied = place / INSTALLATION / "bin"
     if (barred := first_unreachable(account, [*path_to(copied), copied / "postgres"])) is not None:
         refuse_unreachable(account, barred)

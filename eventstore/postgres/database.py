@@ -186,10 +186,18 @@ async def run_connected(
         except Exception as error:
             raise_if_cancelled()
             if is_outage(error):
-                logger.debug("a connection outside the pool was lost", error=describe(error))
+                logger.debug(
+                    "connection_lost",
+                    message="A connection outside the pool was lost; connecting again.",
+                    error=describe(error),
+                )
             else:
                 # A password that is being changed, a bug: whatever it is, nobody would notice that this gave up.
-                logger.error("a connection outside the pool failed", exc_info=error)
+                logger.error(
+                    "connection_failed",
+                    message="A connection outside the pool failed; connecting again.",
+                    exc_info=error,
+                )
         finally:
             if connection is not None:
                 connection.terminate()

@@ -138,7 +138,12 @@ class EmbeddedPostgres:
             if time.monotonic() >= report:
                 report += REPORT_SECONDS
                 seconds = round(time.monotonic() - began)
-                logger.info("waiting for Postgres to recover", seconds=seconds, problem=problem)
+                logger.info(
+                    "postgres_recovering",
+                    message="Waiting for the embedded Postgres to recover.",
+                    seconds=seconds,
+                    problem=problem,
+                )
             # A refused connection is a line in its log: a long recovery must not fill the disk.
             pause = min(pause * 1.5, 1.0)
             await asyncio.sleep(pause)
@@ -164,7 +169,8 @@ class EmbeddedPostgres:
                 continue
             pause = backoff.next_pause()
             logger.warning(
-                "Postgres ended by itself, starting it again",
+                "postgres_died",
+                message="The embedded Postgres ended by itself; starting it again.",
                 status=process.returncode,
                 seconds=pause,
             )
@@ -172,7 +178,11 @@ class EmbeddedPostgres:
             try:
                 await self._launch()
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody would notice that this gave up
-                logger.error("Postgres did not start", problem=str(error))
+                logger.error(
+                    "postgres_not_started",
+                    message="The embedded Postgres did not start; trying again.",
+                    problem=str(error),
+                )
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self._turn:

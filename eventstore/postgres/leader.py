@@ -29,7 +29,7 @@ async def lead(connect: Connect, work: Callable[[], Coroutine[Any, Any, None]]) 
     async def work_while_leading(connection: "Connection[Record]") -> None:
         while not await connection.fetchval(QUERIES["try_to_lead"]):  # noqa: ASYNC110 - a lock gives no event to wait for
             await asyncio.sleep(TRY_SECONDS)
-        logger.info("this process projects")
+        logger.info("leadership_gained", message="This process is projecting from now on.")
         async with (
             in_background(closed_event(connection).wait()) as closed,
             in_background(work()) as working,
@@ -39,6 +39,9 @@ async def lead(connect: Connect, work: Callable[[], Coroutine[Any, Any, None]]) 
                 # It failed, or has nothing left to do: then the lead is kept without work.
                 working.result()
                 await closed
-        logger.warning("lost the lead: its connection ended")
+        logger.warning(
+            "leadership_lost",
+            message="This process stopped projecting, because the connection that holds its lock ended.",
+        )
 
     await run_connected(connect, work_while_leading)

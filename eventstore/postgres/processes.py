@@ -148,7 +148,11 @@ def end_leftovers(directory: Path, stopping: threading.Event) -> None:
         left = postgres_in(directory)
         if not left:
             return
-        logger.warning("ending a leftover Postgres", pids=[each.pid for each in left])
+        logger.warning(
+            "leftover_postgres",
+            message="Stopping a Postgres that an earlier server left running.",
+            pids=[each.pid for each in left],
+        )
         postmaster = pid_in(directory / "postmaster.pid")
         for each in left:
             if step != signal.SIGINT or each.pid == postmaster:

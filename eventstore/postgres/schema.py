@@ -30,7 +30,7 @@ async def set_up_schema(connection: "Connection[Record]") -> None:
             await connection.execute(SCHEMA.read_text("utf-8"))
             for version in migrations:
                 await connection.execute(QUERIES["record_version"], version)
-            logger.info("made the schema", version=newest)
+            logger.info("schema_created", message="The schema was created.", version=newest)
             return
         version = await connection.fetchval(QUERIES["schema_version"])
         if version > newest:
@@ -57,7 +57,9 @@ async def migrate(connection: "Connection[Record]", number: int, file: Path) -> 
     """Apply one migration. The caller holds the transaction."""
     await connection.execute(file.read_text("utf-8"))  # noqa: ASYNC240 - a small file, once
     await connection.execute(QUERIES["record_version"], number)
-    logger.info("migrated the schema", version=number, file=file.name)
+    logger.info(
+        "schema_migrated", message="The schema was migrated.", version=number, file=file.name
+    )
 
 
 async def check_server(connection: "Connection[Record]") -> None:

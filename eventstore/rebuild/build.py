@@ -104,7 +104,12 @@ class Build:
                 raise_if_cancelled()
                 if is_transient(error) or attempt == ATTEMPTS - 1:
                     raise
-                logger.warning("building again", projection=self.name, error=describe(error))
+                logger.warning(
+                    "rebuild_restarted",
+                    message="A rebuild was interrupted and is restarted.",
+                    projection=self.name,
+                    error=describe(error),
+                )
                 restart = True
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
@@ -185,7 +190,8 @@ class Build:
                 )
             if count % REPORTS_PER_LOG_LINE == 0:
                 logger.info(
-                    "rebuilding",
+                    "rebuild_progress",
+                    message="A rebuild is building a new generation.",
                     projection=self.name,
                     generation=job.generation,
                     percent=round(100 * events_done() / max(job.target, 1), 1),

@@ -51,10 +51,10 @@ class Conductor:
         try:
             while True:
                 statuses: dict[str, ProjectionStatus] = {}
-                with _errors_logged("could not look for rebuilds"):
+                with _errors_logged("read the registry"):
                     statuses = await self._registry.statuses()
                 for lifecycle in self._lifecycles:
-                    with _errors_logged("could not do what a rebuild asks for"):
+                    with _errors_logged("carry out a request"):
                         await lifecycle.update(statuses[lifecycle.name])
                 busy = any(each.rebuild is not None for each in statuses.values())
                 await asyncio.sleep(BUSY_POLL_SECONDS if busy else IDLE_POLL_SECONDS)
@@ -64,13 +64,22 @@ class Conductor:
 
 
 @contextmanager
-def _errors_logged(what: str) -> Iterator[None]:
+def _errors_logged(step: str) -> Iterator[None]:
     """Log an error and go on: the next look comes soon, and no other projection is to wait for it."""
     try:
         yield
     except Exception as error:
         raise_if_cancelled()
         if is_outage(error):
-            logger.debug(what, error=describe(error))
+            logger.debug(
+                "rebuilds_waiting",
+                message="Requests for rebuilds wait for Postgres.",
+                step=step,
+                error=describe(error),
+            )
         else:
-            logger.exception(what)
+            logger.exception(
+                "rebuilds_failed",
+                message="Requests for rebuilds could not be read or carried out; trying again.",
+                step=step,
+            )

@@ -89,12 +89,26 @@ class Lifecycle:
         if self._deps.rebuild_stale:
             try:
                 await self._deps.registry.request_rebuild(self.name, promote=True)
-                logger.warning("a projection is stale; rebuilding it", projection=self.name)
+                logger.warning(
+                    "stale_projection",
+                    message="A projection is stale, and is being rebuilt.",
+                    projection=self.name,
+                )
             except LoopledgerError as error:
-                logger.warning("a projection is stale", projection=self.name, error=str(error))
+                logger.warning(
+                    "stale_projection",
+                    message="A projection is stale: it was folded by other code or settings.",
+                    projection=self.name,
+                    error=str(error),
+                )
         else:
             advice = f"run: loopledger rebuild {self.name}"
-            logger.warning("a projection is stale", projection=self.name, advice=advice)
+            logger.warning(
+                "stale_projection",
+                message="A projection is stale: it was folded by other code or settings.",
+                projection=self.name,
+                advice=advice,
+            )
 
     async def _follow_live(self, generation: int) -> None:
         """Follow the live generation, if that is another: somebody else switched, or we did and lost the response."""
@@ -125,9 +139,16 @@ class Lifecycle:
         except Exception as error:
             raise_if_cancelled()
             if is_transient(error):
-                logger.warning("a rebuild waits for Postgres", error=describe(error))
+                logger.warning(
+                    "rebuild_waiting",
+                    message="A rebuild is waiting for Postgres.",
+                    projection=self.name,
+                    error=describe(error),
+                )
                 return
-            logger.error("a rebuild failed", projection=self.name, exc_info=error)
+            logger.error(
+                "rebuild_failed", message="A rebuild failed.", projection=self.name, exc_info=error
+            )
             await self._fail(build.generation, error)
 
     async def _read_entry(self, generation: int) -> "Record | None":
@@ -152,7 +173,12 @@ class Lifecycle:
             projector.generation,
             None if diff is None else msgspec.json.encode(diff),
         )
-        logger.info("a rebuild is ready", projection=self.name, generation=projector.generation)
+        logger.info(
+            "rebuild_ready",
+            message="A rebuild is ready to be promoted.",
+            projection=self.name,
+            generation=projector.generation,
+        )
         while self._wanted != "promote":  # noqa: ASYNC110 - the registry is polled too
             await asyncio.sleep(POLL_SECONDS)
 
@@ -171,7 +197,12 @@ class Lifecycle:
                 if is_outage(error):
                     raise
                 # The new generation may be the remedy: it must not depend on the old one.
-                logger.warning("the live generation cannot go on", error=describe(error))
+                logger.warning(
+                    "live_generation_stopped",
+                    message="The live generation cannot go on; the new one is compared with where it stopped.",
+                    projection=self.name,
+                    error=describe(error),
+                )
             yield
 
     async def _compare(self, projector: Projector[Any]) -> Diff:
@@ -202,7 +233,12 @@ class Lifecycle:
             await asyncio.sleep(SWITCH_PAUSE_SECONDS)
         self._switched.set()
         generation = projector.generation
-        logger.info("promoted", projection=self.name, generation=generation)
+        logger.info(
+            "generation_promoted",
+            message="A generation was promoted and is live now.",
+            projection=self.name,
+            generation=generation,
+        )
         await self._drop_old()
 
     async def _try_to_switch(self, projector: Projector[Any]) -> bool:
@@ -234,14 +270,24 @@ class Lifecycle:
                 await self._drop(row["generation"])
         except Exception as error:  # noqa: BLE001 - it is only room on the disk
             raise_if_cancelled()
-            logger.warning("could not drop a generation", error=describe(error))
+            logger.warning(
+                "generation_not_dropped",
+                message="An old generation could not be dropped; trying again later.",
+                projection=self.name,
+                error=describe(error),
+            )
 
     async def _drop(self, generation: int) -> None:
         """Drop a generation and delete its entry, unless it is live."""
         async with self._deps.database.transaction() as connection:
             if await connection.fetchval(QUERIES["delete_generation"], self.name, generation):
                 await GenerationTables(self._projection, generation).drop(connection)
-                logger.info("dropped a generation", projection=self.name, generation=generation)
+                logger.info(
+                    "generation_dropped",
+                    message="A generation was dropped.",
+                    projection=self.name,
+                    generation=generation,
+                )
 
     async def _discard(self, rebuild: Rebuild) -> None:
         """Drop a rebuild; a generation that was live before is kept as it was."""

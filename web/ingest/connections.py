@@ -41,7 +41,8 @@ def connection_server(
 
         return DeliveryServer(receiver, server, limits, idle_seconds=idle_seconds)
     logger.warning(
-        "serving without the fast path for deliveries, which is slower: it was not tested with this aiohttp",
+        "fast_path_off",
+        message="Serving without the fast path for deliveries, which was not tested with this version of aiohttp.",
         aiohttp=aiohttp.__version__,
         tested=sorted(FAST_PATH_VERSIONS),
     )

@@ -88,7 +88,8 @@ class DeliveryServer:
         if now - self._warned >= WARNING_SECONDS:
             self._warned = now
             logger.warning(
-                "refused a connection: as many are open as limits.connections allows",
+                "connection_refused",
+                message="A connection was refused, because as many are open as limits.connections allows.",
                 connections=limit,
             )
         return True
@@ -307,7 +308,7 @@ class DeliveryProtocol(BaseProtocol):
                 self._refuse(outcome)
         except Exception as error:
             # The appender has others to call after this one.
-            logger.error("could not respond", exc_info=error)
+            logger.error("response_failed", message="A response could not be sent.", exc_info=error)
             self.abort()
         return True
 

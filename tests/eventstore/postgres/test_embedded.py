@@ -443,7 +443,7 @@ async def test_a_long_recovery_is_waited_for_and_reported(
     with capture_logs() as logs:
         async with EmbeddedPostgres(data) as postgres:
             assert await fetch(postgres.dsn, "SELECT 1") == 1
-    assert "waiting for Postgres to recover" in [each["event"] for each in logs]
+    assert "postgres_recovering" in [each["event"] for each in logs]
 
 
 async def test_a_log_that_has_grown_large_is_put_aside(data: Path) -> None:
