@@ -9,21 +9,19 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import asyncpg
 import msgspec
 import psutil
 
 from benchmarks.harness.command import fail
+from benchmarks.harness.postgres import Postgres
 from benchmarks.harness.server_process import (
     ROOT,
     LoopledgerProcess,
     ServerProcess,
     free_port,
-    postmaster_pid,
 )
 from benchmarks.harness.signer import SIGNATURE_HEADER, SIGNATURE_PREFIX, Signer
 from benchmarks.harness.usage import family
-from eventstore.postgres.embedded import EmbeddedPostgres
 from providers import settings_types
 from simulation.deliveries import deliveries
 
@@ -44,13 +42,6 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         return [each for root in self.roots for each in family(root)]
 
 
-class Postgres(msgspec.Struct, frozen=True):
-    """A Postgres that runs."""
-
-    dsn: str
-    process: psutil.Process
-
-
 def missing_library() -> str | None:
     """Why the eventsourcing library cannot be measured; None if it can."""
     try:
@@ -68,27 +59,6 @@ async def running(server: ServerProcess) -> AsyncIterator[psutil.Process]:
         yield psutil.Process(server.process.pid)
     finally:
         await asyncio.to_thread(server.stop)
-
-
-def postgres_in(data_dir: Path) -> psutil.Process:
-    """The Postgres that runs in a data directory of Loopledger. Raises BenchmarkError if none does."""
-    try:
-        return psutil.Process(postmaster_pid(data_dir))
-    except (OSError, ValueError, IndexError, psutil.Error) as error:
-        fail(f"no Postgres runs in {data_dir}: {error}")
-
-
-async def start_postgres(stack: AsyncExitStack, data_dir: Path) -> Postgres:
-    """Start an embedded Postgres that loses nothing. Raises BenchmarkError if it would."""
-    embedded = await stack.enter_async_context(EmbeddedPostgres(data_dir))
-    connection = await asyncpg.connect(embedded.dsn)
-    try:
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            if (value := await connection.fetchval(f"SHOW {setting}")) != "on":
-                fail(f"{setting} is {value}: only durable servers are compared")
-    finally:
-        await connection.close()
-    return Postgres(embedded.dsn, postgres_in(data_dir))
 
 
 async def start_program(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import servers
 from benchmarks.harness.api import HeadCheck
+from benchmarks.harness.postgres import start_postgres
 from benchmarks.harness.progress import show_progress
 from benchmarks.harness.report import AGAINST, this_machine
 from benchmarks.harness.server_process import ROOT
@@ -69,14 +70,14 @@ class IngestComparison:
             return
         postgres = None
         if name != "limit":
-            postgres = await servers.start_postgres(stack, directory / "data")
+            postgres = await start_postgres(stack, directory / "data")
         command = [sys.executable, "-m", "benchmarks.ingest.handlers", name]
         command.append(postgres.dsn if postgres else "")
         self._servers[name] = await servers.start_program(stack, command, directory, postgres)
 
     async def _start_loopledger(self, stack: AsyncExitStack, name: str, directory: Path) -> None:
         checkout = self._given.against if name == AGAINST else ROOT
-        postgres = await servers.start_postgres(stack, directory / "data")
+        postgres = await start_postgres(stack, directory / "data")
 
         async def start(stack: AsyncExitStack) -> Server:
             return await servers.start_loopledger(
@@ -89,7 +90,7 @@ class IngestComparison:
                 # It makes its tables and enters its projections.
                 await start(once)
             on_record = self._given.events_on_record
-            await fill(postgres.dsn, on_record, show_progress)
+            await fill(postgres.dsn, on_record)
         self._servers[name] = await start(stack)
         self._heads[name] = HeadCheck(self._servers[name].url, on_record)
         await self._heads[name].settle()

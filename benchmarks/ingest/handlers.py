@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import asyncpg
 import uvloop
 from aiohttp import web
 
+from benchmarks.harness.postgres import place_of
 from benchmarks.ingest.queries import QUERIES
 
 PATH = "/webhooks/loopz"
@@ -66,14 +66,13 @@ def eventsourcing(app: web.Application, dsn: str) -> None:
     """The recorder of the eventsourcing library, in threads since it blocks; each delivery is its own aggregate."""
     library: Any = importlib.import_module("eventsourcing.postgres")
     stored_event: Any = importlib.import_module("eventsourcing.persistence").StoredEvent
-    parts = urlsplit(dsn)
-    where = parse_qs(parts.query)
+    where = place_of(dsn)
     recorder = library.PostgresApplicationRecorder(
         library.PostgresDatastore(
-            dbname=parts.path.strip("/"),
-            host=where["host"][0],
-            port=where["port"][0],
-            user=parts.username,
+            dbname=where.database,
+            host=where.directory,
+            port=where.port,
+            user=where.user,
             password="",
             pool_size=POOL,
         )

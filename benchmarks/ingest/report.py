@@ -32,33 +32,25 @@ PAIRS = (
 )
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One load on one server. `other_cpus` is what programs that have no part in it took meanwhile."""
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of a server: medians of the rounds. CPU times are microseconds for each delivery."""
 
     server: str
     connections: int
+    deliveries_per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_http_us: float
+    cpu_all_us: float
+    folded_after_seconds: float | None
+
+
+class Run(Result, frozen=True, kw_only=True):
+    """The same of one load. `other_cpus` is what programs that have no part in it took meanwhile."""
+
     round: int
     answers: int
-    deliveries_per_second: float
-    p50_ms: float
-    p99_ms: float
-    cpu_http_us: float
-    cpu_all_us: float
     other_cpus: float
-    folded_after_seconds: float | None
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The medians of the rounds."""
-
-    server: str
-    connections: int
-    deliveries_per_second: float
-    p50_ms: float
-    p99_ms: float
-    cpu_http_us: float
-    cpu_all_us: float
-    folded_after_seconds: float | None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

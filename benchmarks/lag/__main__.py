@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from benchmarks.harness import servers
 from benchmarks.harness.api import HeadCheck
 from benchmarks.harness.command import fail, parser_of, run, scratch
+from benchmarks.harness.postgres import start_postgres
 from benchmarks.harness.progress import show_progress
 from benchmarks.harness.report import this_machine
 from benchmarks.harness.signer import Signer
@@ -32,7 +33,7 @@ async def measure(given: argparse.Namespace) -> Report:
         directory = stack.enter_context(scratch())
         machine = this_machine(directory)
         show_progress("starting loopledger")
-        postgres = await servers.start_postgres(stack, directory / "data")
+        postgres = await start_postgres(stack, directory / "data")
         server = await servers.start_loopledger(stack, postgres, directory, signer, given.workers)
         check = HeadCheck(server.url, 0)
         await check.settle()

@@ -9,9 +9,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-import asyncpg
-
 from benchmarks.harness.command import fail
+from benchmarks.harness.postgres import connected
 from benchmarks.harness.server_process import ROOT
 from benchmarks.rebuild.queries import QUERIES
 
@@ -35,16 +34,6 @@ class TableHash(NamedTuple):
 
     rows: int
     hash: Decimal
-
-
-@asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator["Connection[Record]"]:
-    """A connection without a limit on time."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def read_all(connection: "Connection[Record]", events: int) -> int:

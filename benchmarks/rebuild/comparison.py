@@ -14,6 +14,7 @@ import psutil
 from benchmarks.harness import servers
 from benchmarks.harness.api import Api
 from benchmarks.harness.command import fail
+from benchmarks.harness.postgres import connected, postgres_in
 from benchmarks.harness.progress import progress, show_progress
 from benchmarks.harness.report import AGAINST, this_machine
 from benchmarks.harness.server_process import ROOT, LoopledgerProcess
@@ -22,7 +23,6 @@ from benchmarks.rebuild.alternatives import (
     ByHand,
     Library,
     TableHash,
-    connected,
     project,
     read_all,
 )
@@ -158,7 +158,7 @@ class RebuildComparison:
             yield Server(
                 api=api,
                 program=program,
-                postgres=servers.postgres_in(data_dir),
+                postgres=postgres_in(data_dir),
                 dsn=dsn,
                 connection=connection,
                 tables={each.name: f"{each.name}_{each.generation}" for each in standings},

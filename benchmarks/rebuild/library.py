@@ -10,17 +10,17 @@ import importlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import msgspec
 
 from benchmarks.harness.command import fail
+from benchmarks.harness.postgres import place_of
 from benchmarks.rebuild.queries import QUERIES
 from eventstore.log.events import Event
 from projections.gift_cards import GiftCard, evolve
@@ -86,15 +86,14 @@ def library(name: str) -> Any:  # noqa: ANN401 - it need not be installed
 
 def settings(dsn: str) -> dict[str, str]:
     """How the library is told of a database."""
-    parts = urlsplit(dsn)
-    where = parse_qs(parts.query)
+    where = place_of(dsn)
     return {
         "PERSISTENCE_MODULE": "eventsourcing.postgres",
         "ORIGINATOR_ID_TYPE": "text",
-        "POSTGRES_DBNAME": parts.path.strip("/"),
-        "POSTGRES_HOST": where["host"][0],
-        "POSTGRES_PORT": where["port"][0],
-        "POSTGRES_USER": parts.username or "",
+        "POSTGRES_DBNAME": where.database,
+        "POSTGRES_HOST": where.directory,
+        "POSTGRES_PORT": where.port,
+        "POSTGRES_USER": where.user,
         "POSTGRES_PASSWORD": "not asked for",
     }
 
@@ -103,11 +102,20 @@ def fill(application: Any, log: str, events: int) -> tuple[int, int]:  # noqa: A
     """Put the first events of a log into the library's; gives back their number and the last id of a gift card's."""
     providers = load_providers({})
     psycopg: Any = importlib.import_module("psycopg")
+    rows: Any = importlib.import_module("psycopg.rows")
     count, last = 0, 0
-    with psycopg.connect(log) as connection, connection.cursor("events") as cursor:
+    with (
+        psycopg.connect(log, row_factory=rows.dict_row) as connection,
+        connection.cursor("events") as cursor,
+    ):
         cursor.execute(QUERIES["library_events"], (events,))
         for batch in _batches(cursor):
-            received = [_received(row, providers) for row in batch]
+            received = [
+                GiftCardReceived(**row)
+                if providers[row["provider"]].topics.get(row["topic"]) is GiftCardFact
+                else OtherReceived(**row)
+                for row in batch
+            ]
             stored = [application.mapper.to_stored_event(each) for each in received]
             ids = application.recorder.insert_events(stored)
             cards = (
@@ -122,35 +130,6 @@ def fill(application: Any, log: str, events: int) -> tuple[int, int]:  # noqa: A
 def _batches(rows: Iterator[Any]) -> Iterator[list[Any]]:
     while batch := list(islice(rows, BATCH)):
         yield batch
-
-
-def _received(row: Sequence[Any], providers: Mapping[str, Any]) -> Received:
-    (
-        position,
-        event_id,
-        provider,
-        topic,
-        merchant_id,
-        program_id,
-        stream,
-        received_at,
-        body,
-        version,
-    ) = row
-    known = providers[provider].topics.get(topic)
-    type_ = GiftCardReceived if known is GiftCardFact else OtherReceived
-    return type_(
-        originator_id=stream,
-        originator_version=version,
-        position=position,
-        event_id=str(event_id),
-        provider=provider,
-        topic=topic,
-        merchant_id=merchant_id,
-        program_id=program_id,
-        received_at=received_at.isoformat(),
-        body=bytes(body).decode(),
-    )
 
 
 def view_class() -> Any:  # noqa: ANN401 - of the library

@@ -6,9 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import asyncpg
-
 from benchmarks.harness.command import fail
+from benchmarks.harness.postgres import connected
 from benchmarks.harness.progress import progress
 from benchmarks.rebuild.events import COLUMNS, Plan, lines
 from benchmarks.rebuild.queries import QUERIES
@@ -34,8 +33,7 @@ async def load(data: Path, plan: Plan) -> None:
     async with EmbeddedPostgres(data, stop_seconds=STOP_SECONDS) as postgres:
         if postgres.dsn != embedded_dsn(data / "socket"):
             fail(f"the path of {data} is too long for a socket; TMPDIR chooses another")
-        connection = await asyncpg.connect(postgres.dsn)
-        try:
+        async with connected(postgres.dsn) as connection:
             with progress(f"loading {plan.events:,} events", plan.events) as show:
                 await copy_events(connection, plan, show)
             with progress("loading: vacuum and checkpoint"):
@@ -43,8 +41,6 @@ async def load(data: Path, plan: Plan) -> None:
                 # What loading left behind is not to be paid for by what is measured.
                 await connection.execute("VACUUM ANALYZE events", timeout=None)
                 await connection.execute("CHECKPOINT", timeout=None)
-        finally:
-            await connection.close()
 
 
 async def copy_events(

@@ -137,10 +137,11 @@ WINDOW snapshots AS (
 ORDER BY e.stream, coalesce(b."Date", b.updated_on) DESC, e.position DESC
 
 -- library_events --
--- What the eventsourcing library is to fold.
+-- What the eventsourcing library is to fold, in its own words; what its transcoder does not know is text.
 SELECT
-    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, body,
-    row_number() OVER (PARTITION BY stream ORDER BY position) AS version
+    stream AS originator_id, row_number() OVER (PARTITION BY stream ORDER BY position) AS originator_version,
+    position, event_id::text, provider, topic, merchant_id, program_id, received_at::text,
+    convert_from(body, 'UTF8') AS body
 FROM events
 WHERE position <= %s
 ORDER BY position

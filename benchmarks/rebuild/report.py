@@ -37,28 +37,12 @@ ALL = "all"
 MIB = 1024 * 1024
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One go. `events` are those of the whole log, whether or not they concern the projection.
-
-    Memory is at its peak, that of Postgres apart; `other_cpus` is what programs that have no part in it took meanwhile;
-    `diff_seconds` is what comparing with the live generation took besides.
-    """
-
-    way: str
-    projection: str
-    round: int
-    events: int
-    seconds: float
-    events_per_second: float
-    cpu_seconds: float
-    program_bytes: int | None
-    postgres_bytes: int
-    other_cpus: float
-    diff_seconds: float | None = None
-
-
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The medians of the rounds."""
+    """What is told of a way: medians of the rounds.
+
+    `events` are those of the whole log, whether or not they concern the projection. Memory is at its peak, that of
+    Postgres apart; `diff_seconds` is what comparing with the live generation took besides.
+    """
 
     way: str
     projection: str
@@ -68,7 +52,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float
     program_bytes: float | None
     postgres_bytes: float
-    diff_seconds: float | None
+    diff_seconds: float | None = None
+
+
+class Run(Result, frozen=True, kw_only=True):
+    """The same of one go. `other_cpus` is what programs that have no part in it took meanwhile."""
+
+    round: int
+    other_cpus: float
 
 
 class Sameness(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,69 @@
+"""The Postgres servers under what is measured, and connections to them."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import msgspec
+import psutil
+
+from benchmarks.harness.command import fail
+from benchmarks.harness.server_process import postmaster_pid
+from eventstore.postgres.embedded import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+
+class Postgres(msgspec.Struct, frozen=True):
+    """A Postgres that runs."""
+
+    dsn: str
+    process: psutil.Process
+
+
+class Place(NamedTuple):
+    """Where a database is: the parts of the URL of an embedded Postgres."""
+
+    database: str
+    directory: str
+    port: str
+    user: str
+
+
+def place_of(dsn: str) -> Place:
+    """Take the URL of a database of an embedded Postgres apart, for libraries that want it in parts."""
+    parts = urlsplit(dsn)
+    query = parse_qs(parts.query)
+    return Place(parts.path.strip("/"), query["host"][0], query["port"][0], parts.username or "")
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator["Connection[Record]"]:
+    """A connection, closed afterwards."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def postgres_in(data_dir: Path) -> psutil.Process:
+    """The Postgres that runs in a data directory of Loopledger. Raises BenchmarkError if none does."""
+    try:
+        return psutil.Process(postmaster_pid(data_dir))
+    except (OSError, ValueError, IndexError, psutil.Error) as error:
+        fail(f"no Postgres runs in {data_dir}: {error}")
+
+
+async def start_postgres(stack: AsyncExitStack, data_dir: Path) -> Postgres:
+    """Start an embedded Postgres that loses nothing. Raises BenchmarkError if it would."""
+    embedded = await stack.enter_async_context(EmbeddedPostgres(data_dir))
+    async with connected(embedded.dsn) as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            if (value := await connection.fetchval(f"SHOW {setting}")) != "on":
+                fail(f"{setting} is {value}: only durable servers are compared")
+    return Postgres(embedded.dsn, postgres_in(data_dir))
