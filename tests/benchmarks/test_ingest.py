@@ -26,7 +26,7 @@ from benchmarks.ingest.report import Run, ratios_of, results
 from benchmarks.ingest.wrk import gift_card_updates, write_requests
 from tests.support import ROOT
 
-INGEST = "benchmarks.ingest --seconds 0.3 --connections 4 --rounds 1 --json"
+INGEST = "benchmarks.ingest --seconds 0.3 --connections 4 --rounds 1 --against . --json"
 LAG = "benchmarks.lag --seconds 1 --rate 50 --json"
 INSTALL_WRK = (
     "benchmark: wrk, which sends the load, is not installed: apt-get install wrk (Debian, Ubuntu), "
@@ -72,7 +72,8 @@ def test_ingest_measures_every_server_and_finds_what_was_acknowledged_on_record(
     report = reported(running[INGEST])
     there = all(importlib.util.find_spec(name) for name in ("eventsourcing", "psycopg"))
     missing = set() if there else {"eventsourcing"}
-    expected = [s for s in ("limit", "loopledger", "insert", "eventsourcing") if s not in missing]
+    servers = ("limit", "loopledger", "insert", "eventsourcing", "against")
+    expected = [server for server in servers if server not in missing]
     assert set(report["left_out"]) == missing
     assert [result["server"] for result in report["results"]] == expected
     assert all(result["deliveries_per_second"] > 0 for result in report["results"])
