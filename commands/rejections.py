@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from commands._http import ApiClient, add_url, api_client, run_reporting, server_url_of
 from commands._screen import Screen, format_request, standard_screen, table, visible
-from eventstore.errors import LoopledgerError, PostgresError
+from eventstore.errors import LoopledgerError, NotFoundError, PostgresError
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import is_outage
@@ -19,7 +19,6 @@ from runtime.arguments import whole_number
 from runtime.data_directory import data_directory
 from runtime.wiring import settings_from
 from server import dsn_of
-from web.problems import NotFoundError
 
 HELP = "list, show or retry the requests that were refused"
 

@@ -84,6 +84,18 @@ class NothingRetiredError(LoopledgerError):
     """There is no earlier generation of {projection} to roll back to."""
 
 
+class NotFoundError(LoopledgerError):
+    """There is no {what}."""
+
+
+class AmbiguousError(LoopledgerError):
+    """{what} belongs to more than one thing: give the merchant_id (and the provider, if they share that too)."""
+
+
+class CursorError(LoopledgerError):
+    """The parameter {parameter} is not a cursor that a list gave out; leave it out for the first page."""
+
+
 class FencedError(LoopledgerError):
     """Another projector has moved {projection} on from checkpoint {checkpoint}."""
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from eventstore.errors import PostgresError
 from eventstore.fold.fingerprint import fingerprint
+from eventstore.fold.quarantine import Quarantine
 from eventstore.fold.registry import Registry
 from eventstore.log.appender import Appender
 from eventstore.log.head import Head
@@ -20,6 +21,9 @@ from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import lead
+from eventstore.query.history import History
+from eventstore.query.readiness import Readiness
+from eventstore.query.states import States
 from eventstore.rebuild.build import Dependencies
 from eventstore.rebuild.conductor import Conductor
 from eventstore.rebuild.pool import BuilderPool
@@ -105,22 +109,7 @@ async def serving_http(
     settings: Settings, parts: Parts, listener: socket.socket
 ) -> AsyncIterator[None]:
     """Take deliveries and answer requests."""
-    providers = load_providers(settings.providers)
-    context = Context(
-        api_for_all=settings.insecure,
-        limits=settings.limits,
-        database=parts.database,
-        appender=parts.appender,
-        reader=parts.reader,
-        registry=parts.registry,
-        rejections=Rejections(parts.database, settings.limits),
-        endpoints={
-            name: Endpoint(provider, make_verifier(settings, name))
-            for name, provider in providers.items()
-        },
-        providers=providers,
-        projections=load_projections(),
-    )
+    context = context_of(settings, parts)
     receiver = Receiver(context.endpoints, parts.appender, context.rejections, settings.limits)
     runner = web.AppRunner(
         make_app(context, receiver),
@@ -152,6 +141,36 @@ async def serving_http(
         await cancel_all(writing)
         with suppress(Exception):
             await context.rejections.write()
+
+
+def context_of(settings: Settings, parts: Parts) -> Context:
+    """Make what the handlers of requests work with."""
+    database, limits = parts.database, settings.limits
+    providers = load_providers(settings.providers)
+    quarantine = Quarantine(database)
+    states = {
+        name: States(projection, database, parts.registry, limits)
+        for name, projection in load_projections().items()
+    }
+    return Context(
+        api_for_all=settings.insecure,
+        limits=limits,
+        appender=parts.appender,
+        reader=parts.reader,
+        registry=parts.registry,
+        rejections=Rejections(database, limits),
+        endpoints={
+            name: Endpoint(provider, make_verifier(settings, name))
+            for name, provider in providers.items()
+        },
+        states=states,
+        histories={
+            name: History(each, quarantine, parts.reader, providers)
+            for name, each in states.items()
+        },
+        quarantine=quarantine,
+        readiness=Readiness(database),
+    )
 
 
 @asynccontextmanager

@@ -1,51 +1,50 @@
-"""The routes."""
+"""The table of all routes, and the application that serves them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable
+from typing import Any
 
 from aiohttp import web
 
-from web.api import events, health, projections, rejections
-from web.api.states import Resource
-from web.auth import local_only
+from eventstore.fold.projection import Projection
+from web.api import deliveries, events, health, projections, rejections, states
+from web.auth import OPEN_PATHS, local_only
 from web.context import CONTEXT, Context
 from web.ingest.receiver import Receiver
 from web.problems import problems
+from web.route import Route, request_handler
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
+    """Every route, with those of the states of each projection."""
+    return [
+        *deliveries.ROUTES,
+        *(route for projection in served for route in states.routes_of(projection)),
+        *events.ROUTES,
+        *rejections.ROUTES,
+        *projections.ROUTES,
+        *health.ROUTES,
+    ]
 
 
 def make_app(context: Context, receiver: Receiver) -> web.Application:
     """Make the application. `receiver` receives the deliveries, before the other middlewares and any handler."""
     app = web.Application(middlewares=[receiver.middleware, problems, local_only])
+    routes = make_routes(each.projection for each in context.states.values())
     app[CONTEXT] = context
-    app.add_routes(
-        [
-            web.get("/v1/rejections", rejections.list_rejections),
-            web.get("/v1/rejections/{id}", rejections.show_rejection),
-            web.get("/v1/rejections/{id}/body", rejections.show_body),
-            web.post("/v1/rejections/{id}/retry", rejections.retry_rejection),
-            *webhook_routes(),
-            web.get("/v1/events", events.list_events),
-            web.get("/v1/events/{position}", events.show_event),
-            web.get("/v1/events/{position}/body", events.show_body),
-            *projections.routes(),
-            web.get("/healthz", health.healthz),
-            web.get("/readyz", health.readyz),
-        ]
-    )
-    for projection in context.projections.values():
-        app.add_routes(Resource(projection).routes())
+    app[OPEN_PATHS] = frozenset(route.path for route in routes if route.scope == "health")
+    for route in routes:
+        if route.handler is None:
+            path = route.path.replace("{secret}", "{secret:.*}")
+            app.router.add_route("*", path, only_post, expect_handler=wait_with_continue)
+        elif route.method == "GET":
+            app.router.add_get(route.path, request_handler(route, route.handler, context))
+        else:
+            app.router.add_post(route.path, request_handler(route, route.handler, context))
     return app
 
 
-def webhook_routes() -> list[web.RouteDef]:
-    """The paths of deliveries: what gets as far as a handler there is none."""
-    paths = ("/webhooks/{provider}", "/webhooks/{provider}/{secret:.*}")
-    return [web.route("*", path, only_post, expect_handler=wait_with_continue) for path in paths]
-
-
 async def only_post(request: web.Request) -> web.Response:
-    """Refuse what is not a POST."""
+    """Refuse what is not a POST: a delivery does not get here."""
     raise web.HTTPMethodNotAllowed(method=request.method, allowed_methods=["POST"])
 
 

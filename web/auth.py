@@ -10,9 +10,8 @@ from web.problems import NotLocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# What a load balancer asks.
-OPEN = frozenset({"/healthz", "/readyz"})
-
+# The paths that are answered to everybody: what a load balancer asks for.
+OPEN_PATHS = web.AppKey("open_paths", frozenset[str])
 
 # What proxies add.
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
@@ -21,7 +20,8 @@ FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 @web.middleware
 async def local_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer questions of this machine only, unless told otherwise: states and events are nobody else's business."""
-    if request.app[CONTEXT].api_for_all or request.path in OPEN or is_from_here(request):
+    app = request.app
+    if app[CONTEXT].api_for_all or request.path in app[OPEN_PATHS] or is_from_here(request):
         return await handler(request)
     raise NotLocalError(path=request.path)
 

@@ -1,77 +1,129 @@
-"""Query parameters, checked: a misspelt one is an error, not silence."""
+"""Parameters of a request become the fields of a Struct, checked: a misspelt one is an error, not silence."""
 
-import base64
-import binascii
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
 
-from aiohttp import web
+import msgspec
+from msgspec import Meta, inspect
 
-from web.context import CONTEXT
+from eventstore.limits import Limits
 from web.problems import BadParameterError
 
-# Positions are bigint; the largest number of so many digits is one, and no log gets there.
+# Positions are bigint; this is the largest number of so many digits that is one, and no log gets there.
 LARGEST = 10**18 - 1
 
+# How much of a wrong value an error repeats, in characters.
+REPEATED = 40
 
-def known_only(request: web.Request, known: Collection[str]) -> None:
-    """Refuse a parameter that is not in `known`, or that is given twice."""
-    for name in request.query:
-        if name not in known:
-            listed = ", ".join(sorted(known))
-            raise BadParameterError(parameter=name, problem=f"is unknown here; known are {listed}")
-        if len(request.query.getall(name)) > 1:
-            raise BadParameterError(parameter=name, problem="is given more than once")
+Position: TypeAlias = Annotated[int, Meta(ge=1, le=LARGEST, description="A position in the log.")]
+PositionOrZero: TypeAlias = Annotated[int, Meta(ge=0, le=LARGEST)]
 
+# `extra` names the fields of Limits that say what applies in this server.
+PageLimit: TypeAlias = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=1_000,
+        description="How many items the page has at most.",
+        extra={"default": "page_items", "le": "page_items_max"},
+    ),
+]
 
-def whole_number(request: web.Request, name: str, default: int, *, least: int = 0) -> int:
-    """Read a whole number, at least `least`."""
-    return as_whole_number(request.query.get(name, str(default)), name, least=least)
-
-
-def as_whole_number(text: str, name: str, *, least: int = 0) -> int:
-    """Read `text` as a whole number, at least `least`."""
-    if text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST)) and int(text) >= least:
-        return int(text)
-    raise BadParameterError(parameter=name, problem=f"must be a whole number of at least {least}")
+P = TypeVar("P", bound=msgspec.Struct)
 
 
-def page_length(request: web.Request) -> int:
-    """Read `limit`: how many items a page has."""
-    limits = request.app[CONTEXT].limits
-    limit = whole_number(request, "limit", limits.page_items, least=1)
-    if limit > limits.page_items_max:
-        raise BadParameterError(
-            parameter="limit", problem=f"must be at most {limits.page_items_max}"
-        )
-    return limit
+class Given(Protocol):
+    """Parameters as they came, perhaps some of them more than once."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Every name with its value."""
 
 
-def flag(request: web.Request, name: str) -> bool:
-    """Read a boolean."""
-    values = {"true": True, "false": False}
-    if (text := request.query.get(name, "")) in values:
-        return values[text]
-    raise BadParameterError(parameter=name, problem="must be true or false")
+class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """There are none."""
 
 
-def text_cursor(text: str) -> str:
-    """Make a cursor out of the key of a page's last item."""
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a list."""
+
+    limit: PageLimit = 100
 
 
-def after_cursor(request: web.Request) -> str:
-    """Read `cursor` back; empty for the first page."""
-    cursor = request.query.get("cursor", "")
-    try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        raise BadParameterError(
-            parameter="cursor", problem="is not one that a list gave out"
-        ) from None
+class ParameterReader(Generic[P]):
+    """Reads parameters into a Struct whose fields are whole numbers, texts and booleans."""
+
+    def __init__(self, struct: type[P], limits: Limits) -> None:
+        self._struct = struct
+        self._parsers: dict[str, Callable[[str], object]] = {}
+        self._defaults: dict[str, object] = {}
+        for field in _fields(struct):
+            type_, extra = field.type, dict[str, Any]()
+            if isinstance(type_, inspect.Metadata):
+                extra = type_.extra or {}
+                type_ = type_.type
+            most = getattr(limits, extra["le"]) if "le" in extra else None
+            self._parsers[field.encode_name] = partial(_parser(type_, most), field.encode_name)
+            if "default" in extra:
+                self._defaults[field.encode_name] = getattr(limits, extra["default"])
+
+    def read(self, given: Given) -> P:
+        """Read them. Raises BadParameterError if one is unknown, repeated or malformed."""
+        values: dict[str, object] = {}
+        for name, text in given.items():
+            if (parse := self._parsers.get(name)) is None:
+                known = ", ".join(sorted(self._parsers))
+                problem = f"known are {known}" if known else "none is"
+                raise BadParameterError(parameter=name, problem=f"is unknown here; {problem}")
+            if name in values:
+                raise BadParameterError(parameter=name, problem="is given more than once")
+            values[name] = parse(text)
+        return self._struct(**{**self._defaults, **values})
 
 
-def storable(text: str, name: str) -> str:
+def _fields(struct: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
+    info = inspect.type_info(struct)
+    if not isinstance(info, inspect.StructType):
+        raise TypeError(struct)
+    return info.fields
+
+
+def _parser(type_: inspect.Type, most: int | None) -> Callable[[str, str], object]:
+    """What reads a parameter of this type, given its name and its text; `most` takes the place of its upper bound."""
+    if isinstance(type_, inspect.UnionType):
+        (type_,) = (each for each in type_.types if not isinstance(each, inspect.NoneType))
+    match type_:
+        case inspect.IntType(ge=int(least), le=int(bound)):
+            return partial(_whole_number, least, bound if most is None else most)
+        case inspect.BoolType():
+            return _flag
+        case inspect.StrType():
+            return _text
+    message = f"no parameter can be of type {type_}"
+    raise TypeError(message)
+
+
+def _whole_number(least: int, most: int, name: str, text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST)):
+        number = int(text)
+        if least <= number <= most:
+            return number
+    problem = f"must be a whole number from {least} to {most}, not {text[:REPEATED]!r}"
+    raise BadParameterError(parameter=name, problem=problem)
+
+
+def _flag(name: str, text: str) -> bool:
+    if text in {"true", "false"}:
+        return text == "true"
+    raise BadParameterError(
+        parameter=name, problem=f"must be true or false, not {text[:REPEATED]!r}"
+    )
+
+
+def _text(name: str, text: str) -> str:
     """Let a text through if Postgres could hold it: else nothing can match it."""
     if "\x00" in text or text != text.encode("utf-8", "replace").decode():
-        raise BadParameterError(parameter=name, problem="holds a character that no id has")
+        raise BadParameterError(
+            parameter=name, problem="holds a character that nothing on record has"
+        )
     return text

@@ -8,8 +8,11 @@ import structlog
 from aiohttp import web
 
 from eventstore.errors import (
+    AmbiguousError,
+    CursorError,
     LoopledgerError,
     NotFoldedError,
+    NotFoundError,
     NothingRetiredError,
     NotReadyError,
     NotSwitchedError,
@@ -28,14 +31,6 @@ logger = structlog.get_logger()
 
 class BadParameterError(LoopledgerError):
     """The parameter {parameter} {problem}."""
-
-
-class NotFoundError(LoopledgerError):
-    """There is no {what}."""
-
-
-class AmbiguousError(LoopledgerError):
-    """{what} is more than one thing: say which by ?merchant_id= (and ?provider=, if they share that too)."""
 
 
 class TooLargeError(LoopledgerError):
@@ -96,6 +91,7 @@ ANSWERS: Mapping[type[LoopledgerError], _Answer] = {
     UnparsableError: _Answer(400, "unparsable", "The body is not a JSON object"),
     UnidentifiedError: _Answer(400, "unidentified", "The delivery cannot be identified"),
     BadParameterError: _Answer(400, "bad-parameter", "A parameter is wrong"),
+    CursorError: _Answer(400, "bad-parameter", "A parameter is wrong"),
     NotLocalError: _Answer(403, "not-local", "For this machine only"),
     NotFoundError: _Answer(404, "not-found", "Not found"),
     UnverifiedError: _Answer(401, "unverified", "The delivery is not verified"),

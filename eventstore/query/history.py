@@ -2,15 +2,23 @@
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 import msgspec
 
-from eventstore.fold.columns import Column, columns_of
+from eventstore.fold.columns import Column, columns_of, mask
 from eventstore.fold.folding import Folded, Verdict, fold
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.status import Change
 from eventstore.log.events import Event
+from eventstore.log.streams import stream_part
+from eventstore.query.cursor import Page, page_of
+from eventstore.query.states import States, ambiguous
+
+if TYPE_CHECKING:
+    from eventstore.fold.quarantine import Quarantine
+    from eventstore.log.reader import Reader
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,13 +38,83 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-async def history(
+class History:
+    """The histories of the things of one projection, with secrets masked."""
+
+    def __init__(
+        self,
+        states: States,
+        quarantine: "Quarantine",
+        reader: "Reader",
+        sources: Mapping[str, Source],
+    ) -> None:
+        self._states = states
+        self._projection = states.projection
+        self._quarantine = quarantine
+        self._reader = reader
+        self._sources = sources
+        self._secrets = {c.name for c in columns_of(self._projection.state) if c.secret}
+
+    async def page(
+        self, id_: str, holder: Mapping[str, str], after: int, limit: int, at_least: int = 0
+    ) -> Page[Step, int]:
+        """What the events of one thing did, at most `limit` of those after position `after`.
+
+        `holder` and `at_least` are as for States.find. Raises NotFoundError, AmbiguousError, NotFoldedError.
+        """
+        await self._states.wait_for(at_least)
+        stream = await self._find_stream(id_, holder)
+        events = self._reader.stream(stream)
+        quarantined = await self._quarantine.errors(self._projection.name, stream)
+        steps: list[Step] = []
+        async for step in fold_steps(self._projection, self._sources, events, quarantined):
+            if step.position > after:
+                steps.append(self._masked(step))
+            if len(steps) > limit:
+                break
+        return page_of(steps, limit, lambda step: step.position)
+
+    async def _find_stream(self, id_: str, holder: Mapping[str, str]) -> str:
+        """The one stream of the thing; of some there are only events in quarantine."""
+        streams = {row.stream for row in await self._states.find_all(id_, holder)}
+        if not streams:
+            streams = await self._find_quarantined_streams(id_, holder)
+        if not streams:
+            raise self._states.not_found(id_)
+        if len(streams) > 1:
+            holders = (cast("tuple[str, str]", s.split("/")[:2]) for s in sorted(streams))
+            raise ambiguous(id_, holders)
+        return streams.pop()
+
+    async def _find_quarantined_streams(self, id_: str, holder: Mapping[str, str]) -> set[str]:
+        places = {"provider": 0, "merchant_id": 1}
+        streams = await self._quarantine.streams(self._projection.name, stream_part(id_))
+        return {
+            stream
+            for stream in streams
+            if all(
+                stream.split("/")[places[name]] == stream_part(value)
+                for name, value in holder.items()
+            )
+        }
+
+    def _masked(self, step: Step) -> Step:
+        changes = {
+            name: Change(mask(change.before), mask(change.after))
+            if name in self._secrets
+            else change
+            for name, change in step.changes.items()
+        }
+        return msgspec.structs.replace(step, changes=changes)
+
+
+async def fold_steps(
     projection: Projection[State],
     sources: Mapping[str, Source],
     events: AsyncIterator[Event],
     quarantined: Mapping[int, str],
 ) -> AsyncIterator[Step]:
-    """Fold a stream's events again, from its first, and tell what each one did.
+    """Fold a stream's events again, from its first, and give what each one did, unmasked.
 
     `quarantined` are the positions in quarantine, each with its error: the database may have refused what folds well
     in memory.
@@ -50,7 +128,7 @@ async def history(
             if event.position in quarantined
             else fold(projection, sources, state, event)
         )
-        repeated = last is not None and _said(last) == _said(event)
+        repeated = last is not None and _content(last) == _content(event)
         duplicate = repeated and folded.verdict in {"applied", "stale"}
         yield Step(
             position=event.position,
@@ -65,7 +143,7 @@ async def history(
         state, last = folded.state, event
 
 
-def _said(event: Event) -> tuple[object, ...]:
+def _content(event: Event) -> tuple[object, ...]:
     return event.body, event.topic, event.program_id
 
 

@@ -11,3 +11,11 @@ SELECT stream, position, {names} FROM {table}
 WHERE "{key}" = $1 {filters}
 ORDER BY stream
 LIMIT $2
+
+-- find_held_up --
+-- Live generations that an error holds up, or whose next event has waited for more than 30 s, and for how long.
+SELECT p.name, p.error, e.position, extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 AS seconds
+FROM projections AS p
+LEFT JOIN events AS e ON e.position = p.checkpoint + 1
+WHERE p.status = 'live' AND (p.error IS NOT NULL OR e.recorded_at < clock_timestamp() - interval '30 s')
+ORDER BY p.name

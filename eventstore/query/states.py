@@ -1,36 +1,133 @@
-"""States as they are now: one, or a page of them."""
+"""States as they are now: a page of them, or one."""
 
-from collections.abc import Iterable
-from typing import Any
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from eventstore.fold.columns import columns_of, identifier, names_of
+import msgspec
+
+from eventstore.errors import AmbiguousError, NotFoundError
+from eventstore.fold.columns import columns_of, identifier, mask, names_of
 from eventstore.fold.projection import Projection
+from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
+from eventstore.query.filters import HOLDER_FILTERS, Filter, conditions, filters_of
 from eventstore.query.queries import QUERIES
 
+if TYPE_CHECKING:
+    from eventstore.fold.registry import Registry
+    from eventstore.limits import Limits
+    from eventstore.postgres.database import Database
 
-class StateView:
-    """The live generation of a projection, by its plain name: what the API reads."""
+# How many holders of one id an AmbiguousError names.
+MOST_HOLDERS = 20
 
-    def __init__(self, projection: Projection[Any]) -> None:
-        self.columns = columns_of(projection.state)
+
+class States:
+    """The states of one projection: those of its live generation, each a `row_type`, with secrets masked.
+
+    `at_least` is a position that what is read must have folded: see Registry.wait_for, whose NotFoldedError it raises.
+    """
+
+    def __init__(
+        self,
+        projection: Projection[Any],
+        database: "Database",
+        registry: "Registry",
+        limits: "Limits",
+    ) -> None:
+        columns = columns_of(projection.state)
+        self.projection = projection
+        self.row_type = row_type_of(projection)
+        self.filters = filters_of(projection)
+        self._database = database
+        self._registry = registry
+        self._limits = limits
+        # Behind stream and position.
+        self._secrets = tuple(n for n, column in enumerate(columns, 2) if column.secret)
         self._words = {
             "table": identifier(projection.name),
-            "names": names_of(self.columns),
+            "names": names_of(columns),
             "key": projection.key,
         }
-        self._tombstone = projection.tombstone
 
-    def page(self, filters: Iterable[str]) -> str:
-        """SQL for a page: $1 the stream it starts after, $2 its length, then a value for each filter."""
-        return self._statement("page", filters)
+    async def page(
+        self, filters: Mapping[str, object], cursor: str | None, limit: int, at_least: int = 0
+    ) -> Page[Any, str]:
+        """A page of at most `limit` states, in the order of their streams; `filters` are of `self.filters`.
 
-    def find(self, filters: Iterable[str]) -> str:
-        """SQL for an id: $1 the id, $2 how many at most, then a value for each filter."""
-        return self._statement("find", filters)
+        Raises CursorError, NotFoldedError.
+        """
+        after = decode_cursor(cursor)
+        await self.wait_for(at_least)
+        query = self._query("page", self.filters, filters)
+        rows = await self._database.fetch(query, after, limit + 1, *filters.values())
+        return page_of(
+            [self._row(row) for row in rows], limit, lambda row: encode_cursor(row.stream)
+        )
 
-    def _statement(self, name: str, filters: Iterable[str]) -> str:
-        known = {column.name: f'"{column.name}" = ' for column in self.columns}
-        if self._tombstone is not None:
-            known["deleted"] = f'("{self._tombstone}" IS NOT NULL) = '
-        conditions = "".join(f" AND {known[name]}${n}" for n, name in enumerate(filters, 3))
-        return QUERIES[name].format(**self._words, filters=conditions)
+    async def find(self, id_: str, holder: Mapping[str, str], at_least: int = 0) -> msgspec.Struct:
+        """The state of the one thing of this id; `holder` says whose, by the names of HOLDER_FILTERS.
+
+        Raises NotFoundError, AmbiguousError, NotFoldedError.
+        """
+        await self.wait_for(at_least)
+        found = await self.find_all(id_, holder)
+        if not found:
+            raise self.not_found(id_)
+        if len(found) > 1:
+            raise ambiguous(id_, ((row.provider, row.merchant_id) for row in found))
+        state: msgspec.Struct = found[0]
+        return state
+
+    async def find_all(self, id_: str, holder: Mapping[str, str]) -> list[Any]:
+        """The states of all things of this id, but no more than MOST_HOLDERS."""
+        query = self._query("find", HOLDER_FILTERS, holder)
+        rows = await self._database.fetch(query, id_, MOST_HOLDERS, *holder.values())
+        return [self._row(row) for row in rows]
+
+    async def wait_for(self, position: int) -> None:
+        """Return once the projection has folded `position`. Raises NotFoldedError."""
+        if position:
+            await self._registry.wait_for(
+                self.projection.name, position, self._limits.at_least_seconds
+            )
+
+    def not_found(self, id_: str) -> NotFoundError:
+        """The error for an id that nothing has."""
+        kind = self.projection.name.removesuffix("s").replace("_", " ")
+        return NotFoundError(what=f"{kind} {id_!r}")
+
+    def _query(self, name: str, known: Mapping[str, Filter], given: Mapping[str, object]) -> str:
+        return QUERIES[name].format(**self._words, filters=conditions(known, given, first=3))
+
+    def _row(self, values: Iterable[Any]) -> Any:  # noqa: ANN401 - a `row_type`
+        if not self._secrets:
+            return self.row_type(*values)
+        shown = list(values)
+        for n in self._secrets:
+            shown[n] = mask(shown[n])
+        return self.row_type(*shown)
+
+
+@cache
+def row_type_of(projection: Projection[Any]) -> type[msgspec.Struct]:
+    """The Struct for a state as it is read: its stream, the position that changed it last, and its fields."""
+    state = projection.state
+    hints = typing.get_type_hints(state, include_extras=True)
+    fields = [(field.encode_name, hints[field.name]) for field in msgspec.structs.fields(state)]
+    return msgspec.defstruct(
+        f"{state.__name__}Row",
+        [("stream", str), ("position", int), *fields],
+        namespace={"__doc__": state.__doc__},
+        module=state.__module__,
+        frozen=True,
+    )
+
+
+def ambiguous(id_: str, holders: Iterable[tuple[str, str]]) -> AmbiguousError:
+    """The error for an id of more than one thing: `holders` are provider and merchant of each."""
+    return AmbiguousError(
+        what=f"id {id_!r}",
+        holders=[{"provider": name, "merchant_id": merchant} for name, merchant in holders],
+    )

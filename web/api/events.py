@@ -1,57 +1,102 @@
 """The log itself as JSON, and the exact bytes of every event."""
 
 import hashlib
+from typing import Annotated
 
-from aiohttp import web
+import msgspec
+from msgspec import Meta
 
-from eventstore.log.events import EventWithHeaders
-from web import parameters
-from web.context import CONTEXT, Page, bytes_response, header_pairs, json_response
-from web.problems import NotFoundError
-
-
-async def list_events(request: web.Request) -> web.Response:
-    """`GET /v1/events?after=&limit=`: the log in order; `next` is the `after` of the next page."""
-    context = request.app[CONTEXT]
-    parameters.known_only(request, {"after", "limit"})
-    limit = parameters.page_length(request)
-    after = parameters.whole_number(request, "after", 0)
-    events = await context.reader.list_events(after, limit + 1)
-    more = len(events) > limit
-    return json_response(Page(events[:limit], events[limit - 1].position if more else None))
+from eventstore.errors import NotFoundError
+from eventstore.log.events import EventWithHeaders, ListedEvent, Recorded
+from eventstore.query.cursor import Page, page_of
+from web.api.headers import parse_headers
+from web.context import Context
+from web.parameters import NoParameters, PageQuery, Position, PositionOrZero
+from web.route import COMMON_ERRORS, Route
 
 
-async def show_event(request: web.Request) -> web.Response:
-    """`GET /v1/events/{position}`: all that is on record of one event, but its body."""
-    event = await _event(request)
-    return json_response(
-        {
-            "position": event.position,
-            "event_id": event.event_id,
-            "provider": event.provider,
-            "topic": event.topic,
-            "merchant_id": event.merchant_id,
-            "program_id": event.program_id,
-            "stream": event.stream,
-            "received_at": event.received_at,
-            "recorded_at": event.recorded_at,
-            "headers": header_pairs(event.headers),
-            "size": len(event.body),
-            "sha256": hashlib.sha256(event.body).hexdigest(),
-        }
+class EventPath(msgspec.Struct, frozen=True):
+    """Which event."""
+
+    position: Position
+
+
+class EventsQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which part of the log."""
+
+    after: Annotated[
+        PositionOrZero, Meta(description="The position before the first event of the page.")
+    ] = 0
+
+
+class EventDetails(Recorded, frozen=True):
+    """All that is on record of one event, but its body.
+
+    `headers` are pairs of name and value, as received, credentials left out. `size` is the body's, in bytes; `sha256`
+    is the body's too, in hexadecimal digits.
+    """
+
+    headers: list[tuple[str, str]]
+    size: int
+    sha256: str
+
+
+async def list_events(
+    context: Context, _: NoParameters, query: EventsQuery
+) -> Page[ListedEvent, int]:
+    """The events in order, without headers and bodies; `next` is the `after` of the next page."""
+    found = await context.reader.list_events(query.after, query.limit + 1)
+    return page_of(found, query.limit, lambda event: event.position)
+
+
+async def show_event(context: Context, path: EventPath, _: NoParameters) -> EventDetails:
+    """One event with its headers."""
+    event = await _find(context, path.position)
+    return EventDetails(
+        **{name: getattr(event, name) for name in Recorded.__struct_fields__},
+        headers=parse_headers(event.headers),
+        size=len(event.body),
+        sha256=hashlib.sha256(event.body).hexdigest(),
     )
 
 
-async def show_body(request: web.Request) -> web.Response:
-    """`GET /v1/events/{position}/body`: the bytes as they were received."""
-    event = await _event(request)
-    return bytes_response(event.body)
+async def show_body(context: Context, path: EventPath, _: NoParameters) -> bytes:
+    """The exact bytes that were received."""
+    return (await _find(context, path.position)).body
 
 
-async def _event(request: web.Request) -> EventWithHeaders:
-    parameters.known_only(request, set())
-    position = parameters.as_whole_number(request.match_info["position"], "position", least=1)
-    event = await request.app[CONTEXT].reader.event(position)
+async def _find(context: Context, position: int) -> EventWithHeaders:
+    event = await context.reader.event(position)
     if event is None:
         raise NotFoundError(what=f"event at position {position}")
     return event
+
+
+ROUTES = [
+    Route(
+        method="GET",
+        path="/v1/events",
+        handler=list_events,
+        query=EventsQuery,
+        answer=Page[ListedEvent, int],
+        scope="read",
+    ),
+    Route(
+        method="GET",
+        path="/v1/events/{position}",
+        handler=show_event,
+        path_parameters=EventPath,
+        answer=EventDetails,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="read",
+    ),
+    Route(
+        method="GET",
+        path="/v1/events/{position}/body",
+        handler=show_body,
+        path_parameters=EventPath,
+        answer=bytes,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="raw",
+    ),
+]

@@ -1,27 +1,61 @@
-"""How Loopledger itself is."""
+"""Whether this Loopledger works, for load balancers."""
 
-from aiohttp import web
+from http import HTTPStatus
+from typing import Literal
 
-from web.context import CONTEXT, json_response
+import msgspec
+
+from web.context import Context
+from web.parameters import NoParameters
+from web.problems import BadParameterError
+from web.route import Route, WithStatus
 
 
-async def healthz(_: web.Request) -> web.Response:
-    """`GET /healthz`: the process answers."""
-    return json_response({"status": "ok"})
+class Health(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"]
 
 
-async def readyz(request: web.Request) -> web.Response:
-    """`GET /readyz`: 200 if deliveries can be taken and every projection goes on, else 503 with what is wrong."""
-    context = request.app[CONTEXT]
-    if not await context.database.is_available():
-        problems = {"postgres": "does not answer"}
-    else:
-        found = await context.registry.statuses()
-        problems = {
-            name: each.live.error or "does not go on: does anything project?"
-            for name, each in found.items()
-            if each.live.error or each.live.stuck
-        }
+class ReadinessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether deliveries can be taken and every projection follows the log; if not, `problems` says what is wrong."""
+
+    status: Literal["ready", "not ready"]
+    problems: dict[str, str] = {}
+
+
+async def healthz(_: Context, _path: NoParameters, _query: NoParameters) -> Health:
+    """Whether the process answers."""
+    return Health("ok")
+
+
+async def readyz(
+    context: Context, _path: NoParameters, _query: NoParameters
+) -> ReadinessStatus | WithStatus:
+    """Whether deliveries can be taken and every projection follows the log; 503 if not."""
+    problems = await context.readiness.find_problems()
     if problems:
-        return json_response({"status": "not ready", "problems": problems}, 503)
-    return json_response({"status": "ready"})
+        answer = ReadinessStatus("not ready", problems)
+        return WithStatus(HTTPStatus.SERVICE_UNAVAILABLE, answer)
+    return ReadinessStatus("ready")
+
+
+ROUTES = [
+    Route(
+        method="GET",
+        path="/healthz",
+        handler=healthz,
+        answer=Health,
+        errors=(BadParameterError,),
+        scope="health",
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        answer=ReadinessStatus,
+        statuses=(HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE),
+        errors=(BadParameterError,),
+        scope="health",
+    ),
+]

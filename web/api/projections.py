@@ -1,113 +1,150 @@
-"""The projections over HTTP: where they stand, what is in quarantine, and rebuilds."""
+"""The projections over HTTP: how far they are, what is in quarantine, and rebuilds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from http import HTTPStatus
+from typing import Annotated, Any
 
 import msgspec
-from aiohttp import web
+from msgspec import Meta
 
-from eventstore.errors import NotSwitchedError
-from eventstore.fold.quarantine import Quarantine
-from eventstore.fold.status import ProjectionStatus
-from web import parameters
-from web.context import CONTEXT, Context, Page, json_response
-from web.problems import NotFoundError
+from eventstore.errors import (
+    NotFoundError,
+    NothingRetiredError,
+    NotReadyError,
+    NotSwitchedError,
+    RebuildingError,
+)
+from eventstore.fold.quarantine import QuarantinedEvent
+from eventstore.fold.status import GenerationStatus, ProjectionStatus, Rebuild
+from eventstore.query.cursor import Page, page_of
+from web.context import Context
+from web.parameters import NoParameters, PageQuery, Position, PositionOrZero
+from web.route import COMMON_ERRORS, Route, WithStatus
 
-# How long an answer waits for the process that does what was asked for, and how often it looks.
+# How long a response waits for what was asked for to be done, and how often it looks, in seconds.
 DONE_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 
 
-async def list_projections(request: web.Request) -> web.Response:
-    """`GET /v1/projections`: where each stands."""
-    parameters.known_only(request, set())
-    found = await request.app[CONTEXT].registry.statuses()
-    return json_response(Page([_about(each) for each in found.values()], None))
+class ProjectionPath(msgspec.Struct, frozen=True):
+    """Which projection."""
+
+    name: Annotated[str, Meta(description="The name of a projection, such as `gift_cards`.")]
 
 
-async def show_projection(request: web.Request) -> web.Response:
-    """`GET /v1/projections/{name}`: one of them, with its generations."""
-    parameters.known_only(request, set())
-    return json_response(_whole(await _generations(request)))
+class QuarantinedPath(ProjectionPath, frozen=True):
+    """Which projection, and which event."""
+
+    position: Position
 
 
-async def start_rebuild(request: web.Request) -> web.Response:
-    """`POST /v1/projections/{name}/rebuild`: begin one."""
-    parameters.known_only(request, {"promote"})
-    promote = "promote" in request.query and parameters.flag(request, "promote")
-    await request.app[CONTEXT].registry.request_rebuild(_name(request), promote=promote)
-    return json_response((await _generations(request)).rebuild, 202)
+class QuarantineQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which part of the list."""
+
+    cursor: Annotated[PositionOrZero, Meta(description="`next` of the page before.")] = 0
 
 
-async def show_rebuild(request: web.Request) -> web.Response:
-    """`GET /v1/projections/{name}/rebuild`: how far it is, and what it would change."""
-    parameters.known_only(request, set())
-    rebuild = (await _generations(request)).rebuild
-    if rebuild is None:
-        raise NotFoundError(what=f"rebuild of {_name(request)} under way")
-    return json_response(rebuild)
+class RebuildQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do once it is ready."""
+
+    promote: Annotated[bool, Meta(description="Promote it as soon as it is ready.")] = False
 
 
-async def promote(request: web.Request) -> web.Response:
-    """`POST /v1/projections/{name}/promote`: answer from the new generation."""
-    return await _switch(request, request.app[CONTEXT].registry.request_promotion)
+class ProjectionSummary(GenerationStatus, frozen=True, kw_only=True):
+    """How far a projection is: the status of its live generation.
+
+    `advice` is what to do if other code folded it than this server would; else null.
+    """
+
+    advice: str | None
 
 
-async def discard(request: web.Request) -> web.Response:
-    """`POST /v1/projections/{name}/discard`: stop the rebuild under way and forget it."""
-    if not await request.app[CONTEXT].registry.request_discard(_name(request)):
-        raise NotFoundError(what=f"rebuild of {_name(request)} under way")
-    return await _when(request, lambda now: now.rebuild is None)
+class ProjectionDetails(ProjectionSummary, frozen=True, kw_only=True):
+    """The same of one projection, and the status of each of its generations."""
+
+    generations: list[GenerationStatus]
 
 
-async def roll_back(request: web.Request) -> web.Response:
-    """`POST /v1/projections/{name}/rollback`: answer from the generation that was live before."""
-    return await _switch(request, request.app[CONTEXT].registry.request_rollback)
+async def list_projections(
+    context: Context, _path: NoParameters, _query: NoParameters
+) -> Page[ProjectionSummary, None]:
+    """How far each projection is."""
+    found = await context.registry.statuses()
+    items = [ProjectionSummary(**_live(each)) for each in found.values()]
+    return Page(items, None)
 
 
-async def list_quarantine(request: web.Request) -> web.Response:
-    """`GET /v1/projections/{name}/quarantine`: what the live generation could not fold."""
-    parameters.known_only(request, {"limit", "cursor"})
-    limit = parameters.page_length(request)
-    after = parameters.whole_number(request, "cursor", 0)
-    quarantine = Quarantine(request.app[CONTEXT].database)
-    items = await quarantine.page(_name(request), after, limit + 1)
-    more = len(items) > limit
-    return json_response(Page(items[:limit], items[limit - 1].position if more else None))
+async def show_projection(
+    context: Context, path: ProjectionPath, _: NoParameters
+) -> ProjectionDetails:
+    """One projection with its generations."""
+    return _details(await _status(context, path.name))
 
 
-async def show_quarantined(request: web.Request) -> web.Response:
-    """`GET /v1/projections/{name}/quarantine/{position}`: one of these."""
-    parameters.known_only(request, set())
-    position = parameters.as_whole_number(request.match_info["position"], "position", least=1)
-    found = await Quarantine(request.app[CONTEXT].database).find(_name(request), position)
+async def start_rebuild(context: Context, path: ProjectionPath, query: RebuildQuery) -> Rebuild:
+    """Begin a rebuild."""
+    name = _known(context, path.name)
+    await context.registry.request_rebuild(name, promote=query.promote)
+    return _under_way(await _status(context, name))
+
+
+async def show_rebuild(context: Context, path: ProjectionPath, _: NoParameters) -> Rebuild:
+    """How far the rebuild under way is, and what it would change."""
+    return _under_way(await _status(context, path.name))
+
+
+async def promote(
+    context: Context, path: ProjectionPath, _: NoParameters
+) -> ProjectionDetails | WithStatus:
+    """Make the generation that is ready live, and the live one retired."""
+    return await _switch(context, path.name, context.registry.request_promotion)
+
+
+async def discard(
+    context: Context, path: ProjectionPath, _: NoParameters
+) -> ProjectionDetails | WithStatus:
+    """Stop the rebuild under way and forget it."""
+    name = _known(context, path.name)
+    if not await context.registry.request_discard(name):
+        raise _no_rebuild(name)
+    return await _when(context, name, lambda now: now.rebuild is None)
+
+
+async def roll_back(
+    context: Context, path: ProjectionPath, _: NoParameters
+) -> ProjectionDetails | WithStatus:
+    """Make the generation that was live before live again."""
+    return await _switch(context, path.name, context.registry.request_rollback)
+
+
+async def list_quarantine(
+    context: Context, path: ProjectionPath, query: QuarantineQuery
+) -> Page[QuarantinedEvent, int]:
+    """The events that the live generation could not fold."""
+    name = _known(context, path.name)
+    found = await context.quarantine.page(name, query.cursor, query.limit + 1)
+    return page_of(found, query.limit, lambda event: event.position)
+
+
+async def show_quarantined(
+    context: Context, path: QuarantinedPath, _: NoParameters
+) -> QuarantinedEvent:
+    """One event that the live generation could not fold."""
+    name = _known(context, path.name)
+    found = await context.quarantine.find(name, path.position)
     if found is None:
-        raise NotFoundError(what=f"event {position} in the quarantine of {_name(request)}")
-    return json_response(found)
+        raise NotFoundError(what=f"event {path.position} in the quarantine of {name}")
+    return found
 
 
-def routes() -> list[web.RouteDef]:
-    """The routes of the projections."""
-    one = "/v1/projections/{name}"
-    return [
-        web.get("/v1/projections", list_projections),
-        web.get(one, show_projection),
-        web.post(f"{one}/rebuild", start_rebuild),
-        web.get(f"{one}/rebuild", show_rebuild),
-        web.post(f"{one}/promote", promote),
-        web.post(f"{one}/discard", discard),
-        web.post(f"{one}/rollback", roll_back),
-        web.get(f"{one}/quarantine", list_quarantine),
-        web.get(f"{one}/quarantine/{{position}}", show_quarantined),
-    ]
-
-
-async def _switch(request: web.Request, ask: Callable[[str], Awaitable[None]]) -> web.Response:
-    """Ask for another generation to be live, and answer when it is."""
-    before = (await _generations(request)).live.generation
-    await ask(_name(request))
-    return await _when(request, lambda now: _is_switched(before, now))
+async def _switch(
+    context: Context, name: str, request: Callable[[str], Awaitable[None]]
+) -> ProjectionDetails | WithStatus:
+    """Request that another generation be live, and answer when it is."""
+    before = (await _status(context, name)).live.generation
+    await request(name)
+    return await _when(context, name, lambda now: _is_switched(before, now))
 
 
 def _is_switched(before: int, now: ProjectionStatus) -> bool:
@@ -123,43 +160,149 @@ def _is_switched(before: int, now: ProjectionStatus) -> bool:
     )
 
 
-async def _when(request: web.Request, done: Callable[[ProjectionStatus], bool]) -> web.Response:
-    """Answer 200 once it is done; 202 if that takes too long: it is done all the same."""
+async def _when(
+    context: Context, name: str, done: Callable[[ProjectionStatus], bool]
+) -> ProjectionDetails | WithStatus:
+    """Answer once it is done, with 202 if that takes too long: it will be done all the same."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DONE_SECONDS
-    while not done(now := await _generations(request)):
+    while not done(now := await _status(context, name)):
         if loop.time() > deadline:
-            return json_response(_whole(now), 202)
+            return WithStatus(HTTPStatus.ACCEPTED, _details(now))
         await asyncio.sleep(LOOK_SECONDS)
-    return json_response(_whole(now))
+    return _details(now)
 
 
-def _name(request: web.Request) -> str:
-    context: Context = request.app[CONTEXT]
-    name = request.match_info["name"]
-    if name not in context.projections:
-        known = ", ".join(sorted(context.projections))
+def _known(context: Context, name: str) -> str:
+    """The name of a projection, if it is one. Raises NotFoundError."""
+    if name not in context.states:
+        known = ", ".join(sorted(context.states))
         raise NotFoundError(what=f"projection {name!r}; known are {known}")
     return name
 
 
-async def _generations(request: web.Request) -> ProjectionStatus:
-    name = _name(request)
-    return (await request.app[CONTEXT].registry.statuses(name))[name]
+async def _status(context: Context, name: str) -> ProjectionStatus:
+    return (await context.registry.statuses(_known(context, name)))[name]
 
 
-def _about(generations: ProjectionStatus) -> dict[str, Any]:
+def _under_way(status: ProjectionStatus) -> Rebuild:
+    if status.rebuild is None:
+        raise _no_rebuild(status.live.name)
+    return status.rebuild
+
+
+def _no_rebuild(name: str) -> NotFoundError:
+    return NotFoundError(what=f"rebuild of {name} under way")
+
+
+def _live(status: ProjectionStatus) -> dict[str, Any]:
     """The live generation, and what to do if other code folded it."""
-    live = generations.live
+    live = status.live
     advice = None
     if live.stale:
         advice = f"other code or settings folded it than now; run: loopledger rebuild {live.name}"
-        if generations.rebuild is not None:
-            advice = (
-                f"a rebuild is {generations.rebuild.status}; run: loopledger rebuild {live.name}"
-            )
+        if status.rebuild is not None:
+            advice = f"a rebuild is {status.rebuild.status}; run: loopledger rebuild {live.name}"
     return {**msgspec.structs.asdict(live), "advice": advice}
 
 
-def _whole(generations: ProjectionStatus) -> dict[str, Any]:
-    return {**_about(generations), "generations": generations.generations}
+def _details(status: ProjectionStatus) -> ProjectionDetails:
+    return ProjectionDetails(**_live(status), generations=status.generations)
+
+
+_ONE = "/v1/projections/{name}"
+_DONE = (HTTPStatus.OK, HTTPStatus.ACCEPTED)
+
+ROUTES = [
+    Route(
+        method="GET",
+        path="/v1/projections",
+        handler=list_projections,
+        answer=Page[ProjectionSummary, None],
+        scope="read",
+    ),
+    Route(
+        method="GET",
+        path=_ONE,
+        handler=show_projection,
+        path_parameters=ProjectionPath,
+        answer=ProjectionDetails,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="read",
+    ),
+    Route(
+        method="POST",
+        path=f"{_ONE}/rebuild",
+        handler=start_rebuild,
+        path_parameters=ProjectionPath,
+        query=RebuildQuery,
+        answer=Rebuild,
+        statuses=(HTTPStatus.ACCEPTED,),
+        errors=(*COMMON_ERRORS, NotFoundError, RebuildingError),
+        scope="operate",
+    ),
+    Route(
+        method="GET",
+        path=f"{_ONE}/rebuild",
+        handler=show_rebuild,
+        path_parameters=ProjectionPath,
+        answer=Rebuild,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="read",
+    ),
+    Route(
+        method="POST",
+        path=f"{_ONE}/promote",
+        handler=promote,
+        path_parameters=ProjectionPath,
+        answer=ProjectionDetails,
+        statuses=_DONE,
+        errors=(*COMMON_ERRORS, NotFoundError, NotReadyError, NotSwitchedError),
+        scope="operate",
+    ),
+    Route(
+        method="POST",
+        path=f"{_ONE}/discard",
+        handler=discard,
+        path_parameters=ProjectionPath,
+        answer=ProjectionDetails,
+        statuses=_DONE,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="operate",
+    ),
+    Route(
+        method="POST",
+        path=f"{_ONE}/rollback",
+        handler=roll_back,
+        path_parameters=ProjectionPath,
+        answer=ProjectionDetails,
+        statuses=_DONE,
+        errors=(
+            *COMMON_ERRORS,
+            NotFoundError,
+            NothingRetiredError,
+            NotSwitchedError,
+            RebuildingError,
+        ),
+        scope="operate",
+    ),
+    Route(
+        method="GET",
+        path=f"{_ONE}/quarantine",
+        handler=list_quarantine,
+        path_parameters=ProjectionPath,
+        query=QuarantineQuery,
+        answer=Page[QuarantinedEvent, int],
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="read",
+    ),
+    Route(
+        method="GET",
+        path=f"{_ONE}/quarantine/{{position}}",
+        handler=show_quarantined,
+        path_parameters=QuarantinedPath,
+        answer=QuarantinedEvent,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="read",
+    ),
+]

@@ -2,71 +2,96 @@
 
 import uuid
 from datetime import UTC, datetime
+from typing import Annotated
 
-from aiohttp import web
+import msgspec
+from msgspec import Meta
 from multidict import CIMultiDict
 
-from eventstore.errors import UnavailableError
-from eventstore.rejections import RejectionWithRequest
-from providers.provider import Recognised
+from eventstore.errors import NotFoundError, QueueFullError, RefusedError, UnavailableError
+from eventstore.query.cursor import Page, page_of
+from eventstore.rejections import Rejection, RejectionWithRequest
+from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
-from web import parameters
-from web.context import (
-    CONTEXT,
-    Context,
-    Endpoint,
-    Page,
-    bytes_response,
-    header_pairs,
-    json_response,
-)
+from verification.keyring import UnverifiedError
+from web.api.deliveries import Acknowledgement
+from web.api.headers import parse_headers
+from web.context import Context, Endpoint
 from web.ingest.headers import REJECTION_HEADER
 from web.ingest.receiver import new_event, recognise
-from web.problems import NotFoundError, NotRetriableError
+from web.parameters import LARGEST, NoParameters, PageQuery
+from web.problems import NotRetriableError
+from web.route import COMMON_ERRORS, Route
 
 NAMESPACE = uuid.UUID("6a2f6c0e-2f0b-5c5e-9d7b-3c1f4f6d1a55")
 
 
-async def list_rejections(request: web.Request) -> web.Response:
-    """`GET /v1/rejections?limit=&cursor=`: the newest first."""
-    context = request.app[CONTEXT]
-    parameters.known_only(request, {"limit", "cursor"})
-    limit = parameters.page_length(request)
-    before = parameters.whole_number(request, "cursor", parameters.LARGEST, least=1)
-    items = await context.rejections.page(before, limit + 1)
-    more = len(items) > limit
-    return json_response(Page(items[:limit], items[limit - 1].id if more else None))
+RejectionId = Annotated[int, Meta(ge=1, le=LARGEST, description="The id of a rejection.")]
 
 
-async def show_rejection(request: web.Request) -> web.Response:
-    """`GET /v1/rejections/{id}`: all that is on record of it, but its body."""
-    parameters.known_only(request, set())
-    rejection = await _rejection(request)
-    return json_response(
-        {
-            **{name: getattr(rejection, name) for name in rejection.__struct_fields__},
-            "headers": header_pairs(rejection.headers),
-            "body": f"/v1/rejections/{rejection.id}/body",
-            "complete": rejection.complete,
-        }
+class RejectionPath(msgspec.Struct, frozen=True):
+    """Which rejection."""
+
+    id: RejectionId
+
+
+class RejectionsQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which part of the list."""
+
+    cursor: Annotated[int, Meta(ge=1, le=LARGEST, description="`next` of the page before.")] = (
+        LARGEST
     )
 
 
-async def show_body(request: web.Request) -> web.Response:
-    """`GET /v1/rejections/{id}/body`: the bytes as they were received, or their beginning."""
-    parameters.known_only(request, set())
-    return bytes_response((await _rejection(request)).body)
+class RejectionDetails(Rejection, frozen=True, kw_only=True):
+    """All that is on record of one rejection, but its body.
+
+    `trusted`: an operator vouches for it. `headers` are pairs of name and value, as received, credentials left out.
+    `body` is the path of its bytes; `complete`: these are all of them.
+    """
+
+    trusted: bool
+    headers: list[tuple[str, str]]
+    body: str
+    complete: bool
 
 
-async def retry_rejection(request: web.Request) -> web.Response:
-    """`POST /v1/rejections/{id}/retry`: verify it again, as of when it came, and put it on record, marked.
+async def list_rejections(
+    context: Context, _: NoParameters, query: RejectionsQuery
+) -> Page[Rejection, int]:
+    """The refused requests, the newest first."""
+    found = await context.rejections.page(query.cursor, query.limit + 1)
+    return page_of(found, query.limit, lambda rejection: rejection.id)
+
+
+async def show_rejection(
+    context: Context, path: RejectionPath, _: NoParameters
+) -> RejectionDetails:
+    """One refused request with its headers."""
+    rejection = await _find(context, path.id)
+    return RejectionDetails(
+        **{name: getattr(rejection, name) for name in Rejection.__struct_fields__},
+        trusted=rejection.trusted,
+        headers=parse_headers(rejection.headers),
+        body=f"/v1/rejections/{rejection.id}/body",
+        complete=rejection.complete,
+    )
+
+
+async def show_body(context: Context, path: RejectionPath, _: NoParameters) -> bytes:
+    """The bytes as they were received, or their beginning."""
+    return (await _find(context, path.id)).body
+
+
+async def retry_rejection(
+    context: Context, path: RejectionPath, _: NoParameters
+) -> Acknowledgement:
+    """Verify a rejection again, as of when it came, and put it on record, marked.
 
     Credentials are not on record: where a provider is verified by one, somebody who may write to the database has to
     vouch for it first (`loopledger rejections retry --trust`). Signatures are checked all the same.
     """
-    context = request.app[CONTEXT]
-    parameters.known_only(request, set())
-    rejection = await _rejection(request)
+    rejection = await _find(context, path.id)
     endpoint = context.endpoints.get(rejection.provider)
     if endpoint is None or not rejection.complete or not rejection.body:
         problem = "its body is not on record" if endpoint else "its provider is gone"
@@ -75,7 +100,7 @@ async def retry_rejection(request: web.Request) -> web.Response:
         rejection.provider,
         None,
         rejection.address,
-        CIMultiDict(header_pairs(rejection.headers, "surrogateescape")),
+        CIMultiDict(parse_headers(rejection.headers, "surrogateescape")),
         (),
         rejection.last_at,
         rejection.body,
@@ -93,7 +118,7 @@ async def retry_rejection(request: web.Request) -> web.Response:
         await context.rejections.finish(rejection.id, None)
         raise
     await context.rejections.finish(rejection.id, position)
-    return json_response({"position": position})
+    return Acknowledgement(position)
 
 
 async def _append_once(
@@ -123,9 +148,56 @@ def _verify_again(endpoint: Endpoint, rejection: RejectionWithRequest, delivery:
     verifier.check_body(delivery, verifier.check_head(delivery))
 
 
-async def _rejection(request: web.Request) -> RejectionWithRequest:
-    id_ = parameters.as_whole_number(request.match_info["id"], "id", least=1)
-    rejection = await request.app[CONTEXT].rejections.read(id_)
+async def _find(context: Context, id_: int) -> RejectionWithRequest:
+    rejection = await context.rejections.read(id_)
     if rejection is None:
         raise NotFoundError(what=f"rejection {id_}")
     return rejection
+
+
+ROUTES = [
+    Route(
+        method="GET",
+        path="/v1/rejections",
+        handler=list_rejections,
+        query=RejectionsQuery,
+        answer=Page[Rejection, int],
+        scope="read",
+    ),
+    Route(
+        method="GET",
+        path="/v1/rejections/{id}",
+        handler=show_rejection,
+        path_parameters=RejectionPath,
+        answer=RejectionDetails,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="read",
+    ),
+    Route(
+        method="GET",
+        path="/v1/rejections/{id}/body",
+        handler=show_body,
+        path_parameters=RejectionPath,
+        answer=bytes,
+        errors=(*COMMON_ERRORS, NotFoundError),
+        scope="raw",
+    ),
+    Route(
+        method="POST",
+        path="/v1/rejections/{id}/retry",
+        handler=retry_rejection,
+        path_parameters=RejectionPath,
+        answer=Acknowledgement,
+        errors=(
+            *COMMON_ERRORS,
+            NotFoundError,
+            NotRetriableError,
+            QueueFullError,
+            RefusedError,
+            UnidentifiedError,
+            UnparsableError,
+            UnverifiedError,
+        ),
+        scope="operate",
+    ),
+]

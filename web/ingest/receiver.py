@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from aiohttp import web
 
-from eventstore.errors import LoopledgerError, RefusedError, printable
+from eventstore.errors import LoopledgerError, NotFoundError, RefusedError, printable
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender, OnOutcome
 from eventstore.log.event_ids import new_event_id
@@ -26,7 +26,6 @@ from web.ingest.rate import RateLimiter, rate_key
 from web.problems import (
     CutShortError,
     EncodedError,
-    NotFoundError,
     TooLargeError,
     TooManyError,
     TooSlowError,

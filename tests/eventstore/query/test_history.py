@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from hypothesis import given, settings
 
 from eventstore.log.events import Event
-from eventstore.query.history import history
+from eventstore.query.history import fold_steps
 from tests.support import reference_model
 from tests.support.generated_deliveries import PROVIDERS, logs, of_tenant, to_log
 from tests.support.live_fold import PROJECTIONS, folded
@@ -28,7 +28,7 @@ def test_the_changes_of_a_history_add_up_to_the_state_and_its_duplicates_are_the
             states = folded(projection, log).states
             for stream in {event.stream for event in log}:
                 indexes = [n for n, event in enumerate(log) if event.stream == stream]
-                steps = history(projection, PROVIDERS, _each(log[n] for n in indexes), {})
+                steps = fold_steps(projection, PROVIDERS, _each(log[n] for n in indexes), {})
                 repeats = reference_model.verdicts(deliveries[n] for n in indexes)
                 state: Json = dict.fromkeys(projection.state.__struct_fields__)
                 applied = False

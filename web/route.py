@@ -1,0 +1,86 @@
+"""A route as a value: what it takes, what it answers, what can go wrong, and the handler.
+
+The table of all routes (web.app) is all that is known of the API: what documents it is made from that.
+"""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+from eventstore.errors import LoopledgerError, UnavailableError
+from web.context import Context
+from web.parameters import NoParameters, ParameterReader
+from web.problems import BadParameterError, NotLocalError
+
+# What a caller has to be allowed: to deliver webhooks, to look at states and the log, to have the exact bytes, to make
+# changes. "health" is open to everybody.
+Scope: TypeAlias = Literal["deliver", "health", "read", "raw", "operate"]
+
+# What any route of the JSON API may answer.
+COMMON_ERRORS = (BadParameterError, NotLocalError, UnavailableError)
+
+Handler: TypeAlias = Callable[[Context, Any, Any], Awaitable[Any]]
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One route. Its handler is given the context, the parameters of the path and those of the query.
+
+    `path_parameters` and `query` are the Structs that these come in. `answer` is the type of the body: a Struct, which
+    is written as JSON, or bytes. `statuses` are those of an answer, the usual one first; `errors` are what the route
+    may answer instead (see web.problems). Without a handler it is web.ingest that answers.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler | None
+    path_parameters: type[msgspec.Struct] = NoParameters
+    query: type[msgspec.Struct] = NoParameters
+    answer: Any
+    statuses: tuple[HTTPStatus, ...] = (HTTPStatus.OK,)
+    errors: tuple[type[LoopledgerError], ...] = COMMON_ERRORS
+    scope: Scope
+
+
+class WithStatus(NamedTuple):
+    """An answer with another status than the usual one of its route."""
+
+    status: HTTPStatus
+    answer: msgspec.Struct
+
+
+def request_handler(
+    route: Route, handler: Handler, context: Context
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Make what aiohttp calls for a route: it reads the parameters and writes the answer."""
+    read_path = ParameterReader(route.path_parameters, context.limits).read
+    read_query = ParameterReader(route.query, context.limits).read
+
+    async def handle(request: web.Request) -> web.Response:
+        answer = await handler(context, read_path(request.match_info), read_query(request.query))
+        status = route.statuses[0]
+        if isinstance(answer, WithStatus):
+            status, answer = answer
+        return (
+            bytes_response(answer) if isinstance(answer, bytes) else json_response(answer, status)
+        )
+
+    return handle
+
+
+def json_response(answer: object, status: HTTPStatus) -> web.Response:
+    """Make a response of JSON; decimals are written as text, so that no digit is lost."""
+    return web.Response(
+        body=msgspec.json.encode(answer) + b"\n", status=status, content_type="application/json"
+    )
+
+
+def bytes_response(body: bytes) -> web.Response:
+    """Make a response of bytes that no browser takes for a page."""
+    return web.Response(
+        body=body,
+        content_type="application/octet-stream",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
