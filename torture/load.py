@@ -38,7 +38,7 @@ FIRST_REFUSAL, FIRST_OUTAGE = HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER
 _AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     position: int
 
 
@@ -110,7 +110,7 @@ class Load:
         ) as response:
             if response.status == HTTPStatus.OK:
                 try:
-                    position = msgspec.json.decode(await response.read(), type=_Answer).position
+                    position = msgspec.json.decode(await response.read(), type=_Response).position
                 except (aiohttp.ClientError, OSError, msgspec.DecodeError):
                     # The status alone is a promise, whatever became of the rest.
                     position = None

@@ -166,10 +166,10 @@ class _Run:
             self.violations.add("down", "the projections do not catch up")
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"{self.target.url}/readyz") as answer,
+            session.get(f"{self.target.url}/readyz") as response,
         ):
-            if answer.status != HTTPStatus.OK:
-                self.violations.add("down", f"/readyz answers {answer.status}")
+            if response.status != HTTPStatus.OK:
+                self.violations.add("down", f"/readyz answers {response.status}")
 
     async def _stop(self) -> None:
         if problem := await self.target.stop():

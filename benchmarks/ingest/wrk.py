@@ -18,7 +18,7 @@ from benchmarks.harness.signer import Signer
 from simulation.deliveries import Delivery, Rates, deliveries
 
 # How long an answer may take before wrk counts it as lost, and how long wrk may take over its time.
-ANSWER_SECONDS = 30
+RESPONSE_SECONDS = 30
 SPARE_SECONDS = 60.0
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
@@ -81,7 +81,7 @@ async def load(url: str, requests: Path, *, connections: int, seconds: float) ->
     process = await asyncio.create_subprocess_exec(
         "wrk",
         *("--threads", "1", "--connections", str(connections)),
-        *("--duration", f"{whole_seconds(seconds)}s", "--timeout", f"{ANSWER_SECONDS}s"),
+        *("--duration", f"{whole_seconds(seconds)}s", "--timeout", f"{RESPONSE_SECONDS}s"),
         *("--script", SCRIPT, url, "--", requests),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -14,17 +14,17 @@ from benchmarks.harness.signer import Signer
 from simulation.deliveries import Delivery
 
 CONNECTIONS = 256
-ANSWER_SECONDS = 30.0
+RESPONSE_SECONDS = 30.0
 
 # States that are asked for, a second: few, so that asking does not become the load.
 SAMPLES_PER_SECOND = 100
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     position: int
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_Response).decode
 
 
 class Client:
@@ -60,16 +60,16 @@ class Client:
         self, delivery: Delivery, headers: dict[str, str], due: float, *, sampled: bool
     ) -> None:
         url = self._url + delivery.path
-        async with self._posts.post(url, data=delivery.body, headers=headers) as answer:
-            body = await answer.read()
+        async with self._posts.post(url, data=delivery.body, headers=headers) as response:
+            body = await response.read()
             acknowledged = time.perf_counter()
-            _check(answer, body)
+            _check(response, body)
         self.answered.append(acknowledged - due)
         if sampled:
             async with self._gets.get(
                 self._url + _state(delivery, _decode(body).position)
-            ) as answer:
-                _check(answer, await answer.read())
+            ) as response:
+                _check(response, await response.read())
             self.visible.append(time.perf_counter() - acknowledged)
 
 
@@ -77,13 +77,13 @@ def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=CONNECTIONS),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=RESPONSE_SECONDS),
     )
 
 
-def _check(answer: aiohttp.ClientResponse, body: bytes) -> None:
-    if answer.status != HTTPStatus.OK:
-        fail(f"{answer.method} {answer.url} was answered {answer.status}: {body!r}")
+def _check(response: aiohttp.ClientResponse, body: bytes) -> None:
+    if response.status != HTTPStatus.OK:
+        fail(f"{response.method} {response.url} was answered {response.status}: {body!r}")
 
 
 def _state(delivery: Delivery, position: int) -> str:
