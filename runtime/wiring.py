@@ -15,6 +15,7 @@ from eventstore.errors import PostgresError
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.quarantine import Quarantine
 from eventstore.fold.registry import Registry
+from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.head import Head
 from eventstore.log.reader import Reader
@@ -111,15 +112,7 @@ async def serving_http(
     """Take deliveries and answer requests."""
     context = context_of(settings, parts)
     receiver = Receiver(context.endpoints, parts.appender, context.rejections, settings.limits)
-    runner = web.AppRunner(
-        make_app(context, receiver),
-        access_log=None,
-        shutdown_timeout=settings.limits.drain_seconds,
-        lingering_time=LINGERING_SECONDS,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        # Else a body that says it is compressed would not be on record as it was sent.
-        auto_decompress=False,
-    )
+    runner = make_runner(make_app(context, receiver), settings.limits)
     await runner.setup()
     server = connection_server(
         receiver,
@@ -170,6 +163,19 @@ def context_of(settings: Settings, parts: Parts) -> Context:
         },
         quarantine=quarantine,
         readiness=Readiness(database),
+    )
+
+
+def make_runner(app: web.Application, limits: Limits) -> web.AppRunner:
+    """Make what runs an application under aiohttp's server."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=limits.drain_seconds,
+        lingering_time=LINGERING_SECONDS,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        # Else a body that says it is compressed would not be on record as it was sent.
+        auto_decompress=False,
     )
 
 

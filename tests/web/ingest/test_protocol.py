@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +13,8 @@ from eventstore.log.appender import OnOutcome
 from eventstore.log.events import Appended
 from runtime import wiring
 from tests.conftest import StartLoopledger
-from tests.support import NOON, Answer, Client, encoded, loopz_headers
+from tests.support import NOON, Client, encoded, loopz_headers
+from tests.support.sender import Sender, connected
 from verification.delivery import Delivery
 from web.ingest.protocol import DeliveryServer
 from web.ingest.receiver import Receiver
@@ -25,36 +26,6 @@ BODY = encoded({"id": "l-1", "status": "ACTIVE"})
 
 # More than one segment on any path.
 LARGE = encoded({"id": "l-1", "x": "." * 500_000})
-
-
-class Sender:
-    """A connection that sends bytes as they are."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> Answer:
-        """Send bytes, and read one answer."""
-        self.writer.write(data)
-        return await self.answer()
-
-    async def answer(self) -> Answer:
-        """Read one answer."""
-        async with asyncio.timeout(5):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            status, *lines = head.strip().split("\r\n")
-            headers = dict(line.split(": ", 1) for line in lines)
-            body = await self.reader.readexactly(int(headers["Content-Length"]))
-        return Answer(int(status.split(" ")[1]), cast("Any", headers), body)
-
-    async def closed(self) -> bool:
-        """Whether the server closes the connection within a second, and says nothing more."""
-        try:
-            async with asyncio.timeout(1):
-                return await self.reader.read() == b""
-        except TimeoutError:
-            return False
 
 
 def delivery(body: bytes = BODY, *lines: str, path: str = "/webhooks/loopz") -> bytes:
@@ -71,16 +42,6 @@ def delivery(body: bytes = BODY, *lines: str, path: str = "/webhooks/loopz") -> 
 
 
 QUESTION = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Sender]:
-    host, port = url.removeprefix("http://").rstrip("/").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        yield Sender(reader, writer)
-    finally:
-        writer.close()
 
 
 @pytest.fixture
