@@ -34,8 +34,7 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
     app[OPEN_PATHS] = frozenset(route.path for route in routes if route.scope == "health")
     for route in routes:
         if route.handler is None:
-            path = route.path.replace("{secret}", "{secret:.*}")
-            app.router.add_route("*", path, only_post, expect_handler=wait_with_continue)
+            add_delivery_path(app.router, route.path)
         elif route.method == "GET":
             app.router.add_get(route.path, request_handler(route, route.handler, context))
         else:
@@ -43,8 +42,14 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
     return app
 
 
+def add_delivery_path(router: web.UrlDispatcher, path: str) -> None:
+    """Add a path of deliveries. The receiver answers every POST to it before a handler is called."""
+    path = path.replace("{secret}", "{secret:.*}")
+    router.add_route("*", path, only_post, expect_handler=wait_with_continue)
+
+
 async def only_post(request: web.Request) -> web.Response:
-    """Refuse what is not a POST: a delivery does not get here."""
+    """Refuse what is not a POST."""
     raise web.HTTPMethodNotAllowed(method=request.method, allowed_methods=["POST"])
 
 

@@ -35,7 +35,8 @@ from tests.support.in_memory import (
 )
 from tests.support.mutation import PATH_SECRET, SECRET, Piece, request
 from verification.verifier import Verification, Verifier
-from web.app import webhook_routes
+from web.api import deliveries
+from web.app import add_delivery_path
 from web.context import Endpoint
 from web.ingest import connections
 from web.ingest.connections import ConnectionServer, connection_server
@@ -143,7 +144,9 @@ async def in_memory(verification: dict[str, Any]) -> AsyncIterator[InMemory]:
     appender, rejections = MemoryAppender(), MemoryRejections()
     receiver = Receiver(endpoints, cast("Any", appender), cast("Any", rejections), LIMITS)
     app = web.Application(middlewares=[receiver.middleware, problems])
-    app.add_routes([*webhook_routes(), web.get("/v1/events", no_events)])
+    for route in deliveries.ROUTES:
+        add_delivery_path(app.router, route.path)
+    app.router.add_get("/v1/events", no_events)
     runner = make_runner(app, LIMITS)
     await runner.setup()
     server = cast("web.Server", runner.server)
