@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from commands._answers import Diff, Example, Rebuild, Standing, Totals
 from commands._screen import table, visible
+from eventstore.fold.status import ChangedRow, Diff, GenerationStatus, Rebuild, TotalChange
 
 # Columns in cents: whole numbers, which must not be taken for dollars (docs/api.md).
 MINOR_UNITS = frozenset({"balance"})
@@ -17,14 +17,14 @@ MINOR_UNITS = frozenset({"balance"})
 ADDED, GONE, CHANGED = "green", "red", "yellow"
 
 
-def comparison(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
+def comparison(live: GenerationStatus, rebuild: Rebuild, diff: Diff) -> RenderableType:
     """A whole diff: counts, columns, totals and examples."""
     heading = (
         f"{rebuild.name}: generation {rebuild.generation} (new) against generation "
         f"{live.generation} (live), {_where(diff)}"
     )
     sections: list[RenderableType] = [_section(heading, _counts(live, rebuild, diff))]
-    if diff.empty:
+    if diff.is_empty:
         sections.append(Text("No differences.", ADDED))
     if diff.columns:
         sections.append(_section("Columns that differ", _columns(diff.columns)))
@@ -49,7 +49,7 @@ def _section(title: str, content: RenderableType) -> RenderableType:
     return Group(Text(title, "bold"), Padding(content, (0, 0, 0, 2), expand=False))
 
 
-def _counts(live: Standing, rebuild: Rebuild, diff: Diff) -> RenderableType:
+def _counts(live: GenerationStatus, rebuild: Rebuild, diff: Diff) -> RenderableType:
     result = table(texts=("",), numbers=("before", "after", "added", "gone", "changed"))
     rows, journal = diff.rows, diff.journal
     result.add_row(
@@ -81,7 +81,7 @@ def _columns(columns: dict[str, int]) -> RenderableType:
     return result
 
 
-def _totals(totals: Totals) -> RenderableType:
+def _totals(totals: TotalChange) -> RenderableType:
     result = table(texts=tuple(totals.by), numbers=("before", "after", "change"))
     minor = totals.amount in MINOR_UNITS
     for item in totals.items:
@@ -95,7 +95,7 @@ def _totals(totals: Totals) -> RenderableType:
     return result
 
 
-def _example(example: Example) -> RenderableType:
+def _example(example: ChangedRow) -> RenderableType:
     line = Text(overflow="fold")
     line.append(visible(example.stream), "bold")
     separator = ": "

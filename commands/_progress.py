@@ -8,8 +8,8 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from commands._answers import Rebuild
 from commands._rebuilds import Pace
+from eventstore.fold.status import Rebuild
 
 AWAY = "the server does not respond; waiting for it"
 
@@ -39,7 +39,7 @@ def shown(console: Console, pace: Pace) -> Iterator[Callable[[Rebuild | None], N
                 bar.update(
                     task,
                     description=f"generation {rebuild.generation} {rebuild.status}",
-                    completed=0 if rebuild.target is None else rebuild.percent or 0,
+                    completed=0 if rebuild.target is None else rebuild.percent,
                     facts=describe_progress(rebuild),
                 )
 
@@ -54,11 +54,11 @@ def describe_progress(rebuild: Rebuild) -> str:
         return ""
     if rebuild.target is None:
         return "waiting for the projecting process"
-    facts = [f"{rebuild.percent or 0:.0f} %"]
+    facts = [f"{rebuild.percent:.0f} %"]
     if rebuild.events_per_second:
         facts.append(f"{rebuild.events_per_second:,.0f} events/s")
     if rebuild.seconds_left:
-        facts.append(f"{timedelta(seconds=round(rebuild.seconds_left))} left")
+        facts.append(f"{timedelta(seconds=rebuild.seconds_left)} left")
     elif rebuild.percent == ALL:
         facts.append("building indexes")
     return ", ".join(facts)

@@ -7,9 +7,10 @@ from time import perf_counter
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from commands._answers import Rebuild, Standing
 from commands._http import ApiClient, ErrorResponseError, NoServerError
 from eventstore.errors import LoopledgerError
+from eventstore.fold.status import Rebuild
+from web.api.projections import ProjectionDetails
 
 T = TypeVar("T")
 
@@ -77,13 +78,13 @@ class RebuildClient:
         self._pace = pace
         self._on_poll = on_poll
 
-    async def standing(self) -> Standing:
-        """The state of the projection."""
-        return await self._api.get(self._path, Standing)
+    async def status(self) -> ProjectionDetails:
+        """How far the projection is, and its generations."""
+        return await self._api.get(self._path, ProjectionDetails)
 
-    async def standing_when_available(self) -> Standing:
+    async def status_when_available(self) -> ProjectionDetails:
         """The same, waiting for the server if it is away."""
-        return await self._retry_while_away(self.standing)
+        return await self._retry_while_away(self.status)
 
     async def rebuild(self) -> Rebuild | None:
         """Its rebuild, if there is one."""
@@ -127,7 +128,7 @@ class RebuildClient:
         async def done() -> bool:
             # In this order: what is no longer a rebuild is live by now, or was discarded.
             rebuild = await self.rebuild()
-            if (await self.standing()).generation == generation:
+            if (await self.status()).generation == generation:
                 return True
             if rebuild is None or rebuild.generation != generation:
                 raise DiscardedError(projection=self._projection)
@@ -142,7 +143,7 @@ class RebuildClient:
         async def done() -> bool:
             rebuild = await self.rebuild()
             if rebuild is None:
-                if (await self.standing()).generation == generation:
+                if (await self.status()).generation == generation:
                     raise PromotedError(generation=generation, projection=self._projection)
                 return True
             if rebuild.generation != generation and rebuild.wanted != "discard":
@@ -151,7 +152,7 @@ class RebuildClient:
 
         await self._request_until("discard", done)
 
-    async def roll_back(self, live: int) -> Standing:
+    async def roll_back(self, live: int) -> ProjectionDetails:
         """Make the generation that was live before `live` live again.
 
         Never sent again if its outcome is unknown: the second would undo the first. Raises ErrorResponseError,
@@ -166,14 +167,14 @@ class RebuildClient:
         while True:
             # While it catches up it is a rebuild like any other.
             rebuild = await self._retry_while_away(self.rebuild)
-            standing = await self.standing_when_available()
-            if standing.generation != live:
-                return standing
+            status = await self.status_when_available()
+            if status.generation != live:
+                return status
             if rebuild is not None:
                 accepted = True
                 self._on_poll(rebuild)
             elif accepted:
-                raise self._not_rolled_back(standing)
+                raise self._not_rolled_back(status)
             elif perf_counter() - since > self._pace.patience:
                 raise UnknownOutcomeError(
                     action="roll back", projection=self._projection, seconds=self._pace.patience
@@ -222,16 +223,16 @@ class RebuildClient:
             )
 
     async def _why_gone(self, live: int) -> LoopledgerError:
-        now = (await self.standing_when_available()).generation
+        now = (await self.status_when_available()).generation
         if now == live:
             return DiscardedError(projection=self._projection)
         return PromotedError(generation=now, projection=self._projection)
 
-    def _not_rolled_back(self, standing: Standing) -> NotRolledBackError:
-        errors = [each.error for each in standing.generations if each.status == "retired"]
+    def _not_rolled_back(self, status: ProjectionDetails) -> NotRolledBackError:
+        errors = [each.error for each in status.generations if each.status == "retired"]
         return NotRolledBackError(
             projection=self._projection,
-            generation=standing.generation,
+            generation=status.generation,
             problem=next((error for error in errors[::-1] if error), "the server's log says why"),
         )
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from commands._answers import Rebuild, Standing, Standings
 from commands._http import ApiClient, add_url, api_client, run_reporting, server_url_of
 from commands._progress import describe_progress
 from commands._rebuilds import PACE, RebuildClient
 from commands._screen import Screen, standard_screen, table, visible
+from eventstore.fold.status import Rebuild
+from eventstore.query.cursor import Page
+from web.api.projections import ProjectionSummary
 
 HELP = "show the state of each projection, and what to do"
 
@@ -28,50 +30,54 @@ def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
 
 async def _run(given: argparse.Namespace) -> RenderableType:
     async with api_client(server_url_of(given)) as client:
-        standings = (await client.get("/v1/projections", Standings)).items
-        rebuilds = await _rebuilds(client, standings)
-    notes = [note for standing in standings for note in _notes(standing)]
+        projections = (await client.get("/v1/projections", Page[ProjectionSummary, None])).items
+        rebuilds = await _rebuilds(client, projections)
+    notes = [note for projection in projections for note in _notes(projection)]
     notes += [_under_way(rebuild) for rebuild in rebuilds]
-    return Group(_listed(standings), *([""] if notes else []), *notes)
+    return Group(_listed(projections), *([""] if notes else []), *notes)
 
 
-async def _rebuilds(client: ApiClient, standings: list[Standing]) -> list[Rebuild]:
-    found = [await RebuildClient(client, standing.name, PACE).rebuild() for standing in standings]
+async def _rebuilds(client: ApiClient, projections: list[ProjectionSummary]) -> list[Rebuild]:
+    found = [
+        await RebuildClient(client, projection.name, PACE).rebuild() for projection in projections
+    ]
     return [rebuild for rebuild in found if rebuild is not None]
 
 
-def _listed(standings: list[Standing]) -> RenderableType:
+def _listed(projections: list[ProjectionSummary]) -> RenderableType:
     counts = ("checkpoint", "lag", "folded", "ignored", "quarantined")
     listed = table(texts=("projection", "generation", "status"), numbers=counts)
     listed.padding = (0, 1, 0, 0)
     listed.add_column("stale", no_wrap=True)
-    for standing in standings:
+    for projection in projections:
         listed.add_row(
-            standing.name,
-            str(standing.generation),
-            _status(standing),
-            *(f"{getattr(standing, name):,}" for name in counts),
-            Text("stale", "yellow") if standing.stale else "no",
+            projection.name,
+            str(projection.generation),
+            _status(projection),
+            *(f"{getattr(projection, name):,}" for name in counts),
+            Text("stale", "yellow") if projection.stale else "no",
         )
     return listed
 
 
-def _status(standing: Standing) -> Text:
-    if standing.error:
+def _status(projection: ProjectionSummary) -> Text:
+    if projection.error:
         return Text("held up", "red")
-    if standing.stuck:
+    if projection.stuck:
         return Text("stuck", "red")
-    return Text(standing.status, "green")
+    return Text(projection.status, "green")
 
 
-def _notes(standing: Standing) -> Iterator[Text]:
-    if standing.error:
-        yield Text(f"{standing.name} is held up: {visible(standing.error)}", "red")
-    elif standing.stuck:
-        yield Text(f"{standing.name} is stuck: an event has been waiting for more than 30 s", "red")
-    if standing.stale or standing.advice:
-        advice = visible(standing.advice or "it was folded by other code than is running")
-        yield Text(f"{standing.name} is stale: {advice}", "yellow")
+def _notes(projection: ProjectionSummary) -> Iterator[Text]:
+    if projection.error:
+        yield Text(f"{projection.name} is held up: {visible(projection.error)}", "red")
+    elif projection.stuck:
+        yield Text(
+            f"{projection.name} is stuck: an event has been waiting for more than 30 s", "red"
+        )
+    if projection.stale or projection.advice:
+        advice = visible(projection.advice or "it was folded by other code than is running")
+        yield Text(f"{projection.name} is stale: {advice}", "yellow")
 
 
 # What was requested of a rebuild, as a noun.

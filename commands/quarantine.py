@@ -10,7 +10,6 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.text import Text
 
-from commands._answers import Quarantined, QuarantinePage, Standings
 from commands._http import (
     ApiClient,
     add_url,
@@ -20,7 +19,10 @@ from commands._http import (
     server_url_of,
 )
 from commands._screen import Screen, format_request, standard_screen, table, visible
+from eventstore.fold.quarantine import QuarantinedEvent
+from eventstore.query.cursor import Page
 from runtime.arguments import whole_number
+from web.api.projections import ProjectionSummary
 
 HELP = "list or show the events that could not be folded"
 
@@ -62,7 +64,7 @@ async def _run(given: argparse.Namespace) -> RenderableType:
 
 async def _list(given: argparse.Namespace, client: ApiClient) -> RenderableType:
     names = [given.projection] if given.projection else await _projections(client)
-    found: list[tuple[str, Quarantined]] = []
+    found: list[tuple[str, QuarantinedEvent]] = []
     notes = []
     for name in names:
         items, more = await _quarantined(client, name, given.limit)
@@ -75,7 +77,7 @@ async def _list(given: argparse.Namespace, client: ApiClient) -> RenderableType:
 class _Listed:
     """A table of events; where the terminal is too narrow for it, three lines for each."""
 
-    def __init__(self, found: list[tuple[str, Quarantined]]) -> None:
+    def __init__(self, found: list[tuple[str, QuarantinedEvent]]) -> None:
         self._found = found
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -94,18 +96,21 @@ class _Listed:
 
 
 async def _projections(client: ApiClient) -> list[str]:
-    return [standing.name for standing in (await client.get("/v1/projections", Standings)).items]
+    return [
+        each.name
+        for each in (await client.get("/v1/projections", Page[ProjectionSummary, None])).items
+    ]
 
 
 async def _quarantined(
     client: ApiClient, projection: str, limit: int
-) -> tuple[list[Quarantined], bool]:
-    items: list[Quarantined] = []
+) -> tuple[list[QuarantinedEvent], bool]:
+    items: list[QuarantinedEvent] = []
     cursor = ""
     while True:
         wanted = min(PAGE, limit - len(items))
         path = f"{_path(projection)}?limit={wanted}{cursor}"
-        page = await client.get(path, QuarantinePage)
+        page = await client.get(path, Page[QuarantinedEvent, int])
         items += page.items
         if page.next is None or len(items) >= limit:
             return items, page.next is not None

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 
-from commands._answers import Diff, Rebuild, Standing
 from commands._diff import comparison
 from commands._http import (
     DIFFERENT,
@@ -22,6 +21,8 @@ from commands._http import (
 from commands._progress import shown
 from commands._rebuilds import PACE, Pace, PromotedError, RebuildClient
 from commands._screen import Screen, standard_screen
+from eventstore.fold.status import Diff, Rebuild
+from web.api.projections import ProjectionDetails
 
 HELP = "rebuild a projection, show what would change, promote it"
 
@@ -56,7 +57,7 @@ exit codes:
 class _Ready(NamedTuple):
     """A rebuild that is ready; `own` if this command started it."""
 
-    live: Standing
+    live: ProjectionDetails
     rebuild: Rebuild
     diff: Diff
     own: bool
@@ -99,7 +100,7 @@ class _Command:
         if self._choice == ROLLBACK:
             return self._roll_back()
         # Fails at once if there is no server, or no such projection.
-        live = self._do(lambda client: client.standing())
+        live = self._do(lambda client: client.status())
         own = self._do(lambda client: client.start())
         started = "started" if own else "is under way already; joining it"
         self.screen.say(f"Rebuild of {self._name} {started}")
@@ -114,13 +115,13 @@ class _Command:
             return DONE
         if rebuild.diff is None:
             raise AssertionError(rebuild)
-        live = self._do(lambda client: client.standing_when_available())
+        live = self._do(lambda client: client.status_when_available())
         return self._conclude(_Ready(live, rebuild, rebuild.diff, own))
 
     def _conclude(self, ready: _Ready) -> int:
         generation = ready.rebuild.generation
         self.screen.say(_summary(ready.rebuild))
-        if self._choice == VERIFY and ready.diff.empty:
+        if self._choice == VERIFY and ready.diff.is_empty:
             self.screen.say(
                 f"The live state of {self._name} equals a fresh fold of the log "
                 f"up to position {ready.diff.position:,}."
@@ -132,7 +133,7 @@ class _Command:
             return self._discard_own(ready, DIFFERENT)
         if self._choice == DRY_RUN:
             return self._discard_own(ready, DONE)
-        if self._choice == PROMOTE or (self._choice == IF_UNCHANGED and ready.diff.empty):
+        if self._choice == PROMOTE or (self._choice == IF_UNCHANGED and ready.diff.is_empty):
             return self._promote(ready)
         if self._choice == IF_UNCHANGED:
             self.screen.say("There are differences, so it is not promoted.")
@@ -184,7 +185,7 @@ class _Command:
         rebuild = self._do(lambda client: client.rebuild())
         if rebuild is None:
             # Fails if there is no such projection, in the server's words.
-            live = self._do(lambda client: client.standing())
+            live = self._do(lambda client: client.status())
             self.screen.error(f"there is no rebuild of {live.name}")
             return REFUSED
         generation = rebuild.generation
@@ -193,7 +194,7 @@ class _Command:
         return DONE
 
     def _roll_back(self) -> int:
-        before = self._do(lambda client: client.standing()).generation
+        before = self._do(lambda client: client.status()).generation
         live = self._do(lambda client: client.roll_back(before), bar=True)
         self.screen.say(
             f"Generation {live.generation} of {self._name} is live again "
@@ -242,7 +243,7 @@ class _Command:
 
 def _summary(rebuild: Rebuild) -> str:
     took = ""
-    if rebuild.started_at and rebuild.ready_at:
+    if rebuild.ready_at:
         took = f" after {(rebuild.ready_at - rebuild.started_at).total_seconds():,.1f} s"
     return (
         f"Generation {rebuild.generation} is ready{took}: {rebuild.folded:,} events folded, "

@@ -14,11 +14,13 @@ from eventstore.errors import LoopledgerError, NotFoundError, PostgresError
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import is_outage
-from eventstore.rejections import Rejections
+from eventstore.query.cursor import Page
+from eventstore.rejections import Rejection, Rejections
 from runtime.arguments import whole_number
 from runtime.data_directory import data_directory
 from runtime.wiring import settings_from
 from server import dsn_of
+from web.api.deliveries import Acknowledgement
 
 HELP = "list, show or retry the requests that were refused"
 
@@ -89,17 +91,17 @@ async def _run(given: argparse.Namespace) -> RenderableType:
 
 
 async def _list(given: argparse.Namespace, client: ApiClient) -> RenderableType:
-    page = await client.get(f"/v1/rejections?limit={given.limit}", dict[str, Any])
+    page = await client.get(f"/v1/rejections?limit={given.limit}", Page[Rejection, int])
     listed = table(texts=("id", "last seen", "times", "provider", "cause"), last="problem")
-    for item in page["items"]:
-        done = item["position"]
+    for item in page.items:
+        done = item.position
         listed.add_row(
-            str(item["id"]),
-            item["last_at"][:19],
-            str(item["count"]),
-            visible(item["provider"]),
-            item["cause"],
-            visible(item["problem"]) if done is None else f"on record at position {done}",
+            str(item.id),
+            item.last_at.isoformat()[:19],
+            str(item.count),
+            visible(item.provider),
+            item.cause,
+            visible(item.problem) if done is None else f"on record at position {done}",
         )
     return listed
 
@@ -112,5 +114,6 @@ async def _show(given: argparse.Namespace, client: ApiClient) -> RenderableType:
 
 
 async def _retry(given: argparse.Namespace, client: ApiClient) -> RenderableType:
-    answer = msgspec.json.decode(await client.request("POST", f"/v1/rejections/{given.id}/retry"))
-    return f"rejection {given.id} is on record at position {answer['position']}"
+    body = await client.request("POST", f"/v1/rejections/{given.id}/retry")
+    position = msgspec.json.decode(body, type=Acknowledgement).position
+    return f"rejection {given.id} is on record at position {position}"

@@ -156,8 +156,8 @@ class LogCheck:
             self._violations.add("lost", f"{place}, and is at {found}")
 
 
-class Standing(NamedTuple):
-    """What the registry says of a projection."""
+class Counts(NamedTuple):
+    """How many events a projection has folded, ignored and quarantined, as the registry says."""
 
     checkpoint: int
     folded: int
@@ -195,20 +195,18 @@ class FreshFold:
             self.states[event.stream] = (event.position, folded.state)
 
     @property
-    def standing(self) -> Standing:
+    def counts(self) -> Counts:
         """What the registry ought to say."""
         counts = self._counts
-        return Standing(
-            self._checkpoint, counts["folded"], counts["ignored"], counts["quarantined"]
-        )
+        return Counts(self._checkpoint, counts["folded"], counts["ignored"], counts["quarantined"])
 
 
-def check_standing(name: str, fresh: FreshFold, found: Standing, violations: Violations) -> None:
+def check_counts(name: str, fresh: FreshFold, found: Counts, violations: Violations) -> None:
     """Check that a projection's counts add up, and are those of the log."""
     if found.folded + found.ignored + found.quarantined != found.checkpoint:
         violations.add("count", f"{name}: {found} does not add up")
-    if found != fresh.standing:
-        violations.add("count", f"{name}: {found}, by the log {fresh.standing}")
+    if found != fresh.counts:
+        violations.add("count", f"{name}: {found}, by the log {fresh.counts}")
 
 
 def check_quarantine(name: str, fresh: FreshFold, found: set[int], violations: Violations) -> None:

@@ -16,13 +16,13 @@ from projections import load_projections
 from providers import load_providers, settings_types
 from runtime.settings import load_settings
 from torture.checks import (
+    Counts,
     FreshFold,
     LogCheck,
     OnRecord,
-    Standing,
     Violations,
+    check_counts,
     check_quarantine,
-    check_standing,
     check_states,
 )
 from torture.queries import QUERIES
@@ -79,12 +79,12 @@ async def examine(dsn: str, sender_log: SenderLog, violations: Violations) -> Lo
             check.add(_on_record(row))
         check.close(head)
         folds = await _fold(dsn, head, violations)
-        standings = {row["name"]: row for row in await connection.fetch(QUERIES["standings"])}
+        registered = {row["name"]: row for row in await connection.fetch(QUERIES["counts"])}
         for name, fresh in folds.items():
-            if name not in standings:
+            if name not in registered:
                 violations.add("count", f"{name} is not in the registry")
                 continue
-            await _examine_projection(connection, name, fresh, standings[name], violations)
+            await _examine_projection(connection, name, fresh, registered[name], violations)
     return check
 
 
@@ -95,8 +95,8 @@ async def _examine_projection(
     row: "Record",
     violations: Violations,
 ) -> None:
-    found = Standing(row["checkpoint"], row["folded"], row["ignored"], row["quarantined"])
-    check_standing(name, fresh, found, violations)
+    found = Counts(row["checkpoint"], row["folded"], row["ignored"], row["quarantined"])
+    check_counts(name, fresh, found, violations)
     quarantined = await connection.fetch(QUERIES["quarantine"], name, row["generation"])
     check_quarantine(name, fresh, {position for (position,) in quarantined}, violations)
     make = load_projections()[name].state

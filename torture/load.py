@@ -11,6 +11,7 @@ import msgspec
 
 from simulation.deliveries import Delivery, Rates, deliveries
 from torture.sender_log import MARK, Attempt, SenderLog, Sent, digest_of
+from web.api.deliveries import Acknowledgement
 
 ENDLESS = 10**9
 
@@ -36,10 +37,6 @@ _TIME = re.compile(rb'"(updated_on|updatedAt|Date)":"[^"]*"')
 # A 4xx says that the delivery is at fault, but for those that ask the sender to come again.
 FIRST_REFUSAL, FIRST_OUTAGE = HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR
 _AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
-
-
-class _Response(msgspec.Struct):
-    position: int
 
 
 class _Method(msgspec.Struct):
@@ -110,7 +107,9 @@ class Load:
         ) as response:
             if response.status == HTTPStatus.OK:
                 try:
-                    position = msgspec.json.decode(await response.read(), type=_Response).position
+                    position = msgspec.json.decode(
+                        await response.read(), type=Acknowledgement
+                    ).position
                 except (aiohttp.ClientError, OSError, msgspec.DecodeError):
                     # The status alone is a promise, whatever became of the rest.
                     position = None

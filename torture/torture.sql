@@ -12,7 +12,7 @@ SELECT position, event_id, provider, topic, stream, recorded_at, headers, body
 FROM events
 ORDER BY position, stream
 
--- standings --
+-- counts --
 -- Where every live generation stands.
 SELECT name, generation, checkpoint, folded, ignored, quarantined FROM projections WHERE status = 'live'
 

@@ -9,27 +9,12 @@ import aiohttp
 import msgspec
 
 from benchmarks.harness.command import fail
+from eventstore.query.cursor import Page
+from web.api.projections import ProjectionSummary
 
 LOOK_SECONDS = 0.05
 # How long catching up with the log, or a rebuild, may take.
 LONGEST_SECONDS = 7_200.0
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """As much of a projection as is looked at, by `GET /v1/projections`."""
-
-    name: str
-    generation: int
-    checkpoint: int
-    head: int
-    folded: int
-    ignored: int
-    quarantined: int
-    error: str | None
-
-
-class _Page(msgspec.Struct):
-    items: list[Standing]
 
 
 class Api:
@@ -54,16 +39,16 @@ class Api:
 
     async def caught_up(
         self, show: Callable[[float], None] = lambda _: None, look_seconds: float = LOOK_SECONDS
-    ) -> list[Standing]:
+    ) -> list[ProjectionSummary]:
         """Wait until every projection is at the head, and that does not move; `show` is told how far they are.
 
         Raises BenchmarkError if one is held up.
         """
-        last: list[Standing] = []
+        last: list[ProjectionSummary] = []
         deadline = time.monotonic() + LONGEST_SECONDS
         while time.monotonic() < deadline:
             body = await self.send("GET", "/v1/projections")
-            now = msgspec.json.decode(body, type=_Page).items
+            now = msgspec.json.decode(body, type=Page[ProjectionSummary, None]).items
             if held_up := [each for each in now if each.error]:
                 fail(f"a projection is held up: {held_up}")
             show(min((each.checkpoint for each in now), default=0))
@@ -91,13 +76,13 @@ class HeadCheck:
         """
         began = time.monotonic()
         async with aiohttp.ClientSession() as session:
-            standings = await Api(self._url, session).caught_up()
+            projections = await Api(self._url, session).caught_up()
         took = time.monotonic() - began
-        for each in standings:
+        for each in projections:
             counted = each.folded + each.ignored + each.quarantined
             if counted != each.head or each.quarantined:
                 fail(f"not every event is accounted for: {each}")
-        before, self.head = self.head, standings[0].head
+        before, self.head = self.head, projections[0].head
         self.acknowledged += acknowledged
         if not acknowledged <= self.head - before <= acknowledged + in_flight:
             fail(

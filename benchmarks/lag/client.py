@@ -12,6 +12,7 @@ import msgspec
 from benchmarks.harness.command import fail
 from benchmarks.harness.signer import Signer
 from simulation.deliveries import Delivery
+from web.api.deliveries import Acknowledgement
 
 CONNECTIONS = 256
 RESPONSE_SECONDS = 30.0
@@ -20,11 +21,7 @@ RESPONSE_SECONDS = 30.0
 SAMPLES_PER_SECOND = 100
 
 
-class _Response(msgspec.Struct):
-    position: int
-
-
-_decode = msgspec.json.Decoder(_Response).decode
+_decode = msgspec.json.Decoder(Acknowledgement).decode
 
 
 class Client:

@@ -3,43 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import datetime
 from http import HTTPStatus
 
 import msgspec
 
 from benchmarks.harness.api import LONGEST_SECONDS, LOOK_SECONDS, Api
 from benchmarks.harness.command import fail
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """How two generations compare."""
-
-    before: int
-    after: int
-    added: int
-    gone: int
-    changed: int
-
-
-class Diff(msgspec.Struct, frozen=True):
-    """As much of a `diff` as is looked at."""
-
-    rows: Rows
-
-
-class Rebuild(msgspec.Struct, frozen=True):
-    """As much of a rebuild as is looked at."""
-
-    status: str
-    percent: float
-    folded: int
-    ignored: int
-    quarantined: int
-    error: str | None
-    started_at: datetime
-    ready_at: datetime | None
-    diff: Diff | None
+from eventstore.fold.status import Rebuild
 
 
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):

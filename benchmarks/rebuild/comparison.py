@@ -147,8 +147,8 @@ class RebuildComparison:
         ):
             api = Api(process.url, session)
             with progress("folding live", self._plan.events) as show:
-                standings = await api.caught_up(show)
-            if quarantined := [each for each in standings if each.quarantined]:
+                projections = await api.caught_up(show)
+            if quarantined := [each for each in projections if each.quarantined]:
                 fail(f"the live fold did not do well: {quarantined}")
             if data_dir not in self._live:
                 seconds = time.perf_counter() - began
@@ -161,7 +161,7 @@ class RebuildComparison:
                 postgres=postgres_in(data_dir),
                 dsn=dsn,
                 connection=connection,
-                tables={each.name: f"{each.name}_{each.generation}" for each in standings},
+                tables={each.name: f"{each.name}_{each.generation}" for each in projections},
             )
 
     async def _use_alternatives(self, server: Server, round_: int) -> None:

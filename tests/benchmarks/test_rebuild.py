@@ -15,12 +15,13 @@ import pytest
 from benchmarks.harness.api import Api
 from benchmarks.harness.command import BenchmarkError
 from benchmarks.rebuild.alternatives import ByHand, index_like
-from benchmarks.rebuild.api import Diff, Rebuild, Rows, check, discard, rebuild
+from benchmarks.rebuild.api import check, discard, rebuild
 from benchmarks.rebuild.copy import copy_without_journal
 from benchmarks.rebuild.events import COLUMNS, Plan, lines
 from benchmarks.rebuild.loading import copy_events
 from benchmarks.rebuild.report import Run, ratios_of, results
 from eventstore.fold.folding import fold, handles
+from eventstore.fold.status import Diff, Rebuild, Rows
 from eventstore.log.events import Event
 from projections import load_projections
 from providers import load_providers
@@ -161,16 +162,33 @@ def test_an_index_is_made_again_on_another_table() -> None:
 def test_a_rebuild_that_is_wrong_is_an_error(
     rows: Rows | None, quarantined: int, problem: str
 ) -> None:
+    diff = Diff(
+        position=3,
+        live_position=3,
+        rows=rows or Rows(3, 3, 0, 0, 0),
+        columns={},
+        totals=None,
+        journal=None,
+        sample=[],
+    )
     found = Rebuild(
+        name="gift_cards",
+        generation=2,
         status="ready",
+        wanted=None,
+        target=3,
         percent=100,
+        events_per_second=1,
+        seconds_left=None,
+        checkpoint=3,
+        lag=0,
         folded=3,
         ignored=0,
         quarantined=quarantined,
         error=None,
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         ready_at=None,
-        diff=None if rows is None else Diff(rows),
+        diff=None if rows is None else diff,
     )
     with pytest.raises(BenchmarkError, match=problem):
         check("gift_cards", found)

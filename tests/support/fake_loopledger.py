@@ -15,6 +15,7 @@ ROWS = {"before": 40, "after": 40, "added": 0, "gone": 0, "changed": 0}
 JOURNAL = {"name": "status_changes", "before": 90, "after": 90, "added": 0, "gone": 0}
 SAME: dict[str, Any] = {
     "position": 5210,
+    "live_position": 5210,
     "rows": ROWS,
     "columns": {},
     "totals": None,
@@ -23,6 +24,7 @@ SAME: dict[str, Any] = {
 }
 DIFFERENT: dict[str, Any] = {
     "position": 5210,
+    "live_position": 5210,
     "rows": ROWS | {"after": 41, "added": 1, "changed": 12},
     "columns": {"phase": 3, "kind": 12},
     "totals": {
@@ -73,8 +75,8 @@ def building(percent: float, **changes: object) -> dict[str, Any]:
         "wanted": None,
         "target": 5210,
         "percent": percent,
-        "events_per_second": 1234.5,
-        "seconds_left": 75.4,
+        "events_per_second": 1234,
+        "seconds_left": 75,
         "checkpoint": 521,
         "lag": 4689,
         "folded": 500,
@@ -171,7 +173,7 @@ class FakeLoopledger:
         async with asyncio.timeout(SOON), self._looked:
             await self._looked.wait_for(lambda: self.looks >= times)
 
-    def _standing(self, **changes: object) -> dict[str, Any]:
+    def _projection(self, **changes: object) -> dict[str, Any]:
         return {
             "name": "transactions",
             "generation": self.live,
@@ -186,21 +188,31 @@ class FakeLoopledger:
             "quarantined": 9,
             "error": None,
             "stale": True,
+            "created_at": "2026-01-01T12:00:00Z",
+            "updated_at": "2026-01-01T12:00:00Z",
+            "retired_at": None,
             "advice": "other code folded it; run: loopledger rebuild transactions",
             **changes,
         }
 
+    def _details(self) -> dict[str, Any]:
+        live = self._projection()
+        retired = live | {
+            "generation": self.retired,
+            "status": "retired",
+            "error": self.retired_error,
+        }
+        generations = [live] if self.retired is None else [retired, live]
+        return live | {"generations": generations}
+
     async def _list_projections(self, _: web.Request) -> web.Response:
         fine = {"name": "locations", "stale": False, "advice": None, "quarantined": 0}
         held_up = fine | {"name": "gift_cards", "error": "DiskFullError: no space left (53100)"}
-        items = [self._standing(**held_up), self._standing(**fine), self._standing()]
+        items = [self._projection(**held_up), self._projection(**fine), self._projection()]
         return web.json_response({"items": items, "next": None})
 
     async def _show_projection(self, _: web.Request) -> web.Response:
-        live = {"generation": self.live, "status": "live"}
-        retired = {"generation": self.retired, "status": "retired", "error": self.retired_error}
-        generations = [live] if self.retired is None else [retired, live]
-        return web.json_response(self._standing() | {"generations": generations})
+        return web.json_response(self._details())
 
     async def _show_rebuild(self, _: web.Request) -> web.Response:
         if not self.under_way:
@@ -237,9 +249,9 @@ class FakeLoopledger:
         if self.slowly:
             self.under_way = True
             self._due.append(getattr(self, action))
-            return web.json_response(self._standing(), status=202)
+            return web.json_response(self._details(), status=202)
         getattr(self, action)()
-        return web.json_response(self._standing())
+        return web.json_response(self._details())
 
     def _refusal(self, action: str) -> web.Response | None:
         if action == "rebuild" and self.under_way and self.script[0].get("status") != "failed":

@@ -16,13 +16,13 @@ from projections import load_projections
 from providers import load_providers
 from tests.support import NOON, ROOT, new_event, on_record
 from torture.checks import (
+    Counts,
     FreshFold,
     LogCheck,
     OnRecord,
-    Standing,
     Violations,
+    check_counts,
     check_quarantine,
-    check_standing,
     check_states,
 )
 from torture.kills import KINDS
@@ -255,8 +255,8 @@ def folded() -> FreshFold:
 
 def test_a_fold_passes_against_itself() -> None:
     fresh, violations = folded(), Violations()
-    assert fresh.standing == Standing(checkpoint=3, folded=1, ignored=1, quarantined=1)
-    check_standing("locations", fresh, fresh.standing, violations)
+    assert fresh.counts == Counts(checkpoint=3, folded=1, ignored=1, quarantined=1)
+    check_counts("locations", fresh, fresh.counts, violations)
     check_states("locations", fresh.states, dict(fresh.states), violations)
     check_quarantine("locations", fresh, {3}, violations)
     assert violations.counts == {}
@@ -298,16 +298,16 @@ def test_what_is_wrongly_or_not_in_quarantine_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "count"),
+    ("counts", "count"),
     [
-        (Standing(checkpoint=3, folded=1, ignored=2, quarantined=0), 1),
-        (Standing(checkpoint=3, folded=1, ignored=1, quarantined=0), 2),
-        (Standing(checkpoint=2, folded=1, ignored=1, quarantined=0), 1),
+        (Counts(checkpoint=3, folded=1, ignored=2, quarantined=0), 1),
+        (Counts(checkpoint=3, folded=1, ignored=1, quarantined=0), 2),
+        (Counts(checkpoint=2, folded=1, ignored=1, quarantined=0), 1),
     ],
 )
-def test_counts_that_are_not_those_of_the_log_are_found(standing: Standing, count: int) -> None:
+def test_counts_that_are_not_those_of_the_log_are_found(counts: Counts, count: int) -> None:
     violations = Violations()
-    check_standing("locations", folded(), standing, violations)
+    check_counts("locations", folded(), counts, violations)
     assert violations.counts == {"count": count}
 
 
