@@ -200,7 +200,7 @@ def _live(status: ProjectionStatus) -> dict[str, Any]:
     live = status.live
     advice = None
     if live.stale:
-        advice = f"other code or settings folded it than now; run: loopledger rebuild {live.name}"
+        advice = f"it was folded by other code or settings; run: loopledger rebuild {live.name}"
         if status.rebuild is not None:
             advice = f"a rebuild is {status.rebuild.status}; run: loopledger rebuild {live.name}"
     return {**msgspec.structs.asdict(live), "advice": advice}
