@@ -6,15 +6,13 @@ and one that projects.
 
 import argparse
 import asyncio
-import gc
 import importlib.metadata
 import os
-import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +30,7 @@ from providers import load_providers
 from runtime.arguments import whole_number
 from runtime.data_directory import data_directory
 from runtime.logging import configure_logging
+from runtime.process import allow_connections, collect_garbage_seldom
 from runtime.settings import Settings
 from runtime.supervisor import Workers, parent_gone
 from runtime.wiring import (
@@ -47,24 +46,18 @@ from web.auth import is_loopback
 
 logger = structlog.get_logger()
 
-# Connections of Postgres for people and their tools.
+# Connections of Postgres reserved for people and their tools.
 SPARE_CONNECTIONS = 20
 
-# Files that a process has open besides its connections.
-SPARE_FILES = 100
-
-# New objects, less those gone, until the collector looks.
-GARBAGE_THRESHOLD = 50_000
-
-# How much the projecting process yields to those that take deliveries.
+# How much the projecting process yields to the processes that take deliveries.
 PROJECTING_NICENESS = 5
 
-# Seconds between looks at whether the workers answer yet.
-LOOK_SECONDS = 0.02
+# Seconds between checks whether the workers respond yet.
+READY_POLL_SECONDS = 0.02
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """A Loopledger that takes deliveries."""
+    """A running server: its address, where its data is, and the position of its newest event."""
 
     url: str
     storage: str
@@ -73,17 +66,17 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
-    """Run a Loopledger of several processes under this one, with its Postgres.
+    """Run the worker processes of a server under this one, with its Postgres.
 
-    On the way out it takes no more, finishes what it took, and stops its Postgres.
+    On exit no more is accepted, what was accepted is finished, and its Postgres is stopped.
     """
     refuse_exposure(settings)
     async with AsyncExitStack() as stack:
-        # The address first: whether it is free shows before anything is started.
+        # The address first, so that a port in use is reported before anything is started.
         listener = stack.enter_context(_bound_socket(settings))
         dsn, storage = await _postgres(settings, stack)
         if settings.database_url is None:
-            # Its supervisor brings it back: a parent that died of its absence would only have to begin again.
+            # Its supervisor restarts it, so there is no reason to give up while it is away.
             never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             head = await retry_until_available(lambda: prepare(settings, dsn), never)
         else:
@@ -100,13 +93,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         stack.push_async_callback(workers.stop, settings.limits.drain_seconds + 1)
         await workers.start()
-        await _answers(url)
+        await _until_ready(url)
         yield Running(url=url, storage=storage, head=head)
 
 
 @asynccontextmanager
 async def running_alone(settings: Settings) -> AsyncIterator[Running]:
-    """Run a Loopledger in this one process, over the database of the settings: for tests."""
+    """Run a whole server in this process, on the database of the settings: for tests."""
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_bound_socket(settings))
         dsn, storage = await _postgres(settings, stack)
@@ -124,7 +117,7 @@ def _commands(settings: Settings, listener: socket.socket) -> dict[str, list[str
 
 
 async def _work(settings: Settings, given: argparse.Namespace) -> None:
-    """Be one worker, until the parent stops it or is gone."""
+    """Run as a worker until the parent process stops it or is gone."""
     if settings.database_url is None:
         raise SettingsError(key="DATABASE_URL", problem="is missing", source="the parent process")
     http = given.role == "http"
@@ -141,56 +134,27 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
         if http:
             listener = socket.socket(fileno=given.socket)
             limits = msgspec.structs.replace(
-                settings.limits, connections=_room_for(settings.limits.connections)
+                settings.limits, connections=allow_connections(settings.limits.connections)
             )
             settings = msgspec.structs.replace(settings, limits=limits)
             await stack.enter_async_context(serving_http(settings, parts, listener))
-            _collect_seldom()
+            collect_garbage_seldom()
             await end
         else:
-            # Who waits for a 200 comes first: a fold can be made up for.
+            # Deliveries that wait for their 200 come first; a fold can catch up.
             os.nice(PROJECTING_NICENESS)
             leading = await retry_until_available(
                 lambda: stack.enter_async_context(projecting(settings, parts, dsn)), end
             )
-            _collect_seldom()
+            collect_garbage_seldom()
             await asyncio.wait([end, leading], return_when=asyncio.FIRST_COMPLETED)
             if leading.done():
-                # An error that nobody foresaw: the parent starts this process afresh.
+                # An unexpected error: the parent restarts this process.
                 leading.result()
 
 
-def _room_for(connections: int) -> int:
-    """Be allowed the files that so many connections take; gives back how many of them there may be."""
-    wanted = connections + SPARE_FILES
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed == resource.RLIM_INFINITY or allowed >= wanted:
-        return connections
-    possible = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, most))
-        allowed = possible
-    if allowed >= wanted:
-        return connections
-    room = max(1, allowed - SPARE_FILES)
-    logger.warning(
-        "connections_limited",
-        message="The limit of open files leaves room for fewer connections than are configured.",
-        connections=room,
-        files=allowed,
-        advice="raise the limit of open files (ulimit -Hn), or lower LOOPLEDGER_LIMITS_CONNECTIONS",
-    )
-    return room
-
-
-def _collect_seldom() -> None:
-    """Look for garbage seldom: what is here now stays for good, and neither requests nor folds leave cycles behind."""
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)
-
-
 async def _serve(settings: Settings) -> None:
-    """Be the parent process until stopped."""
+    """Run as the parent process until stopped."""
     started = False
     try:
         async with running(settings) as loopledger:
@@ -202,7 +166,7 @@ async def _serve(settings: Settings) -> None:
             finally:
                 logger.info("stopping", message="The server is stopping.")
     finally:
-        # What did not start has its error to tell, and nothing else.
+        # If it did not start, the error is all that there is to say.
         if started:
             logger.info("stopped", message="The server has stopped.")
 
@@ -233,7 +197,7 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
 
 
 def banner(loopledger: Running) -> str:
-    """What is running, where the data lies, and three lines to try."""
+    """What is running, where its data is, and three commands to try."""
     url = loopledger.url
     return f"""
 Loopledger {importlib.metadata.version("loopledger")} is running at {url}
@@ -251,25 +215,25 @@ Ctrl-C stops it.
 
 
 def refuse_exposure(settings: Settings) -> None:
-    """Refuse an address that others can reach, unless every delivery is verified, or told otherwise.
+    """Refuse an address that others can reach, unless every delivery is verified or the settings say `insecure`.
 
     Raises ExposedError.
     """
     if settings.insecure or is_loopback(settings.host):
         return
-    open_doors = [
+    unverified = [
         name
         for name in load_providers(settings.providers)
         if not make_verifier(settings, name).configured
     ]
-    if open_doors:
+    if unverified:
         raise ExposedError(
-            host=settings.host or "every address", providers=" and ".join(open_doors)
+            host=settings.host or "every address", providers=" and ".join(unverified)
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve; gives back the exit code. Besides those of `loopledger serve`, a parent's words to a worker are taken."""
+    """Serve, and return the exit code. Also takes the arguments that the parent passes to its workers."""
     parser = argparse.ArgumentParser(prog="server.py", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--role", choices=["http", "projecting"], help=argparse.SUPPRESS)
@@ -279,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `loopledger serve`; each wins over its setting."""
+    """Add the arguments of `loopledger serve`; each overrides its setting."""
     parser.add_argument(
         "--insecure", action="store_true", help="listen on an address that others can reach"
     )
@@ -292,7 +256,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Serve as `given` says; gives back the exit code."""
+    """Serve as `given` says; returns the exit code."""
     role = getattr(given, "role", None)
     try:
         settings = settings_from(os.environ)
@@ -310,21 +274,23 @@ def run(given: argparse.Namespace) -> int:
     except Exception as error:
         if not is_outage(error):
             raise
-        sys.stderr.write(f"loopledger: Postgres went away ({describe(error)}); start again\n")
+        sys.stderr.write(
+            f"loopledger: the connection to Postgres was lost ({describe(error)}); start again\n"
+        )
         return 1
     return 0
 
 
-async def _answers(url: str) -> None:
-    """Return once the server answers."""
+async def _until_ready(url: str) -> None:
+    """Return once the server responds."""
     async with aiohttp.ClientSession() as session:
         while True:
             try:
-                async with session.get(f"{url}/healthz") as answer:
-                    answer.raise_for_status()
+                async with session.get(f"{url}/healthz") as response:
+                    response.raise_for_status()
                     return
             except aiohttp.ClientError:
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(READY_POLL_SECONDS)
 
 
 def _url(listener: socket.socket) -> str:
@@ -339,7 +305,7 @@ def dsn_of(settings: Settings) -> str:
 
 
 async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
-    """The database's URL, and what to call it before people: never its password."""
+    """The URL of the database, and a description for people without its password."""
     if settings.database_url is not None:
         parts = urlsplit(settings.database_url)
         return settings.database_url, f"{parts.hostname or 'local'}{parts.path} (DATABASE_URL)"
@@ -356,14 +322,18 @@ async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str
 
 
 def _bound_socket(settings: Settings) -> socket.socket:
-    """Take the address, without listening yet. Raises SettingsError."""
+    """Bind the address, without listening yet. Raises SettingsError."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, proto)
     except OSError as error:
-        raise SettingsError(key="host", problem=str(error), source=settings.host) from None
+        raise SettingsError(
+            key="host",
+            problem=f"must be an address of this machine, not {settings.host!r}: {error.strerror}",
+            source="settings",
+        ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -372,7 +342,7 @@ def _bound_socket(settings: Settings) -> socket.socket:
         raise SettingsError(
             key="port",
             problem=f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "is another Loopledger running? LOOPLEDGER_PORT chooses another",
+            "is another Loopledger running? LOOPLEDGER_PORT sets another port",
             source="settings",
         ) from None
     return listener

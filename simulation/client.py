@@ -1,7 +1,7 @@
-"""Sends deliveries over HTTP as fast as the server takes them, or at a stated rate.
+"""Sends deliveries over HTTP as fast as the server takes them, or at a given rate.
 
-A delivery goes to the worker that its thing belongs to, and a worker sends one delivery at a time:
-what concerns one thing stays in order, whatever the number of connections.
+All deliveries of one thing go to the same worker, and a worker sends one delivery at a time: so they
+stay in order, whatever the number of connections.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from simulation.deliveries import Delivery
 __all__ = ["Summary", "send"]
 
 QUEUED_PER_WORKER = 32
-ANSWER_SECONDS = 15.0
-PATIENCE_SECONDS = 30.0
-"""how long one delivery is tried before it counts as refused"""
+RESPONSE_SECONDS = 15.0
+GIVE_UP_SECONDS = 30.0
+"""How long a delivery is retried before it counts as refused."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-"""between two tries; the longest also bounds the server's Retry-After"""
+"""Between two attempts; the longest also bounds the server's Retry-After."""
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What became of the deliveries that were sent: `sent` is `accepted` plus all `refused`.
+    """The results of a run: `sent` is `accepted` plus all `refused`.
 
-    `refused` counts by cause: an HTTP status or the name of an error. `duplicates` and `late` are
-    how many of those sent were so. The percentiles are of accepted deliveries, retries included.
+    `refused` counts by cause: an HTTP status or the name of an error. `duplicates` and `late` count
+    those among the deliveries that were sent. The percentiles are of accepted deliveries, retries included.
     """
 
     sent: int
@@ -60,17 +60,17 @@ async def send(
     on_progress: Callable[[int], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> Summary:
-    """Send the deliveries; return what became of them once the last one is answered.
+    """Send the deliveries; return a summary after the last response.
 
-    With a `rate` (deliveries per second) each has its moment, however slow the server is, and its
-    latency counts from that moment: a server that stalls cannot hide how many it kept waiting.
-    `on_progress` is told how many were answered, after each. Setting `stop` ends the run early:
-    what is under way is dropped and the summary covers what was answered.
+    With a `rate` (deliveries per second) each is due at its own time, however slow the server is, and
+    its latency counts from then: a server that stalls cannot hide how many it kept waiting.
+    `on_progress` gets the number of responses so far, after each. Setting `stop` ends the run early:
+    requests under way are dropped, and the summary covers those that had a response.
     """
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=RESPONSE_SECONDS),
         skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
     ) as session:
         sender = _Sender(session, base_url.rstrip("/"), on_progress or (lambda _: None))
@@ -79,15 +79,15 @@ async def send(
         return sender.summary(perf_counter() - started)
 
 
-class _Answer(msgspec.Struct):
+class _Accepted(msgspec.Struct):
     """The body of a 200."""
 
     position: int
 
 
 _Queue = asyncio.Queue[tuple[Delivery, float] | None]
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-_NOT_NOW = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_decode_accepted = msgspec.json.Decoder(_Accepted).decode
+_TRY_LATER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 
 
 class _StoppedError(Exception):
@@ -95,7 +95,7 @@ class _StoppedError(Exception):
 
 
 class _Sender:
-    """The workers of one run and what they count together."""
+    """The workers of one run, and their common counts."""
 
     def __init__(
         self, session: aiohttp.ClientSession, base_url: str, on_progress: Callable[[int], None]
@@ -142,22 +142,22 @@ class _Sender:
             self._on_progress(self._sent)
 
     async def _deliver(self, delivery: Delivery) -> str | None:
-        """Send until the server decides or patience ends; return the cause if it was refused."""
-        give_up = perf_counter() + PATIENCE_SECONDS
+        """Send until the server decides or time is up; return the cause if it was refused."""
+        give_up = perf_counter() + GIVE_UP_SECONDS
         pause = FIRST_PAUSE_SECONDS
         while True:
-            asked = None
+            retry_after = None
             try:
-                status, asked, body = await self._post(delivery)
+                status, retry_after, body = await self._post(delivery)
             except (aiohttp.ClientError, OSError) as error:
                 cause = type(error).__name__
             else:
                 if status == HTTPStatus.OK:
                     return self._accept(body)
                 cause = str(status)
-                if status not in _NOT_NOW:
+                if status not in _TRY_LATER:
                     return cause
-            wait = _bounded(asked, pause)
+            wait = _bounded(retry_after, pause)
             if perf_counter() + wait > give_up:
                 return cause
             self._retried += 1
@@ -173,7 +173,7 @@ class _Sender:
 
     def _accept(self, body: bytes) -> str | None:
         try:
-            position = _decode_answer(body).position
+            position = _decode_accepted(body).position
         except msgspec.DecodeError:
             return "a 200 without a position"
         self._last_position = max(self._last_position, position)
@@ -201,7 +201,7 @@ async def _raise_when(stop: asyncio.Event) -> None:
 
 
 async def _feed(deliveries: Iterable[Delivery], queues: list[_Queue], rate: float | None) -> None:
-    """Hand each delivery to its worker, when it is due; 0.0 is due whenever the worker is free."""
+    """Give each delivery to its worker when it is due; 0.0 means whenever the worker is free."""
     started = perf_counter()
     for number, delivery in enumerate(deliveries):
         due = 0.0
@@ -216,7 +216,7 @@ async def _feed(deliveries: Iterable[Delivery], queues: list[_Queue], rate: floa
 
 
 def _bounded(retry_after: str | None, otherwise: float) -> float:
-    """Return the seconds to wait; a Retry-After that is a date or nonsense is not followed."""
+    """Return the seconds to wait; a Retry-After that is no number is ignored."""
     if retry_after is None or not retry_after.isdecimal():
         return otherwise
     return min(max(FIRST_PAUSE_SECONDS, float(retry_after)), LONGEST_PAUSE_SECONDS)

@@ -1,9 +1,8 @@
-"""The deliveries that two busy providers would send: seeded, endless if need be, and pure.
+"""The deliveries that two busy providers would send: seeded, unlimited and pure.
 
-Everything that happens is told as a *life*: an iterator over the deliveries that one gift card
-(with its transactions), one location or one payment gives rise to. Many lives are open at once;
-whichever is drawn next takes its next step. Between provider and receiver stands a network, which
-repeats some deliveries and lets some overtake others.
+A *life* is an iterator over the deliveries of one gift card (with its transactions), one location or
+one payment. Many lives are open at once; one of them is drawn at random and takes its next step.
+Between provider and receiver is a network, which repeats some deliveries and reorders others.
 
 There is no clock and no global randomness: the same arguments give the same bytes.
 """
@@ -33,7 +32,7 @@ def deliveries(
 ) -> Iterator[Delivery]:
     """Generate exactly `count` deliveries; memory grows with `open_lives` only, not with `count`.
 
-    Another seed gives other things: no two runs meet in a gift card or payment, though they share
+    Another seed gives other things: no two runs share a gift card or payment, though they share
     the merchants ("m-1", "m-2", ...). `merchants` is also the number of FitBank's business units.
     """
     world = World(seed, rates, start)
@@ -47,7 +46,7 @@ def deliveries(
 
 
 def _interleave(world: World, lives: Iterator[Life], at_once: int) -> Iterator[Delivery]:
-    """Let many lives go on at once: each delivery is the next one of a life drawn at random."""
+    """Run many lives at once: each delivery is the next one of a life drawn at random."""
     running = list(islice(lives, at_once))
     while True:
         drawn = world.below(at_once)
@@ -59,7 +58,7 @@ def _interleave(world: World, lives: Iterator[Life], at_once: int) -> Iterator[D
 
 
 class _Network:
-    """What lies between a provider and us: it changes the order of deliveries and repeats some."""
+    """The network between a provider and the server: it reorders some deliveries and repeats others."""
 
     def __init__(self, world: World) -> None:
         self._world = world

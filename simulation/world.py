@@ -1,4 +1,4 @@
-"""What the simulated providers share: a delivery, how often things happen, chance and time."""
+"""What the simulated providers share: deliveries, rates, randomness and time."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ __all__ = ["NAMES", "Body", "Delivery", "Life", "Rates", "World", "encode"]
 class Delivery(msgspec.Struct, frozen=True):
     """One HTTP request of a provider, ready to be sent.
 
-    Deliveries of one `thing` are to be sent in the order in which they are generated. `headers` may
-    be shared between deliveries: not to be changed.
+    Deliveries of one `thing` must be sent in the order in which they are generated. `headers` may be
+    shared between deliveries, and must not be changed.
     """
 
     path: str
@@ -57,18 +57,18 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 Life: TypeAlias = Iterator[Delivery]
-"""the deliveries that one gift card, location or payment gives rise to, in order"""
+"""The deliveries of one gift card, location or payment, in order."""
 Body: TypeAlias = dict[str, object]
 T = TypeVar("T")
 
 encode = msgspec.json.Encoder().encode
 
-# Nobody's: names of the kind that documentation uses.
+# Invented names, as documentation uses them.
 NAMES = ("Ana Exemplo", "José Modelo", "Ada Example", "Max Muster", "Jane Sample", "Zoë Specimen")
 
 
 class World:
-    """What all lives share: chance, and a time that only goes forward."""
+    """What all lives share: randomness, and a clock that only moves forward."""
 
     def __init__(self, seed: int, rates: Rates, start: datetime) -> None:
         self.rates = rates
@@ -78,12 +78,12 @@ class World:
         self._pauses = [timedelta(microseconds=1 + self.below(10_000_000)) for _ in range(1_000)]
 
     def tick(self) -> datetime:
-        """Return the time, always later than before: a few seconds lie between two events."""
+        """Return the time, always later than before: events are a few seconds apart."""
         self._now += self.pick(self._pauses)
         return self._now
 
     def chance(self, share: float) -> bool:
-        """Return True in that share of the cases."""
+        """Return True with this probability."""
         return self._random() < share
 
     def below(self, limit: int) -> int:

@@ -290,7 +290,7 @@ async def test_a_connection_that_breaks_is_tried_again() -> None:
 
 
 async def test_a_delivery_is_given_up_when_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(client, "GIVE_UP_SECONDS", 0.5)
 
     async def busy(_: web.Request) -> web.Response:
         return web.Response(status=503)
