@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -25,20 +25,16 @@ class Postgres(msgspec.Struct, frozen=True):
     process: psutil.Process
 
 
-class Place(NamedTuple):
-    """Where a database is: the parts of the URL of an embedded Postgres."""
-
-    database: str
-    directory: str
-    port: str
-    user: str
-
-
-def place_of(dsn: str) -> Place:
-    """Take the URL of a database of an embedded Postgres apart, for libraries that want it in parts."""
+def parameters_of(dsn: str) -> dict[str, str]:
+    """The URL of a database of an embedded Postgres in parts: what libpq calls dbname, host, port and user."""
     parts = urlsplit(dsn)
     query = parse_qs(parts.query)
-    return Place(parts.path.strip("/"), query["host"][0], query["port"][0], parts.username or "")
+    return {
+        "dbname": parts.path.strip("/"),
+        "host": query["host"][0],
+        "port": query["port"][0],
+        "user": parts.username or "",
+    }
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
-from benchmarks.harness.postgres import place_of
+from benchmarks.harness.postgres import parameters_of
 from benchmarks.ingest.queries import QUERIES
 
 PATH = "/webhooks/loopz"
@@ -66,16 +66,8 @@ def eventsourcing(app: web.Application, dsn: str) -> None:
     """The recorder of the eventsourcing library, in threads since it blocks; each delivery is its own aggregate."""
     library: Any = importlib.import_module("eventsourcing.postgres")
     stored_event: Any = importlib.import_module("eventsourcing.persistence").StoredEvent
-    where = place_of(dsn)
     recorder = library.PostgresApplicationRecorder(
-        library.PostgresDatastore(
-            dbname=where.database,
-            host=where.directory,
-            port=where.port,
-            user=where.user,
-            password="",
-            pool_size=POOL,
-        )
+        library.PostgresDatastore(**parameters_of(dsn), password="", pool_size=POOL)
     )
     recorder.create_table()
     threads = ThreadPoolExecutor(POOL)

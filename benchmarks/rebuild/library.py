@@ -20,7 +20,7 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.harness.command import fail
-from benchmarks.harness.postgres import place_of
+from benchmarks.harness.postgres import parameters_of
 from benchmarks.rebuild.queries import QUERIES
 from eventstore.log.events import Event
 from projections.gift_cards import GiftCard, evolve
@@ -86,14 +86,10 @@ def library(name: str) -> Any:  # noqa: ANN401 - it need not be installed
 
 def settings(dsn: str) -> dict[str, str]:
     """How the library is told of a database."""
-    where = place_of(dsn)
     return {
         "PERSISTENCE_MODULE": "eventsourcing.postgres",
         "ORIGINATOR_ID_TYPE": "text",
-        "POSTGRES_DBNAME": where.database,
-        "POSTGRES_HOST": where.directory,
-        "POSTGRES_PORT": where.port,
-        "POSTGRES_USER": where.user,
+        **{f"POSTGRES_{name.upper()}": value for name, value in parameters_of(dsn).items()},
         "POSTGRES_PASSWORD": "not asked for",
     }
 
