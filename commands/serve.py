@@ -4,4 +4,4 @@ from server import add_arguments, run
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "run the server, with its own Postgres if need be"
+HELP = "run the server, with its own Postgres unless DATABASE_URL is set"

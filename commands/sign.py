@@ -14,7 +14,7 @@ from runtime.wiring import settings_from
 from verification.signing import sign
 from verification.verifier import Verification
 
-HELP = "print an example delivery that your settings let in"
+HELP = "print an example delivery that passes your verification settings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("provider", choices=sorted(settings_types()))
     add_url(parser)
     parser.add_argument(
-        "--body", metavar="FILE", type=argparse.FileType("rb"), help="a body of your own"
+        "--body",
+        metavar="FILE",
+        type=argparse.FileType("rb"),
+        help="send this body instead of the example",
     )
 
 

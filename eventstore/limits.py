@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_deliveries: Positive = 1_000
     batch_bytes: Positive = 8 * MIB
 
-    # How long a request waits for its commit before it is told to come again.
+    # How long a request waits for its commit before it is told to try again later.
     append_seconds: Seconds = 10.0
 
     # One transaction of a projector.

@@ -1,6 +1,6 @@
-"""Where the embedded Postgres keeps its data when no setting says so: one place, whatever the current directory is.
+"""Where the embedded Postgres keeps its data by default: one place, whatever the current directory is.
 
-Earlier versions used `./data`. A store that lies there goes on being used; where there are two, neither is guessed.
+Earlier versions used `./data`. A store there is still used; if there are two stores, neither is chosen.
 """
 
 import os
@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class TwoStoresError(LoopledgerError):
-    """There are two stores, {first} and {second}: set LOOPLEDGER_DATA_DIR to the one that you mean."""
+    """There are two stores, {first} and {second}. Set LOOPLEDGER_DATA_DIR to the one that you mean."""
 
 
 def data_directory(chosen: Path | None) -> Path:
-    """Give the data directory, absolute: the one that was chosen, or else the default. Raises TwoStoresError."""
+    """The data directory as an absolute path: the chosen one, or else the default. Raises TwoStoresError."""
     if chosen is not None:
         return chosen.absolute()
     return existing_store([default_directory(), Path("data").absolute(), ROOT / "data"])
@@ -37,7 +37,7 @@ def default_directory() -> Path:
 
 
 def existing_store(places: Iterable[Path]) -> Path:
-    """Give the one of these directories that holds a store, the first of them if none does. Raises TwoStoresError."""
+    """The one of these directories that holds a store, or the first if none does. Raises TwoStoresError."""
     first, *others = dict.fromkeys(place.resolve() for place in places)
     stores = [place for place in (first, *others) if _is_store(place)]
     if len(stores) > 1:
@@ -46,7 +46,7 @@ def existing_store(places: Iterable[Path]) -> Path:
 
 
 def _is_store(place: Path) -> bool:
-    """Whether Loopledger has made this directory; `postgres` alone may be anybody's."""
+    """Whether Loopledger created this directory; a `postgres` alone may be somebody else's."""
     with suppress(PermissionError):
         return (place / "lock").is_file() and (place / "postgres").is_dir()
     return False

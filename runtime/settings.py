@@ -23,7 +23,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator decided. `providers` holds each provider's own settings, by its name."""
+    """All settings. `providers` holds the section of each provider, by its name."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -49,7 +49,7 @@ def load_settings(
     """Read the settings.
 
     `provider_settings` gives the type of each provider's section. Raises SettingsError, which names the key and
-    where it stands.
+    its source.
     """
     path = environ.get(CONFIG)
     file = Path(path or DEFAULT_CONFIG)

@@ -50,7 +50,7 @@ class HeadTooSlowError(LoopledgerError):
 
 
 class TooManyConnectionsError(LoopledgerError):
-    """There are {limit} connections already, as many as there may be; come again."""
+    """All {limit} connections are in use; try again later."""
 
 
 class CutShortError(LoopledgerError):
@@ -62,7 +62,7 @@ class ExpectationError(LoopledgerError):
 
 
 class NotLocalError(LoopledgerError):
-    """{path} is answered to this machine only; --insecure lifts that."""
+    """{path} is open to this machine only, unless the server is started with --insecure."""
 
 
 class NotRetriableError(LoopledgerError):
@@ -70,7 +70,7 @@ class NotRetriableError(LoopledgerError):
 
 
 class TooManyError(LoopledgerError):
-    """Too many requests from this address; come again in {seconds} s."""
+    """Too many requests from this address; try again in {seconds} s."""
 
 
 class _Answer(NamedTuple):
@@ -96,14 +96,14 @@ ANSWERS: Mapping[type[LoopledgerError], _Answer] = {
     NotFoundError: _Answer(404, "not-found", "Not found"),
     UnverifiedError: _Answer(401, "unverified", "The delivery is not verified"),
     CutShortError: _Answer(400, "cut-short", "The body is not complete", close=True),
-    TooSlowError: _Answer(408, "too-slow", "The body came too slowly", close=True),
-    HeadTooSlowError: _Answer(408, "head-too-slow", "The head came too slowly", close=True),
+    TooSlowError: _Answer(408, "too-slow", "The body arrived too slowly", close=True),
+    HeadTooSlowError: _Answer(408, "head-too-slow", "The head arrived too slowly", close=True),
     AmbiguousError: _Answer(409, "ambiguous", "The id is ambiguous"),
     NotRetriableError: _Answer(409, "not-retriable", "It cannot be tried again"),
     RebuildingError: _Answer(409, "rebuilding", "A rebuild is under way"),
     NotSwitchedError: _Answer(409, "not-switched", "The generation was not made live"),
     NotReadyError: _Answer(409, "not-ready", "No rebuild is ready"),
-    NothingRetiredError: _Answer(409, "nothing-retired", "Nothing to go back to"),
+    NothingRetiredError: _Answer(409, "nothing-retired", "Nothing to roll back to"),
     TooLargeError: _Answer(413, "too-large", "The body is too large", close=True),
     EncodedError: _Answer(415, "encoded", "The body is encoded", close=True),
     ExpectationError: _Answer(417, "expectation", "The expectation cannot be met", close=True),
@@ -114,7 +114,7 @@ ANSWERS: Mapping[type[LoopledgerError], _Answer] = {
     TooManyConnectionsError: _Answer(
         503, "too-many-connections", "Too many connections", 1, close=True
     ),
-    UnavailableError: _Answer(503, "unavailable", "The log cannot be written now", 2),
+    UnavailableError: _Answer(503, "unavailable", "The log cannot be written to now", 2),
 }
 
 

@@ -63,7 +63,7 @@ def test_a_store_is_counted_once_however_it_is_reached(tmp_path: Path) -> None:
 
 def test_two_stores_are_refused_by_name(tmp_path: Path) -> None:
     one, other = make_store(tmp_path / "default"), make_store(tmp_path / "data")
-    with pytest.raises(TwoStoresError, match=f"{one} and {other}: set LOOPLEDGER_DATA_DIR"):
+    with pytest.raises(TwoStoresError, match=f"{one} and {other}. Set LOOPLEDGER_DATA_DIR"):
         existing_store([one, other])
 
 
