@@ -53,7 +53,7 @@ class Acknowledgement(msgspec.Struct, frozen=True):
 class ProviderPath(msgspec.Struct, frozen=True):
     """Whose delivery it is."""
 
-    provider: Annotated[str, Meta(description="`loopz` or `fitbank`.")]
+    provider: Annotated[str, Meta(description="Its name, such as `loopz`.")]
 
 
 class SecretPath(ProviderPath, frozen=True):

@@ -1,0 +1,72 @@
+"""Acme, a made-up provider of vouchers: all in the body. The test that adds it copies this file to `providers`."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from eventstore.log.events import Event
+from eventstore.log.streams import stream_name
+from providers.facts import Fact, Given
+from providers.parsing import Scalar, identity, parse_object, text
+from providers.provider import (
+    Example,
+    Provider,
+    Recognised,
+    UndecodableError,
+    checked_name,
+)
+from verification.verifier import Verification
+
+NAME: Final = "acme"
+
+EXAMPLE = Example(
+    headers={}, body=b'{"what":"voucher.issued","shop":"s-1","id":"v-1","worth":"10"}'
+)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How deliveries are verified."""
+
+    verification: Verification = Verification()
+
+
+class VoucherFact(Fact, frozen=True):
+    """A voucher as it is now."""
+
+    worth: Given[str] = UNSET
+
+
+class _Body(msgspec.Struct):
+    what: Any = UNSET
+    shop: Any = UNSET
+    id: Any = UNSET
+    worth: Scalar = UNSET
+
+
+_BODY = msgspec.json.Decoder(_Body)
+
+
+def provider(_: Settings) -> Provider:
+    """Make the provider."""
+    topics: Mapping[str, type[Fact]] = {"voucher.issued": VoucherFact, "voucher.used": VoucherFact}
+    return Provider(name=NAME, topics=topics, recognise=recognise, decode=decode, example=EXAMPLE)
+
+
+def recognise(_: Mapping[str, str], body: bytes) -> Recognised:
+    """Topic, tenant and id from the body."""
+    found = parse_object(body, _BODY, _Body)
+    topic = checked_name(found.what if isinstance(found.what, str) else None, "the field what")
+    shop = checked_name(identity(found.shop), "the field shop")
+    return Recognised(topic, shop, None, stream_name(NAME, shop, "voucher", identity(found.id)))
+
+
+def decode(event: Event) -> VoucherFact:
+    """Read what is known of a voucher. Raises UndecodableError."""
+    body = parse_object(event.body, _BODY, _Body)
+    id_ = identity(body.id)
+    if id_ is None:
+        raise UndecodableError(field="id", problem="is missing")
+    worth = text(body.worth)
+    return VoucherFact(NAME, event.merchant_id, None, id_, event.received_at, worth=worth)
