@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from web.context import CONTEXT
-from web.problems import NotLocalError
+from web.errors import NotLocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

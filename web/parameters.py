@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, inspect
 
 from eventstore.limits import Limits
-from web.problems import BadParameterError
+from web.errors import BadParameterError
 
 # Positions are bigint; this is the largest number of so many digits that is one, and no log gets there.
 LARGEST = 10**18 - 1

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from eventstore.errors import LoopledgerError, UnavailableError
 from web.context import Context
+from web.errors import BadParameterError, NotLocalError
 from web.parameters import NoParameters, ParameterReader
-from web.problems import BadParameterError, NotLocalError
 
 # What a caller has to be allowed: to deliver webhooks, to look at states and the log, to have the exact bytes, to make
 # changes. "health" is open to everybody.

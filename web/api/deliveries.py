@@ -13,7 +13,7 @@ from eventstore.errors import (
 )
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
-from web.problems import (
+from web.errors import (
     CutShortError,
     EncodedError,
     ExpectationError,

@@ -6,8 +6,8 @@ from typing import Literal
 import msgspec
 
 from web.context import Context
+from web.errors import BadParameterError
 from web.parameters import NoParameters
-from web.problems import BadParameterError
 from web.route import Route, WithStatus
 
 

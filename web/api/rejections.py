@@ -17,10 +17,10 @@ from verification.keyring import UnverifiedError
 from web.api.deliveries import Acknowledgement
 from web.api.headers import parse_headers
 from web.context import Context, Endpoint
+from web.errors import NotRetriableError
 from web.ingest.headers import REJECTION_HEADER
 from web.ingest.receiver import new_event, recognise
 from web.parameters import LARGEST, NoParameters, PageQuery
-from web.problems import NotRetriableError
 from web.route import COMMON_ERRORS, Route
 
 NAMESPACE = uuid.UUID("6a2f6c0e-2f0b-5c5e-9d7b-3c1f4f6d1a55")

@@ -7,13 +7,7 @@ from aiohttp.client_exceptions import ClientError
 
 from eventstore.errors import QueueFullError
 from eventstore.limits import Limits
-from web.problems import (
-    CutShortError,
-    EncodedError,
-    ExpectationError,
-    TooLargeError,
-    TooSlowError,
-)
+from web.errors import CutShortError, EncodedError, ExpectationError, TooLargeError, TooSlowError
 
 
 class BodyReader:

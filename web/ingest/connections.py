@@ -12,8 +12,9 @@ import structlog
 from aiohttp import web
 
 from eventstore.limits import Limits
+from web.errors import TooManyConnectionsError
 from web.ingest.receiver import Receiver
-from web.problems import TooManyConnectionsError, problem_of
+from web.problems import problem_response
 
 logger = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class _Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Respond, and close."""
-        response = problem_of(TooManyConnectionsError(limit=self._limit), "")
+        response = problem_response(TooManyConnectionsError(limit=self._limit), "")
         head, body = head_and_body(response)
         if isinstance(transport, asyncio.WriteTransport):
             transport.write(

@@ -26,10 +26,11 @@ from aiohttp.http_parser import RawRequestMessage
 from eventstore.limits import Limits
 from eventstore.log.events import Appended
 from verification.delivery import Delivery
+from web.errors import HeadTooSlowError, TooManyConnectionsError
 from web.ingest.connections import head_and_body
 from web.ingest.delivery import split_path
 from web.ingest.receiver import Receiver, acknowledgement
-from web.problems import HeadTooSlowError, TooManyConnectionsError, problem_of
+from web.problems import problem_response
 
 logger = structlog.get_logger()
 
@@ -129,7 +130,9 @@ class DeliveryServer:
         del self._awaiting_head[transport]
         if not transport.is_closing():
             error = HeadTooSlowError(seconds=self.limits.head_seconds)
-            transport.write(self.serialized(*head_and_body(problem_of(error, "")), close=True))
+            transport.write(
+                self.serialized(*head_and_body(problem_response(error, "")), close=True)
+            )
             transport.close()
 
     async def close(self, seconds: float) -> None:
@@ -220,7 +223,7 @@ class DeliveryProtocol(BaseProtocol):
         if self._server.is_full():
             self._close = True
             error = TooManyConnectionsError(limit=self._server.limits.connections)
-            self._respond(*head_and_body(problem_of(error, "")))
+            self._respond(*head_and_body(problem_response(error, "")))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection. A delivery that is being appended goes on."""

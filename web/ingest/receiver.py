@@ -19,19 +19,12 @@ from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
 from verification.verifier import Claims
 from web.context import Endpoint
+from web.errors import CutShortError, EncodedError, TooLargeError, TooManyError, TooSlowError
 from web.ingest.body import BodyReader
 from web.ingest.delivery import delivery_of
 from web.ingest.headers import HeaderFilter
 from web.ingest.rate import RateLimiter, rate_key
-from web.problems import (
-    CutShortError,
-    EncodedError,
-    TooLargeError,
-    TooManyError,
-    TooSlowError,
-    answer_for,
-    problem_of,
-)
+from web.problems import problem_response, problem_type_of
 
 # What is put on record as a rejection: what the sender, or our settings, can mend.
 REJECTED = (
@@ -107,7 +100,7 @@ class Receiver:
         """Make the response to a delivery that failed; goes on record if the sender or our settings can mend it."""
         if isinstance(error, REJECTED):
             self._note(delivery, error)
-        return problem_of(error, "POST")
+        return problem_response(error, "POST")
 
     def _admit(self, delivery: Delivery) -> Endpoint:
         """Find the endpoint, unless the sender's address sends too much. Raises TooManyError, NotFoundError."""
@@ -146,13 +139,13 @@ class Receiver:
         return printable("\0".join(delivery.headers.get(header, "") for header in named)).encode()
 
     def _note(self, delivery: Delivery, error: LoopledgerError) -> None:
-        answer = answer_for(error)
+        problem_type = problem_type_of(error)
         # Who sends too much is one rejection, whatever the bodies: else a flood would push all others out.
         body = b"" if isinstance(error, TooManyError) else delivery.body
         self._rejections.note(
             NewRejection(
                 provider=delivery.provider,
-                cause=answer.cause if answer else "UNKNOWN",
+                cause=problem_type.cause if problem_type else "UNKNOWN",
                 problem=str(error),
                 address=delivery.address,
                 identity=self._identity(delivery),

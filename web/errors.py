@@ -1,0 +1,47 @@
+"""What can be wrong with a request, beside what the engine and the providers say."""
+
+from eventstore.errors import LoopledgerError
+
+
+class BadParameterError(LoopledgerError):
+    """The parameter {parameter} {problem}."""
+
+
+class TooLargeError(LoopledgerError):
+    """The body is larger than {limit} bytes, the most that a delivery may have."""
+
+
+class EncodedError(LoopledgerError):
+    """Content-Encoding {encoding} is not accepted: send the body as it is."""
+
+
+class TooSlowError(LoopledgerError):
+    """The body did not arrive within {seconds:g} s."""
+
+
+class HeadTooSlowError(LoopledgerError):
+    """The head of the request was not complete within {seconds:g} s."""
+
+
+class TooManyConnectionsError(LoopledgerError):
+    """All {limit} connections are in use; try again later."""
+
+
+class CutShortError(LoopledgerError):
+    """The body ended before it was complete: {problem}."""
+
+
+class ExpectationError(LoopledgerError):
+    """Expect: {expectation} cannot be met; only 100-continue can."""
+
+
+class NotLocalError(LoopledgerError):
+    """{path} is open to this machine only, unless the server is started with --insecure."""
+
+
+class NotRetriableError(LoopledgerError):
+    """Rejection {id} cannot be tried again: {problem}."""
+
+
+class TooManyError(LoopledgerError):
+    """Too many requests from this address; try again in {seconds} s."""
