@@ -73,7 +73,7 @@ class ParameterReader(Generic[P]):
         for name, text in given.items():
             if (parse := self._parsers.get(name)) is None:
                 known = ", ".join(sorted(self._parsers))
-                problem = f"known are {known}" if known else "none is"
+                problem = f"known are {known}" if known else "none is known"
                 raise BadParameterError(parameter=name, problem=f"is unknown here; {problem}")
             if name in values:
                 raise BadParameterError(parameter=name, problem="is given more than once")

@@ -1,0 +1,201 @@
+"""The table of routes: complete, true of what the server answers, and all that docs/api.md names."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any, get_origin
+
+import msgspec
+import pytest
+from msgspec import inspect
+
+from eventstore.fold.status import Rebuild
+from projections import load_projections
+from tests.support import ROOT, Client
+from web.app import make_routes
+from web.problems import PROBLEM_TYPES
+from web.route import Route
+
+ROUTES = make_routes(load_projections().values())
+API = [route for route in ROUTES if route.handler is not None]
+
+DOCS = (ROOT / "docs" / "api.md").read_text("utf-8")
+KINDS = ("gift-cards", "transactions", "locations")
+
+# What stands in the place of a path's parameters.
+EXAMPLES = {"{name}": "gift_cards", "{position}": "2"}
+
+
+def name_of(route: Route) -> str:
+    return f"{route.method} {route.path}"
+
+
+def structs_in(type_: inspect.Type) -> Iterator[type[msgspec.Struct]]:
+    """Every Struct that a type is made of."""
+    if isinstance(type_, inspect.StructType):
+        # Of a generic one its own docstring says what it is.
+        yield get_origin(type_.cls) or type_.cls
+        for field in type_.fields:
+            yield from structs_in(field.type)
+    for name in ("type", "item_type", "value_type"):
+        if (inner := getattr(type_, name, None)) is not None:
+            yield from structs_in(inner)
+    for inner in getattr(type_, "types", ()):
+        yield from structs_in(inner)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+def test_a_route_says_what_it_answers_and_what_can_go_wrong(route: Route) -> None:
+    answer = inspect.type_info(route.answer)
+    if route.answer is not bytes:
+        assert isinstance(answer, inspect.StructType)
+        assert all(struct.__doc__ for struct in structs_in(answer))
+    assert route.statuses
+    assert route.errors
+    assert [error for error in route.errors if error not in PROBLEM_TYPES] == []
+    assert route.handler is None or route.handler.__doc__
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+def test_every_parameter_is_described_and_those_of_the_path_are_in_it(route: Route) -> None:
+    for struct in (route.path_parameters, route.query):
+        info = inspect.type_info(struct)
+        assert isinstance(info, inspect.StructType)
+        for field in info.fields:
+            assert isinstance(field.type, inspect.Metadata), field.name
+            assert (field.type.extra_json_schema or {}).get("description"), field.name
+    fields = route.path_parameters.__struct_encode_fields__
+    assert set(re.findall(r"{(\w+)}", route.path)) == set(fields)
+
+
+def test_no_two_routes_are_the_same() -> None:
+    names = [name_of(route) for route in ROUTES]
+    assert len(names) == len(set(names))
+
+
+def documented() -> dict[str, str]:
+    """The line of docs/api.md for each route that it names."""
+    found: dict[str, str] = {}
+    for line in DOCS.splitlines():
+        for route in re.findall(r"(?:GET|POST) /[^\s?`]*", line):
+            for kind in KINDS if "<kind>" in route else ("",):
+                found[route.replace("<kind>", kind)] = line
+    return found
+
+
+def test_the_documentation_names_every_route_and_no_other() -> None:
+    assert set(documented()) == {name_of(route) for route in ROUTES}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+def test_the_documentation_names_every_query_parameter(route: Route) -> None:
+    line = documented()[name_of(route)]
+    if "filters below" in line:
+        kind = route.path.rpartition("/")[2]
+        (filters,) = re.findall(rf"`{kind}` by ([^;.]*)", DOCS)
+        line += filters
+    named = set(re.findall(r"[`?&](\w+)(?:`|=)", line))
+    assert set(route.query.__struct_encode_fields__) <= named
+
+
+async def check(client: Client, route: Route, path: str) -> Any:  # noqa: ANN401 - an answer
+    """Call a route; its answer has to be of the type that the table says, and nothing besides."""
+    response = await client.request(route.method, path)
+    assert response.status in route.statuses, (path, response.body)
+    if route.answer is bytes:
+        return response.body
+    answer = msgspec.json.decode(response.body, type=route.answer, strict=True)
+    assert msgspec.json.encode(answer) + b"\n" == response.body, path
+    return answer
+
+
+async def deliver(client: Client) -> None:
+    """Put one thing of each kind on record, an event that cannot be folded, and a rejection."""
+    await client.loopz(
+        "gift-card.created",
+        {"id": "x", "balance": {"amount": 5, "currencyCode": "USD"}, "code": "ABCD-1234"},
+    )
+    await client.loopz("gift-card.updated", {"id": "x", "balance": "much"})
+    await client.loopz(
+        "transaction.created",
+        {"id": "x", "type": "REDEEM", "amount": {"amount": 1250, "currencyCode": "USD"}},
+    )
+    await client.loopz("location.created", {"id": "x"})
+    await client.loopz("location.created", b"no JSON")
+
+
+async def test_every_get_answers_what_the_table_says(client: Client) -> None:
+    await deliver(client)
+    for kind in KINDS:
+        await client.get(f"/v1/{kind}?at_least=4")
+    listed: list[Any] = []
+    async with asyncio.timeout(10):
+        while not listed:
+            await asyncio.sleep(0.05)
+            listed = (await client.get("/v1/rejections")).json["items"]
+    for route in API:
+        if route.method != "GET" or route.path.endswith("/rebuild"):
+            continue
+        path = route.path.replace(
+            "{id}", str(listed[0]["id"]) if "rejections" in route.path else "x"
+        )
+        for parameter, example in EXAMPLES.items():
+            path = path.replace(parameter, example)
+        answer = await check(client, route, path)
+        assert getattr(answer, "items", True), path
+
+
+async def test_every_post_answers_what_the_table_says(client: Client) -> None:
+    await deliver(client)
+    one = "/v1/projections/gift_cards"
+    posts = {route.path: route for route in API if route.method == "POST"}
+    show = next(route for route in API if name_of(route) == "GET /v1/projections/{name}/rebuild")
+
+    async def post(action: str) -> Any:  # noqa: ANN401 - an answer
+        return await check(client, posts[f"/v1/projections/{{name}}/{action}"], f"{one}/{action}")
+
+    async def ready() -> Rebuild:
+        async with asyncio.timeout(30):
+            while True:
+                rebuild: Rebuild = await check(client, show, f"{one}/rebuild")
+                if rebuild.status == "ready":
+                    return rebuild
+                await asyncio.sleep(0.05)
+
+    assert (await post("rebuild")).generation == 2
+    rebuild = await ready()
+    assert rebuild.diff is not None
+    assert rebuild.diff.is_empty
+    assert (await post("promote")).generation == 2
+    assert (await post("rollback")).generation == 1
+    assert (await post("rebuild")).status == "building"
+    assert (await post("discard")).generation == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        (
+            "/v1/events?limit=abc",
+            "The parameter limit must be a whole number from 1 to 1000, not 'abc'.",
+        ),
+        (
+            "/v1/events?limit=1001",
+            "The parameter limit must be a whole number from 1 to 1000, not '1001'.",
+        ),
+        (
+            "/v1/gift-cards?deleted=perhaps",
+            "The parameter deleted must be true or false, not 'perhaps'.",
+        ),
+        (
+            "/v1/events?colour=red",
+            "The parameter colour is unknown here; known are after, limit.",
+        ),
+        ("/v1/events/1?limit=1", "The parameter limit is unknown here; none is known."),
+        ("/v1/events?limit=1&limit=1", "The parameter limit is given more than once."),
+    ],
+)
+async def test_a_wrong_parameter_is_told_in_words_of_the_request(
+    client: Client, path: str, detail: str
+) -> None:
+    assert (await client.get(path)).json["detail"] == detail
