@@ -52,9 +52,10 @@ class NewRejection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
-    """A refused request on record, `count` times between `first_at` and `last_at`.
+    """A refused request on record, `count` times between `first_at` and `last_at`; `id` is counted from 1.
 
-    `retried_at` and `position`: when it was tried again, and where it went in the log.
+    `provider` is whom it was sent for, from `address`; `cause` is a word, `problem` a sentence; `size` is the body's,
+    in bytes. `retried_at` and `position`: when it was tried again, and where it went in the log.
     """
 
     id: int

@@ -16,7 +16,7 @@ from providers.facts import GiftCardFact
 class GiftCard(Tracked, frozen=True):
     """The state of one card. `balance` is in minor units (cents) of `currency`.
 
-    Who knows `code` or `gan` can spend the card.
+    `type` and `status` are the provider's own words. Who knows `code` or `gan` can spend the card.
     """
 
     type: str | None = None

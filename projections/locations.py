@@ -8,7 +8,10 @@ from providers.facts import LocationFact
 
 
 class Location(Tracked, frozen=True):
-    """The state of one location."""
+    """The state of one location: `name`, `status` and `type` in the provider's words.
+
+    `external_id` is the merchant's own id for it.
+    """
 
     name: str | None = None
     status: str | None = None

@@ -20,7 +20,9 @@ from providers.facts import Fact
 class Tracked(msgspec.Struct, frozen=True):
     """What every state holds: whose thing it is, and its times (the provider's own).
 
-    `updated_at` is the newest provider's time applied; `deleted_at` is set while the thing is deleted.
+    `provider` tells of it, it belongs to the program `program_id` of `merchant_id`, and `id` is the provider's own.
+    `created_at` is when the thing was, `updated_at` is the newest provider's time applied; `deleted_at` is set while
+    the thing is deleted.
     """
 
     provider: str

@@ -12,10 +12,10 @@ from providers.facts import Phase, TransactionFact
 
 
 class Transaction(Tracked, frozen=True):
-    """The state of one transaction. Amounts are decimals in major units of `currency`.
+    """The state of one transaction. `amount` and `tip` are decimals in major units of `currency`.
 
     `kind` and `phase` are ours; `method` and `status` are the provider's own words. `reference` is the client's own
-    id for it.
+    id for it; `gift_card_id` and `location_id` are the ids of the card and the place, where they are known.
     """
 
     kind: str | None = None

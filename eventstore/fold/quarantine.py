@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class QuarantinedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that a projection could not fold."""
+    """An event that a projection could not fold: its `position`, `stream` and `topic`.
+
+    `error` says why it could not, `quarantined_at` since when it is in quarantine.
+    """
 
     position: int
     stream: str

@@ -14,9 +14,12 @@ REBUILDING = frozenset({"building", "catching-up", "ready", "failed"})
 class GenerationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far a generation of a projection has folded the log. folded + ignored + quarantined = checkpoint.
 
-    `version` is the projection's own number. `lag` is how many events it is behind `head`. `error` is what holds it
-    up, in one line, or null; `stuck`: an event has waited for it for more than 30 s; `stale`: other code folded it
-    than this process would. `retired_at`: when it ceased to be live.
+    `name` is the projection's, `version` its own number; `generation` is counted from 1. `status` says what becomes of
+    the generation. `checkpoint` is the position up to which it has folded: `folded`, `ignored` and `quarantined` are
+    the numbers of events up to there that it folded, that do not concern it, that it could not fold. `lag` is how many
+    events it is behind `head`. `error` is what holds it up, in one line, or null; `stuck`: an event has waited for it
+    for more than 30 s; `stale`: other code folded it than this process would. `created_at`, `updated_at` and
+    `retired_at`: when it was begun, moved last, and ceased to be live.
     """
 
     name: str
@@ -45,7 +48,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """How many states there are `before` and `after`, and how many only one generation has or has otherwise."""
+    """How many states there are `before` and `after`, and how many are `added`, `gone` or `changed`."""
 
     before: int
     after: int
@@ -57,7 +60,7 @@ class Rows(msgspec.Struct, frozen=True):
 class TotalChange(msgspec.Struct, frozen=True):
     """What the things that are not deleted are worth: sums of the column `amount`, in groups.
 
-    An item has the columns `by`, and `before`, `after` and `change`.
+    Each of `items` has the columns `by`, and `before`, `after` and `change`.
     """
 
     amount: str
@@ -66,7 +69,7 @@ class TotalChange(msgspec.Struct, frozen=True):
 
 
 class JournalChange(msgspec.Struct, frozen=True):
-    """How many entries the journals `name` have, and how many only one of them has."""
+    """How many entries the journals `name` have `before` and `after`, and how many are `added` or `gone`."""
 
     name: str
     before: int
@@ -76,7 +79,10 @@ class JournalChange(msgspec.Struct, frozen=True):
 
 
 class ChangedRow(msgspec.Struct, frozen=True):
-    """One state that differs; `diverged_at` is the position of the first event at which the two folds part."""
+    """One state that differs: its `stream`, and `changes` by column.
+
+    `diverged_at` is the position of the first event at which the two folds part, if that can be said.
+    """
 
     stream: str
     diverged_at: int | None
@@ -86,8 +92,9 @@ class ChangedRow(msgspec.Struct, frozen=True):
 class Diff(msgspec.Struct, frozen=True):
     """How a new generation at `position` differs from the live one at `live_position`.
 
-    The two are equal, unless the live one stands still. `columns`: of the changed rows, how many differ in each.
-    `sample`: some of the rows that differ.
+    The two are equal, unless the live one stands still. `rows` counts the states; `columns`: of the changed ones, how
+    many differ in each. `totals` and `journal` are null for a projection that has none. `sample`: some of the states
+    that differ.
     """
 
     position: int
@@ -110,9 +117,11 @@ class Diff(msgspec.Struct, frozen=True):
 class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
     """How far a generation is that is to be made live.
 
-    `wanted` is what was asked for, to be done as soon as it can be. `target` is the position up to which it is built
-    before it follows the log, null until it is begun; `percent`, from 0 to 100, is of the way there. `diff` is there
-    once it is ready, unless it was live before.
+    `name`, `generation`, `status`, `checkpoint`, `lag`, `folded`, `ignored`, `quarantined` and `error` are as in
+    GenerationStatus. `wanted` is what was asked for, to be done as soon as it can be. `target` is the position up to
+    which it is built before it follows the log, null until it is begun; `percent`, from 0 to 100, is of the way there,
+    at `events_per_second`, with about `seconds_left` to go. `started_at`, `ready_at`: when it was begun, and ready.
+    `diff` is there once it is ready, unless it was live before.
     """
 
     name: str

@@ -28,7 +28,12 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What is on record of every event, besides its bytes."""
+    """What is on record of every event, besides its bytes: its `position` in the log and its `event_id`.
+
+    `provider` is who sent it, `topic` the provider's name for what happened; `merchant_id` and `program_id` say whose
+    it is, `stream` what thing it is about. `received_at` is by the clock of the process that received it,
+    `recorded_at` by the log's, which never goes back.
+    """
 
     position: int
     event_id: UUID

@@ -14,7 +14,7 @@ Cursor = TypeVar("Cursor")
 
 
 class Page(msgspec.Struct, Generic[Item, Cursor], frozen=True):
-    """One page of a list. `next` is the cursor of the next page, or null on the last."""
+    """One page of a list: its `items`. `next` is the cursor of the next page, or null on the last."""
 
     items: list[Item]
     next: Cursor | None

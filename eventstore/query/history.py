@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a history: what it did to the state, and its verdict.
+    """One event of a history: its `position`, `event_id`, `topic`, when it came and was recorded, and what it did.
 
+    `received_at` is by the clock of the process that received it, `recorded_at` by the log's. `changes` are the fields
+    that it changed, by name. `verdict` is what became of it. `applied`: it changed the state, or confirmed it.
     `duplicate`: its body equals that of the event before it in the stream. `stale`: older than what the state held.
     `ignored`: this projection does not handle its topic. `quarantined`: it could not be folded; `error` says why.
     """

@@ -1,5 +1,6 @@
 """States as they are now: a page of them, or one."""
 
+import inspect
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -119,9 +120,18 @@ def row_type_of(projection: Projection[Any]) -> type[msgspec.Struct]:
     return msgspec.defstruct(
         f"{state.__name__}Row",
         [("stream", str), ("position", int), *fields],
-        namespace={"__doc__": state.__doc__},
+        namespace={"__doc__": _documentation(state)},
         module=state.__module__,
         frozen=True,
+    )
+
+
+def _documentation(state: type[msgspec.Struct]) -> str:
+    """What a state's class and those that it is derived from say of its fields, and what a row has besides."""
+    classes = [each for each in state.__mro__ if issubclass(each, msgspec.Struct)]
+    said = [inspect.cleandoc(each.__doc__) for each in classes[:-1] if each.__doc__]
+    return "\n\n".join(
+        [*said, "`stream` names the thing; the event at `position` changed it last."]
     )
 
 

@@ -12,13 +12,16 @@ from web.route import Route, WithStatus
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The process answers."""
+    """The process answers, as `status` says."""
 
     status: Literal["ok"]
 
 
 class ReadinessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether deliveries can be taken and every projection follows the log; if not, `problems` says what is wrong."""
+    """Whether deliveries can be taken and every projection follows the log: `status`.
+
+    If not, `problems` says what is wrong, by `postgres` or the name of a projection.
+    """
 
     status: Literal["ready", "not ready"]
     problems: dict[str, str] = {}

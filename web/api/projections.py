@@ -61,7 +61,7 @@ class ProjectionSummary(GenerationStatus, frozen=True, kw_only=True):
 
 
 class ProjectionDetails(ProjectionSummary, frozen=True, kw_only=True):
-    """The same of one projection, and the status of each of its generations."""
+    """The same of one projection, and the status of each of its `generations`."""
 
     generations: list[GenerationStatus]
 
