@@ -1,7 +1,7 @@
 """Facts: what an event says, in our own types, whoever sent it.
 
 A field that the event leaves out is UNSET and changes nothing; a field that it gives as null is None and clears.
-Providers give the fields by place: a new one goes to the end of its class, and only where it is a subclass.
+Providers give the fields by position: a new field goes to the end of a class that has no subclasses.
 """
 
 from datetime import datetime
@@ -21,7 +21,7 @@ Phase: TypeAlias = Literal[
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """What every fact says.
+    """The fields that every fact has.
 
     `updated_at` is the provider's own time of the change, if it gives one; `received_at` is ours. `deleted`: the
     thing is gone, at `deleted_at` if the provider says when.
@@ -39,7 +39,7 @@ class Fact(msgspec.Struct, frozen=True):
 
     @property
     def time(self) -> datetime | None:
-        """The provider's own time of what is said, if it gives one: of a deletion, when it deleted."""
+        """The provider's own time of the change, if it gives one; for a deletion, when it deleted."""
         if self.deleted and self.deleted_at is not None:
             return max(self.deleted_at, self.updated_at or self.deleted_at)
         return self.updated_at

@@ -37,8 +37,8 @@ EXAMPLE = Example(
     ),
 )
 
-# As documented, crosswise for the last two: the deposit method reports a withdrawal, and the other way round. Should
-# that prove a slip of the documentation, `cash_methods_swapped` and a rebuild put it right.
+# As documented, crosswise for the last two: the deposit method reports a withdrawal, and the other way round. If
+# that is a mistake in the documentation, the setting `cash_methods_swapped` and a rebuild correct it.
 KINDS: Mapping[str, str] = {
     "UpdatePurchaseClosedLoopStatusMongo": "purchase",
     "UpdateDepositClosedLoopStatusMongo": "withdrawal",
@@ -67,10 +67,10 @@ class BusinessUnit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What FitBank leaves open.
+    """Settings for what FitBank does not say.
 
-    `verification`: how deliveries are told from forgeries. `business_units` by BusinessUnitId. `cash_methods_swapped`
-    if the documentation's table is a slip.
+    `verification`: how deliveries are verified. `business_units` by BusinessUnitId. `cash_methods_swapped`
+    if the table in the documentation is a mistake.
     """
 
     verification: Verification = Verification()
@@ -121,7 +121,7 @@ def recognise(_: Mapping[str, str], body: bytes) -> Recognised:
     method = envelope.Method if isinstance(envelope.Method, str) else None
     topic = checked_name(method, "the field Method")
     merchant_id = checked_name(identity(envelope.BusinessUnitId), "the field BusinessUnitId")
-    # One thing a transaction, whichever method reports it; what we do not know stays apart.
+    # A transaction is one thing, whichever method reports it; unknown methods stay apart.
     kind = "transaction" if topic in KINDS else topic
     return Recognised(
         topic, merchant_id, None, stream_name(NAME, merchant_id, kind, _identifier(envelope))
@@ -143,7 +143,7 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
     phase: Phase = "unknown"
     if isinstance(body.Status, str):
         phase = PHASES.get(body.Status.lower(), "unknown")
-    # By place, in the order of the fields, as far as it goes: by name it takes twice the time.
+    # By position, as far as possible: by name would take twice the time.
     return TransactionFact(
         NAME,
         event.merchant_id,

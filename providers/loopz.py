@@ -66,7 +66,7 @@ EXAMPLE = Example(
     ),
 )
 
-# What a text is read as: str | None where all is as expected, Scalar where it is not. The first spares a look at each.
+# The type that texts are decoded as: str | None in a body as expected; else Scalar, and then each text is converted.
 Text = TypeVar("Text")
 
 # The names under which a body of each kind may be wrapped.
@@ -104,7 +104,7 @@ _Common: TypeAlias = tuple[
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`verification`: how deliveries are told from forgeries, since Loopz documents no way."""
+    """`verification`: how deliveries are verified; Loopz documents no way."""
 
     verification: Verification = Verification()
 
@@ -117,7 +117,7 @@ class _Money(msgspec.Struct):
 
 
 class _Body(msgspec.Struct, Generic[Text]):
-    """What every body may hold; each time goes by the names it was seen or may be expected under."""
+    """The fields that every body may have; each time under every name that was seen or may be expected."""
 
     id: Any = UNSET
     type: Text | UnsetType = UNSET
@@ -166,7 +166,7 @@ class _Location(_Body[Text], Generic[Text]):
 
 
 class _Envelope(msgspec.Struct):
-    """As much of any body as it takes to find the id."""
+    """The fields of any body that are needed to find its id."""
 
     id: Any = UNSET
     gift_card: "_Envelope | list[Any] | Scalar" = UNSET
@@ -223,7 +223,7 @@ def decode(event: Event) -> Fact:
 
 
 def _body_with_texts(reader: "_Reader", body: bytes) -> Any:  # noqa: ANN401 - a _Body[str | None]
-    """Read what msgspec refused at first: a number or a boolean may stand for a text, or something worse."""
+    """Read what msgspec refused at first: a text may be a number or a boolean, or the body is wrong."""
     found = _unwrapped(reader.kind, parse_object(body, reader.lenient, reader.lenient_type))
     for name in reader.texts:
         setattr(found, name, text(getattr(found, name)))
@@ -231,7 +231,7 @@ def _body_with_texts(reader: "_Reader", body: bytes) -> Any:  # noqa: ANN401 - a
 
 
 def _common(event: Event, id_: str, body: _Body[str | None]) -> _Common:
-    """What every fact says."""
+    """The fields that every fact has."""
     deleted = event.topic in _DELETIONS
     deleted_at = None
     if deleted:
@@ -257,7 +257,7 @@ def _common(event: Event, id_: str, body: _Body[str | None]) -> _Common:
     )
 
 
-# The fields of a fact are given by place, in their order: by name it takes twice the time.
+# The fields of a fact are given by position: by name would take twice the time.
 
 
 def _gift_card_fact(body: _GiftCard[str | None], common: _Common) -> GiftCardFact:
@@ -331,7 +331,7 @@ def _reader(kind: str, type_: Any, make: Callable[[Any, _Common], Fact]) -> _Rea
 
 
 def _kind(topic: str) -> str:
-    """The kind of thing a topic is about: what stands before the dot, known to us or not."""
+    """The kind of thing that a topic is about: the part before the dot, also of a topic that we do not know."""
     return topic.partition(".")[0] or topic
 
 
@@ -347,7 +347,7 @@ _DELETIONS = frozenset(topic for topic in TOPICS if topic.endswith(".deleted"))
 
 
 def _unwrapped(kind: str, body: Any) -> Any:  # noqa: ANN401 - the type that it was given
-    """What stands under the wrapper of this kind, if the body has no id of its own; else the body."""
+    """The object under the wrapper of this kind, if the body has no id of its own; else the body."""
     if body.id is UNSET:
         for name in WRAPPERS.get(kind, ()):
             inner = getattr(body, name)

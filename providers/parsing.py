@@ -44,13 +44,13 @@ def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) 
     """Decode a JSON object. Raises UnparsableError with the byte offset of what is wrong.
 
     Raises msgspec.ValidationError for an object that is not a `type_`. msgspec is quick but refuses some valid JSON
-    (lone surrogate escapes, numbers beyond a double); what it refuses is judged again by the standard library.
+    (lone surrogate escapes, numbers beyond a double); what it refuses is read again by the standard library.
     """
     found = parse_as_expected(body, decoder)
     if found is not None:
         return found
     if body.startswith(codecs.BOM_UTF8):
-        # A byte order mark may be ignored (RFC 8259, 8.1); blanks in its place keep the offsets.
+        # A byte order mark may be ignored (RFC 8259, 8.1); spaces in its place keep the offsets.
         return parse_object(body.replace(codecs.BOM_UTF8, b"   ", 1), decoder, type_)
     try:
         value = _parse_slowly(body)
@@ -62,7 +62,7 @@ def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) 
 
 
 def parse_as_expected(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """Decode at once what msgspec accepts; None: it is up to `parse_object` what is the matter, if anything is."""
+    """Decode what msgspec accepts; None for anything else, which is for `parse_object` to judge."""
     try:
         if not body.isascii():
             # msgspec does not look into the strings that it skips.
@@ -73,7 +73,7 @@ def parse_as_expected(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None
 
 
 def _readable_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Leave out what stands under a lone surrogate: no field is called so, and msgspec cannot look at it."""
+    """Leave out keys with a lone surrogate: no field has such a name, and msgspec cannot read it."""
     return {key: value for key, value in pairs if key.isascii() or key.isprintable()}
 
 
@@ -95,7 +95,7 @@ def _parse_slowly(body: bytes) -> object:
         problem, index = error.msg[:1].lower() + error.msg[1:], error.pos
     except _ConstantError as error:
         problem = f"{error} is not JSON"
-        # Whatever stands before it has been read: the first one outside of a string.
+        # All before it was read, so it is the first one outside of a string.
         index = next(m.start() for m in _STRING_OR_CONSTANT.finditer(text) if m[1])
     raise UnparsableError(problem=problem, offset=len(text[:index].encode()))
 
@@ -124,7 +124,7 @@ def _json_kind(value: object) -> str:
 
 
 def identity(value: object) -> str | None:
-    """Read an id: text, or a whole number; anything else is none."""
+    """Read an id: text, or a whole number; None for anything else."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_EXACT_FLOAT:
@@ -143,7 +143,7 @@ def first(*values: T | UnsetType) -> T | UnsetType:
 
 
 def text(value: Scalar) -> Given[str]:
-    """Read a text; a number or a boolean is taken as it is written in JSON."""
+    """Read a text; a number or a boolean becomes the text that JSON has for it."""
     if isinstance(value, str) or value is None or value is UNSET:
         return value
     return json.dumps(value)
@@ -152,7 +152,7 @@ def text(value: Scalar) -> Given[str]:
 def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
     """Read a time: ISO 8601 (without an offset it is in `zone`) or seconds or milliseconds since 1970.
 
-    It comes back in UTC: two times of one zone would be compared by their clocks, an hour off when these go back.
+    The result is in UTC: two times in one zone would be compared by the wall clock, an hour off when it goes back.
     """
     if value is None or value is UNSET:
         return value
@@ -176,7 +176,7 @@ def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
 
 
 def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None:
-    """As `time`, for a field of which absent and null mean the same: the provider does not say."""
+    """As `time`, for a field that is absent or null where the provider does not say."""
     moment = time(value, field, zone)
     return None if moment is UNSET else moment
 
@@ -200,14 +200,14 @@ def cents(value: Any, field: str) -> Given[int]:  # noqa: ANN401 - whatever was 
 
 
 def major_of_cents(value: Given[int]) -> Given[Decimal]:
-    """Write cents as major units: 2000 are 20.00. Every currency is taken to have hundredths."""
+    """Convert cents to major units: 2000 becomes 20.00. Every currency is assumed to have hundredths."""
     if value is None or isinstance(value, UnsetType):
         return value
     return CENT * value
 
 
 def major(value: Given[Decimal], field: str) -> Given[Decimal]:
-    """Write an amount of major units with its cents: 20 and 20.0 are 20.00; finer fractions stay."""
+    """Write an amount in major units with two decimals: 20 and 20.0 become 20.00; finer fractions stay."""
     if value is None or isinstance(value, UnsetType):
         return value
     if value.same_quantum(CENT) and value.adjusted() < MOST_DIGITS:

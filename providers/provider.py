@@ -43,10 +43,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """One sender of webhooks.
 
     `recognise(headers, body)` says where a delivery belongs; raises UnparsableError and UnidentifiedError. Header
-    names are matched without case. `topics` are those it knows, each with the type of fact it carries; any other topic
-    goes on record and is handled by nobody. `decode(event)` reads an event of a known topic; raises UndecodableError.
-    `identity_headers` hold what the body does not say of itself. `decoding_settings`: what of the settings `decode`
-    goes by, as a value that JSON can hold; never a secret. `example` is a delivery that `recognise` accepts.
+    names are matched without case. `topics` are those it knows, each with the type of fact it carries; an event of any
+    other topic goes on record, and no projection handles it. `decode(event)` reads an event of a known topic; raises
+    UndecodableError. `identity_headers` hold what the body does not say of itself. `decoding_settings`: the settings
+    that `decode` depends on, as a value that JSON can hold; never a secret. `example` is a delivery that `recognise`
+    accepts.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checked_name(value: str | None, what: str) -> str:
-    """Let a topic or a tenant through if the log can hold it as text. Raises UnidentifiedError."""
+    """Check that the log can hold a topic or a tenant as text; gives it back. Raises UnidentifiedError."""
     if not value:
         raise UnidentifiedError(what=what, problem="is missing or unusable")
     if len(value) > LONGEST_NAME:

@@ -22,10 +22,10 @@ from verification.keyring import (
 
 AUTHORIZATION = "Authorization"
 
-# A header with a credential or a signature has no more characters than this.
+# The most characters that a header with a credential or a signature may have.
 MOST_HEADER = 4096
 
-# We choose what stands in the path: it may as well be hard to guess.
+# We choose the secret in the path, so it can be hard to guess.
 FEWEST_PATH_CHARACTERS = 16
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -63,7 +63,7 @@ class Tokens(Redacted, frozen=True, kw_only=True):
 
     @property
     def prefix(self) -> str:
-        """What stands before the token; its case does not matter."""
+        """What comes before the token; it is matched without case."""
         usual = "Bearer" if self.header.lower() == AUTHORIZATION.lower() else ""
         scheme = usual if self.scheme is None else self.scheme
         return f"{scheme} " if scheme else ""
@@ -102,7 +102,7 @@ class BasicCheck:
         scheme, _, encoded = single(delivery.headers, AUTHORIZATION).partition(" ")
         pair = b""
         if scheme.lower() == "basic":
-            # What is malformed has no colon either.
+            # Malformed credentials leave the pair empty, so without a colon.
             with contextlib.suppress(ValueError):
                 pair = binascii.a2b_base64(encoded, strict_mode=True)
         if b":" not in pair:
@@ -154,7 +154,7 @@ def token(value: bytes) -> bytes:
 
 
 def pair_of(user: str) -> Callable[[bytes], bytes]:
-    """Make `user:password` of a password. What comes back raises MalformedSecretError."""
+    """A function that makes `user:password` of a password; it raises MalformedSecretError."""
 
     def pair(value: bytes) -> bytes:
         if _CONTROL.search(value):
@@ -168,7 +168,7 @@ def pair_of(user: str) -> Callable[[bytes], bytes]:
 def _hashed(
     entries: Iterable[tuple[str, Secret, Callable[[bytes], bytes]]],
 ) -> Iterable[tuple[str, Secret, Callable[[bytes], bytes]]]:
-    """Keep hashes only: they are all of one length, so comparing them does not tell that of a secret either."""
+    """Keep hashes only: all have one length, so that comparing them does not reveal the length of a secret."""
 
     def hashed(prepare: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         return lambda value: hashlib.sha256(prepare(value)).digest()
@@ -177,7 +177,7 @@ def _hashed(
 
 
 def _matches(given: str | bytes, accepted: Iterable[bytes]) -> bool:
-    """Compare with every secret, whichever matches."""
+    """Compare with every secret: how long it takes does not depend on which one matches."""
     raw = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else given
     digest = hashlib.sha256(raw).digest()
     return sum(hmac.compare_digest(digest, expected) for expected in accepted) > 0

@@ -125,7 +125,7 @@ Claim: TypeAlias = tuple[list[str], str, str, list[K]]
 
 
 class HmacKey:
-    """A key of HMAC, made ready once: to begin anew for each message takes twice as long as to sign it."""
+    """An HMAC key, prepared once: preparing it takes twice as long as signing a message."""
 
     def __init__(self, value: bytes, algorithm: Literal["sha256", "sha512"]) -> None:
         self._begun = hmac.new(value, digestmod=algorithm)
@@ -212,7 +212,7 @@ class HmacCheck(SignatureCheck[HmacKey]):
             raise UnverifiedError(problem=f"the signature in {self._header} is wrong")
 
     def message(self, message_id: str, timestamp: str, body: bytes) -> bytes:
-        """What is signed."""
+        """The bytes that are signed."""
         return self._format % {
             b"id": message_id.encode(),
             b"timestamp": timestamp.encode(),
@@ -274,7 +274,7 @@ class StandardCheck(SignatureCheck[StandardKey]):
         found = 0
         for signature in signatures:
             version, comma, text = signature.partition(",")
-            # Other versions may come: the specification lets them stand beside those known.
+            # The specification allows signatures of other versions beside the known ones.
             well_formed = self._well_formed.get(version)
             if not comma or (well_formed and not well_formed.fullmatch(text)):
                 malformed(WEBHOOK_SIGNATURE)
@@ -301,7 +301,7 @@ class StandardCheck(SignatureCheck[StandardKey]):
             raise UnverifiedError(problem=f"no signature in {WEBHOOK_SIGNATURE} is right")
 
     def message(self, message_id: str, timestamp: str, body: bytes) -> bytes:
-        """What is signed."""
+        """The bytes that are signed."""
         return b"%b.%b.%b" % (message_id.encode(), timestamp.encode(), body)
 
     def signature(self, key: HmacKey, message: bytes) -> bytes:
@@ -354,7 +354,7 @@ def _is_signed(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
         key.verify(decoded, message)
     except (binascii.Error, InvalidSignature):
         return False
-    # Spare bits would make another text of the same signature.
+    # Else spare bits of base64 would give one signature several texts.
     return binascii.b2a_base64(decoded, newline=False) == text
 
 
@@ -377,7 +377,7 @@ def _decoded(value: bytes, encoding: Literal["hex", "base64"]) -> bytes:
         if encoding == "hex":
             decoded = binascii.unhexlify(value)
         else:
-            # Some hand base64 out without its padding.
+            # Some providers give base64 without its padding.
             padded = value + b"=" * (-len(value) % 4)
             decoded = binascii.a2b_base64(padded, strict_mode=True)
     except binascii.Error:
@@ -389,7 +389,7 @@ def _decoded(value: bytes, encoding: Literal["hex", "base64"]) -> bytes:
 
 
 def _pattern(size: int, encoding: Literal["hex", "base64"]) -> re.Pattern[str]:
-    """What so many bytes look like."""
+    """A pattern of `size` bytes in that encoding."""
     if encoding == "hex":
         return re.compile(rf"[0-9A-Fa-f]{{{2 * size}}}")
     return re.compile(rf"[A-Za-z0-9+/]{{{-(-8 * size // 6)}}}{'=' * (-size % 3)}")

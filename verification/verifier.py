@@ -124,7 +124,7 @@ class Verifier:
     """Checks deliveries: the head before the body is read, then the body, then the tenant.
 
     `secrets` reads a secret; each is read once, here. Raises SettingsError, which names the secret that is empty or
-    malformed, below `key`. Time is what the delivery says of it, in `received_at`.
+    malformed, below `key`. The time is the `received_at` of the delivery.
     """
 
     def __init__(

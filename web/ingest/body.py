@@ -11,7 +11,7 @@ from web.errors import CutShortError, EncodedError, ExpectationError, TooLargeEr
 
 
 class BodyReader:
-    """Reads bodies, never more at one time than `reading_bytes` of the limits: strangers could fill the memory."""
+    """Reads bodies, at one time no more than `limits.reading_bytes`, so that strangers cannot fill the memory."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

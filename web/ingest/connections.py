@@ -29,7 +29,7 @@ class ConnectionServer(Protocol):
         """Make the protocol of one connection."""
 
     async def close(self, seconds: float) -> None:
-        """Close every connection once its delivery has its response, at the latest after so many seconds."""
+        """Close every connection once its delivery has its response, at the latest after `seconds`."""
 
 
 def connection_server(

@@ -136,7 +136,7 @@ class DeliveryServer:
             transport.close()
 
     async def close(self, seconds: float) -> None:
-        """Close every connection once its delivery has its response, at the latest after so many seconds."""
+        """Close every connection once its delivery has its response, at the latest after `seconds`."""
         self.closing = True
         for timer in self._awaiting_head.values():
             timer.cancel()
@@ -196,7 +196,7 @@ class DeliveryProtocol(BaseProtocol):
     def __init__(self, server: DeliveryServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._server = server
-        # It stops at the second of several requests: all of a segment at once would hold the loop up, uncounted.
+        # It stops at the second request of a segment: to parse all of them at once would block the loop.
         self._reader = HttpRequestParser(
             self, loop, PARSER_BYTES, auto_decompress=False, max_msg_queue_size=2
         )

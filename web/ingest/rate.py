@@ -1,4 +1,4 @@
-"""How many requests an address may send: a token bucket each, for as many addresses as are remembered."""
+"""Rate limits by address: a token bucket each, for the addresses seen last."""
 
 from ipaddress import IPv6Address
 
@@ -16,19 +16,19 @@ class RateLimiter:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def admit(self, address: str, now: float) -> float:
-        """Let a request of `address` in; or give back how many seconds it should wait."""
+        """Admit a request of `address`: 0, or how many seconds it should wait."""
         tokens, seen = self._buckets.pop(address, (float(self._burst), now))
         tokens = min(self._burst, tokens + (now - seen) * self._rate)
         admitted = tokens >= 1
         if len(self._buckets) >= self._most:
-            # The address that was silent longest: popped and put back, the dict is in that order.
+            # The address that was silent longest comes first: every other was put back since.
             del self._buckets[next(iter(self._buckets))]
         self._buckets[address] = (tokens - 1 if admitted else tokens, now)
         return 0.0 if admitted else (1 - tokens) / self._rate
 
 
 def rate_key(address: str) -> str:
-    """What an address counts as: without its port, and of IPv6 the network, since every customer has a whole one."""
+    """What an address is counted under: it without a port; of IPv6 its /64 network, as a customer has a whole one."""
     found = address_of(address)
     if isinstance(found, IPv6Address):
         return f"{int(found) >> 64:x}"

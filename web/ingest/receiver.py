@@ -82,7 +82,7 @@ class Receiver:
         except Exception as error:  # noqa: BLE001 - every error becomes a response
             response = self.refuse(delivery, error)
             if not request.content.is_eof():
-                # Nobody waits for a body that was not let in.
+                # The rest of a refused request is not waited for.
                 response.force_close()
             return response
         return web.Response(body=acknowledgement(appended), content_type="application/json")
@@ -90,7 +90,7 @@ class Receiver:
     def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
         """Receive a delivery that is here as a whole; `on_outcome` is called as by `Appender.submit`.
 
-        Whatever is raised here, or handed to `on_outcome`, is for `refuse` to answer.
+        Of what is raised here, or given to `on_outcome`, `refuse` makes the response.
         """
         endpoint = self._admit(delivery)
         claims = endpoint.verifier.check_head(delivery)
@@ -127,7 +127,7 @@ class Receiver:
             try:
                 address = endpoint.verifier.sender_address(delivery)
             except UnverifiedError:
-                # The proxies do not say what they should: only the nearest address is known.
+                # The header of the proxies is incomplete: only the address of the connection is known.
                 address = delivery.address
         key = self._rate_key(address)
         if wait := self._rate.admit(key, asyncio.get_running_loop().time()):
