@@ -1,1 +1,1 @@
-"""HTTP: webhooks in, answers out. Nothing here decides what a delivery means."""
+"""HTTP: deliveries in, the JSON API out. Nothing here decides what a delivery means."""

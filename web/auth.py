@@ -1,4 +1,4 @@
-"""Who may ask: this machine only, unless told otherwise."""
+"""Who may use the API: this machine only, unless the settings say otherwise."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from web.errors import NotLocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# The paths that are answered to everybody: what a load balancer asks for.
+# The paths that are open to everybody: those that a load balancer uses.
 OPEN_PATHS = web.AppKey("open_paths", frozenset[str])
 
 # What proxies add.
@@ -19,7 +19,7 @@ FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 @web.middleware
 async def local_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer questions of this machine only, unless told otherwise: states and events are nobody else's business."""
+    """Let only requests from this machine through, unless the settings open the API: it shows states and events."""
     app = request.app
     if app[CONTEXT].api_for_all or request.path in app[OPEN_PATHS] or is_from_here(request):
         return await handler(request)
@@ -27,10 +27,10 @@ async def local_only(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 def is_from_here(request: web.Request) -> bool:
-    """Say whether a request was made on this machine, by nobody's proxy and by no page of somebody else's.
+    """Say whether a request was made on this machine, neither through a proxy nor by a page of another site.
 
-    A proxy shows by its headers, a page by its Origin, one that rebinds its name by the Host. A proxy that adds none of
-    these cannot be told: docs/operations.md says to forward /webhooks/ only.
+    A proxy shows by its headers, a page by its Origin, a page that rebinds its name by the Host. A proxy that adds none
+    of these headers cannot be recognised: docs/operations.md says to forward /webhooks/ only.
     """
     headers = request.headers
     return (
@@ -43,7 +43,7 @@ def is_from_here(request: web.Request) -> bool:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Say whether only this machine can reach an address, or be at it."""
+    """Say whether an address is one that only this machine itself can reach."""
     if host == "localhost":
         return True
     try:

@@ -41,7 +41,7 @@ class Given(Protocol):
 
 
 class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """There are none."""
+    """No parameters."""
 
 
 class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ class ParameterReader(Generic[P]):
                 self._defaults[field.encode_name] = getattr(limits, extra["default"])
 
     def read(self, given: Given) -> P:
-        """Read them. Raises BadParameterError if one is unknown, repeated or malformed."""
+        """Check and read all of them. Raises BadParameterError if one is unknown, repeated or malformed."""
         values: dict[str, object] = {}
         for name, text in given.items():
             if (parse := self._parsers.get(name)) is None:

@@ -1,6 +1,6 @@
 """A route as a value: what it takes, what it answers, what can go wrong, and the handler.
 
-The table of all routes (web.app) is all that is known of the API: what documents it is made from that.
+The table of all routes (make_routes in web.app) describes the API completely: documentation can be made from it alone.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,22 +15,22 @@ from web.context import Context
 from web.errors import BadParameterError, NotLocalError
 from web.parameters import NoParameters, ParameterReader
 
-# What a caller has to be allowed: to deliver webhooks, to look at states and the log, to have the exact bytes, to make
-# changes. "health" is open to everybody.
+# What a caller has to be allowed to do: deliver webhooks, read states and the log, get the exact bytes of requests, or
+# make changes. "health" is open to everybody.
 Scope: TypeAlias = Literal["deliver", "health", "read", "raw", "operate"]
 
-# What any route of the JSON API may answer.
+# The errors that any route of the JSON API may answer with.
 COMMON_ERRORS = (BadParameterError, NotLocalError, UnavailableError)
 
 Handler: TypeAlias = Callable[[Context, Any, Any], Awaitable[Any]]
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One route. Its handler is given the context, the parameters of the path and those of the query.
+    """One route. Its handler is called with the context, the parameters of the path and those of the query.
 
-    `path_parameters` and `query` are the Structs that these come in. `answer` is the type of the body: a Struct, which
-    is written as JSON, or bytes. `statuses` are those of an answer, the usual one first; `errors` are what the route
-    may answer instead (see web.problems). Without a handler it is web.ingest that answers.
+    `path_parameters` and `query` are the Structs that these come in. `answer` is the type of the response's body: a
+    Struct, written as JSON, or bytes. `statuses` are the statuses that an answer can have, the usual one first;
+    `errors` are those that can take its place (see web.problems). A route without a handler is served by web.ingest.
     """
 
     method: Literal["GET", "POST"]

@@ -15,7 +15,7 @@ class Filter(NamedTuple):
 
 
 # What tells the things of one id apart: whose each is, and which provider told of it.
-HOLDER_FILTERS: Mapping[str, Filter] = {
+OWNER_FILTERS: Mapping[str, Filter] = {
     name: Filter(str, f'"{name}"') for name in ("merchant_id", "provider")
 }
 

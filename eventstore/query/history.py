@@ -58,14 +58,14 @@ class History:
         self._secrets = {c.name for c in columns_of(self._projection.state) if c.secret}
 
     async def page(
-        self, id_: str, holder: Mapping[str, str], after: int, limit: int, at_least: int = 0
+        self, id_: str, owner: Mapping[str, str], after: int, limit: int, at_least: int = 0
     ) -> Page[Step, int]:
         """What the events of one thing did, at most `limit` of those after position `after`.
 
-        `holder` and `at_least` are as for States.find. Raises NotFoundError, AmbiguousError, NotFoldedError.
+        `owner` and `at_least` are as for States.find. Raises NotFoundError, AmbiguousError, NotFoldedError.
         """
         await self._states.wait_for(at_least)
-        stream = await self._find_stream(id_, holder)
+        stream = await self._find_stream(id_, owner)
         events = self._reader.stream(stream)
         quarantined = await self._quarantine.errors(self._projection.name, stream)
         steps: list[Step] = []
@@ -76,19 +76,19 @@ class History:
                 break
         return page_of(steps, limit, lambda step: step.position)
 
-    async def _find_stream(self, id_: str, holder: Mapping[str, str]) -> str:
+    async def _find_stream(self, id_: str, owner: Mapping[str, str]) -> str:
         """The one stream of the thing; of some there are only events in quarantine."""
-        streams = {row.stream for row in await self._states.find_all(id_, holder)}
+        streams = {row.stream for row in await self._states.find_all(id_, owner)}
         if not streams:
-            streams = await self._find_quarantined_streams(id_, holder)
+            streams = await self._find_quarantined_streams(id_, owner)
         if not streams:
             raise self._states.not_found(id_)
         if len(streams) > 1:
-            holders = (cast("tuple[str, str]", s.split("/")[:2]) for s in sorted(streams))
-            raise ambiguous(id_, holders)
+            owners = (cast("tuple[str, str]", s.split("/")[:2]) for s in sorted(streams))
+            raise ambiguous(id_, owners)
         return streams.pop()
 
-    async def _find_quarantined_streams(self, id_: str, holder: Mapping[str, str]) -> set[str]:
+    async def _find_quarantined_streams(self, id_: str, owner: Mapping[str, str]) -> set[str]:
         places = {"provider": 0, "merchant_id": 1}
         streams = await self._quarantine.streams(self._projection.name, stream_part(id_))
         return {
@@ -96,7 +96,7 @@ class History:
             for stream in streams
             if all(
                 stream.split("/")[places[name]] == stream_part(value)
-                for name, value in holder.items()
+                for name, value in owner.items()
             )
         }
 

@@ -12,7 +12,7 @@ from eventstore.errors import AmbiguousError, NotFoundError
 from eventstore.fold.columns import columns_of, identifier, mask, names_of
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
-from eventstore.query.filters import HOLDER_FILTERS, Filter, conditions, filters_of
+from eventstore.query.filters import OWNER_FILTERS, Filter, conditions, filters_of
 from eventstore.query.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from eventstore.limits import Limits
     from eventstore.postgres.database import Database
 
-# How many holders of one id an AmbiguousError names.
-MOST_HOLDERS = 20
+# How many owners of one id an AmbiguousError names.
+MOST_OWNERS = 20
 
 
 class States:
@@ -67,13 +67,13 @@ class States:
             [self._row(row) for row in rows], limit, lambda row: encode_cursor(row.stream)
         )
 
-    async def find(self, id_: str, holder: Mapping[str, str], at_least: int = 0) -> msgspec.Struct:
-        """The state of the one thing of this id; `holder` says whose, by the names of HOLDER_FILTERS.
+    async def find(self, id_: str, owner: Mapping[str, str], at_least: int = 0) -> msgspec.Struct:
+        """The state of the one thing of this id; `owner` says whose, by the names of OWNER_FILTERS.
 
         Raises NotFoundError, AmbiguousError, NotFoldedError.
         """
         await self.wait_for(at_least)
-        found = await self.find_all(id_, holder)
+        found = await self.find_all(id_, owner)
         if not found:
             raise self.not_found(id_)
         if len(found) > 1:
@@ -81,10 +81,10 @@ class States:
         state: msgspec.Struct = found[0]
         return state
 
-    async def find_all(self, id_: str, holder: Mapping[str, str]) -> list[Any]:
-        """The states of all things of this id, but no more than MOST_HOLDERS."""
-        query = self._query("find", HOLDER_FILTERS, holder)
-        rows = await self._database.fetch(query, id_, MOST_HOLDERS, *holder.values())
+    async def find_all(self, id_: str, owner: Mapping[str, str]) -> list[Any]:
+        """The states of all things of this id, but no more than MOST_OWNERS."""
+        query = self._query("find", OWNER_FILTERS, owner)
+        rows = await self._database.fetch(query, id_, MOST_OWNERS, *owner.values())
         return [self._row(row) for row in rows]
 
     async def wait_for(self, position: int) -> None:
@@ -135,9 +135,9 @@ def _documentation(state: type[msgspec.Struct]) -> str:
     )
 
 
-def ambiguous(id_: str, holders: Iterable[tuple[str, str]]) -> AmbiguousError:
-    """The error for an id of more than one thing: `holders` are provider and merchant of each."""
+def ambiguous(id_: str, owners: Iterable[tuple[str, str]]) -> AmbiguousError:
+    """The error for an id of more than one thing: `owners` are provider and merchant of each."""
     return AmbiguousError(
         what=f"id {id_!r}",
-        holders=[{"provider": name, "merchant_id": merchant} for name, merchant in holders],
+        holders=[{"provider": name, "merchant_id": merchant} for name, merchant in owners],
     )

@@ -5,12 +5,16 @@ import re
 from collections.abc import Iterator
 from typing import Any, get_origin
 
+import aiohttp
 import msgspec
 import pytest
 from msgspec import inspect
 
 from eventstore.fold.status import Rebuild
 from projections import load_projections
+from providers import settings_types
+from providers.loopz import Settings as LoopzSettings
+from tests.conftest import StartLoopledger
 from tests.support import ROOT, Client
 from web.app import make_routes
 from web.problems import PROBLEM_TYPES
@@ -179,6 +183,27 @@ async def test_every_post_answers_what_the_table_says(client: Client) -> None:
     assert (await post("rollback")).generation == 1
     assert (await post("rebuild")).status == "building"
     assert (await post("discard")).generation == 1
+
+
+async def test_a_retry_answers_what_the_table_says(
+    start: StartLoopledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOPZ_TOKEN", "a-token-of-some-length")
+    verification = {"tokens": {"secrets": [{"env": "LOOPZ_TOKEN"}]}}
+    strict = {
+        "loopz": msgspec.convert({"verification": verification}, LoopzSettings),
+        "fitbank": settings_types()["fitbank"](),
+    }
+    async with (
+        start(providers=strict) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        assert (await Client(session).loopz("location.created", {"id": "x"})).status == 401
+    # A server that stops writes down what it refused.
+    async with start() as loopledger, aiohttp.ClientSession(loopledger.url) as session:
+        route = next(route for route in API if route.path.endswith("/retry"))
+        answer = await check(Client(session), route, route.path.replace("{id}", "1"))
+    assert answer.position == 1
 
 
 @pytest.mark.parametrize(

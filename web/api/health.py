@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from eventstore.errors import UnavailableError
 from web.context import Context
 from web.errors import BadParameterError
 from web.parameters import NoParameters
@@ -58,7 +59,7 @@ ROUTES = [
         handler=readyz,
         answer=ReadinessStatus,
         statuses=(HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE),
-        errors=(BadParameterError,),
+        errors=(BadParameterError, UnavailableError),
         scope="health",
     ),
 ]

@@ -51,7 +51,7 @@ class ThingQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     provider: ProviderName = None
 
     @property
-    def holder(self) -> dict[str, str]:
+    def owner(self) -> dict[str, str]:
         """The parameters that say whose thing it is, as far as they are given."""
         given = {"merchant_id": self.merchant_id, "provider": self.provider}
         return {name: value for name, value in given.items() if value is not None}
@@ -94,14 +94,14 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
 
     async def show_state(context: Context, path: ThingPath, query: ThingQuery) -> msgspec.Struct:
         """The state of one thing."""
-        return await context.states[name].find(path.id, query.holder, query.at_least)
+        return await context.states[name].find(path.id, query.owner, query.at_least)
 
     async def show_history(
         context: Context, path: ThingPath, query: HistoryQuery
     ) -> Page[Step, int]:
         """What each event of one thing did to its state."""
         return await context.histories[name].page(
-            path.id, query.holder, query.cursor, query.limit, query.at_least
+            path.id, query.owner, query.cursor, query.limit, query.at_least
         )
 
     row_type = row_type_of(projection)
