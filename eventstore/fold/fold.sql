@@ -167,7 +167,7 @@ DROP TABLE IF EXISTS {table}
 
 -- load_states --
 -- The states of these streams.
-SELECT stream, {names} FROM {table} WHERE stream = ANY($1::text[])
+SELECT stream, position, {names} FROM {table} WHERE stream = ANY($1::text[])
 
 -- write_batch --
 -- Write what one slice of the log changed in a generation, in one statement and so in one transaction: if the

@@ -20,6 +20,9 @@ Verdict = Literal["applied", "duplicate", "stale", "quarantined", "ignored"]
 # The values of a row, in the order of its table's columns.
 Row: TypeAlias = tuple[object, ...]
 
+# A state and the position of the event that changed it last.
+StateAt: TypeAlias = tuple[int, State]
+
 
 class Folded(msgspec.Struct, frozen=True):
     """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry."""
@@ -81,8 +84,8 @@ def handled_topics(projection: Projection[State], sources: Mapping[str, Source])
 class FoldBatch(NamedTuple, Generic[State]):
     """What the events after position `after` up to `checkpoint` changed: all that is written in one transaction.
 
-    `changed` are states by their streams, each with the position of the event that changed it last. `failures_in_a_row`
-    is how many events in a row, up to the checkpoint, could not be folded.
+    `changed` are states by their streams. `failures_in_a_row` is how many events in a row, up to the checkpoint, could
+    not be folded.
     """
 
     after: int
@@ -90,7 +93,7 @@ class FoldBatch(NamedTuple, Generic[State]):
     folded: int
     ignored: int
     failures_in_a_row: int
-    changed: Mapping[str, tuple[int, State]]
+    changed: Mapping[str, StateAt[State]]
     quarantined: list[tuple[int, str, str]]
     journal: list[Row]
 
@@ -99,19 +102,18 @@ class Accumulator(Generic[State]):
     """Folds events that concern a projection, in order, and collects what is to be written.
 
     `loaded` are the states before the first event, by stream; None or no entry where there is none. `changed` are the
-    states that differ from these, each with the position of the event that changed it last. `failures_in_a_row` counts
-    the events in a row, up to the last one, that could not be folded, those before the first event included;
-    `last_error` is why the last of them could not.
+    states that differ from these. `failures_in_a_row` counts the events in a row, up to the last one, that could not be
+    folded, those before the first event included; `last_error` is why the last of them could not.
     """
 
     def __init__(
         self,
         projection: Projection[State],
         sources: Mapping[str, Source],
-        loaded: Mapping[str, State | None] = MappingProxyType({}),
+        loaded: "Mapping[str, StateAt[State] | None]" = MappingProxyType({}),
         failures_in_a_row: int = 0,
     ) -> None:
-        self.changed: dict[str, tuple[int, State]] = {}
+        self.changed: dict[str, StateAt[State]] = {}
         self.folded = 0
         self.quarantined = 0
         self.failures_in_a_row = failures_in_a_row
@@ -126,24 +128,28 @@ class Accumulator(Generic[State]):
         """Fold events; stops behind the one that makes `failures_in_a_row` reach the limit."""
         projection, sources = self._projection, self._sources
         loaded, changed, journal_rows = self._loaded, self.changed, self._journal_rows
+        nothing: tuple[int, Any] = (0, None)
+        # In local variables, since a rebuild does little else than this loop.
+        count, failures = self.folded, self.failures_in_a_row
         for event in events:
             stream = event.stream
-            entry = changed.get(stream)
-            before = loaded.get(stream) if entry is None else entry[1]
+            before = (changed.get(stream) or loaded.get(stream) or nothing)[1]
             folded = fold_handled(projection, sources, before, event)
             if folded.error is not None:
                 self.quarantine(event, folded.error)
-                if self.failures_in_a_row >= failure_limit:
-                    return
+                failures += 1
+                if failures >= failure_limit:
+                    break
                 continue
-            self.folded += 1
-            self.failures_in_a_row = 0
+            count += 1
+            failures = 0
             after = folded.state
             # An event that repeats what is known already, in another object, changes nothing.
             if after is not before and after != before:
                 changed[stream] = (event.position, after)
             if folded.entry is not None:
                 journal_rows.append(journal_row(event, folded.entry))
+        self.folded, self.failures_in_a_row = count, failures
 
     def quarantine(self, event: Event, error: str) -> None:
         """Count an event as one that could not be folded, because of `error`."""

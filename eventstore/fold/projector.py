@@ -10,7 +10,7 @@ import structlog
 
 from eventstore.errors import FencedError, IncompleteError, IncompleteReadError, SystematicError
 from eventstore.fold.fingerprint import fingerprint
-from eventstore.fold.folding import Accumulator, FoldBatch, handled_topics
+from eventstore.fold.folding import Accumulator, FoldBatch, StateAt, handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.queries import QUERIES
@@ -88,7 +88,7 @@ class Projector(Generic[State]):
         self._fingerprint = fingerprint(projection, sources)
         self._failures_in_a_row = 0
         # States as they are in the table, None where there is none: nobody else writes there, or the fence would tell.
-        self._states: dict[str, State | None] = {}
+        self._states: dict[str, StateAt[State] | None] = {}
         self._error_recorded = False
         self._fingerprint_recorded = False
 
@@ -326,16 +326,16 @@ class Projector(Generic[State]):
             except BaseException as half_error:  # noqa: BLE001 - as above
                 await self._recover(half_error, half)
 
-    async def _load_states(self, streams: set[str]) -> dict[str, State | None]:
+    async def _load_states(self, streams: set[str]) -> dict[str, StateAt[State] | None]:
         """The states of these streams: from memory, or else from the table."""
-        found: Mapping[str, State | None] = self._states
+        found: Mapping[str, StateAt[State] | None] = self._states
         states = {stream: found[stream] for stream in streams if stream in found}
         if unknown := streams - states.keys():
             found = await self._writer.load_states(self._database, list(unknown))
             states.update({stream: found.get(stream) for stream in unknown})
         return states
 
-    def _remember(self, states: Mapping[str, State | None]) -> None:
+    def _remember(self, states: Mapping[str, StateAt[State] | None]) -> None:
         """Keep states in memory; the most recent ones stand last."""
         known = self._states
         for stream in states:
@@ -375,6 +375,6 @@ class Projector(Generic[State]):
                 count=failures,
                 error=accumulator.last_error,
             )
-        states.update((stream, state) for stream, (_, state) in accumulator.changed.items())
+        states.update(accumulator.changed)
         self._remember(states)
         return accumulator.batch(log_slice)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic
 import msgspec
 
 from eventstore.fold.columns import names_of, values_of
-from eventstore.fold.folding import FoldBatch, Row
+from eventstore.fold.folding import FoldBatch, Row, StateAt
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import State
 from eventstore.fold.queries import QUERIES
@@ -40,11 +40,13 @@ class GenerationWriter(Generic[State]):
         )
         self._write_statement = self._write_batch_statement()
 
-    async def load_states(self, database: "Database", streams: Sequence[str]) -> dict[str, State]:
+    async def load_states(
+        self, database: "Database", streams: Sequence[str]
+    ) -> dict[str, StateAt[State]]:
         """The states of `streams`; a stream without one is left out."""
         make = self._tables.projection.state
         rows = await database.fetch(self._load_statement, streams)
-        return {stream: make(*values) for stream, *values in rows}
+        return {stream: (position, make(*values)) for stream, position, *values in rows}
 
     async def write_batch(self, database: "Database", batch: FoldBatch[State]) -> bool:
         """Write a batch, states and checkpoint together; False if somebody else has moved the checkpoint."""
@@ -66,9 +68,9 @@ class GenerationWriter(Generic[State]):
         return moved is not None
 
     async def copy_states(
-        self, connection: "Session", changed: Mapping[str, tuple[int, State]]
+        self, connection: "Session", changed: Mapping[str, StateAt[State]]
     ) -> None:
-        """Put states, each with its position, into a table that holds none of their streams."""
+        """Put states into a table that holds none of their streams."""
         table = self._tables.states
         await copy_rows(connection, table.name, table.column_names, _state_rows(changed))
 
@@ -108,7 +110,7 @@ class GenerationWriter(Generic[State]):
         )
 
 
-def _state_rows(changed: Mapping[str, tuple[int, State]]) -> Iterable[Row]:
+def _state_rows(changed: Mapping[str, StateAt[State]]) -> Iterable[Row]:
     return (
         (stream, position, *msgspec.structs.astuple(state))
         for stream, (position, state) in changed.items()

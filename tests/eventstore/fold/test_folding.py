@@ -80,8 +80,7 @@ def as_the_live_projector(
     for first, last in pairwise(cuts):
         part = events[first:last]
         after, through = (part[0].position - 1, part[-1].position) if part else (0, 0)
-        loaded = {stream: state for stream, (_, state) in written.states.items()}
-        accumulator = Accumulator(projection, PROVIDERS, loaded, written.failures_in_a_row)
+        accumulator = Accumulator(projection, PROVIDERS, written.states, written.failures_in_a_row)
         accumulator.fold(part)
         batch = accumulator.batch(LogSlice(after, through, list(part)))
         written = Written(
