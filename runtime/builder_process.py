@@ -74,7 +74,7 @@ def report(message: Report) -> None:
 
 
 async def main() -> None:
-    """Be a builder for as long as standard input is open, and not a moment longer."""
+    """Serve for as long as standard input is open."""
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
@@ -87,7 +87,7 @@ async def main() -> None:
 
 
 async def _until_closed(lines: asyncio.StreamReader) -> None:
-    """Return when standard input is closed: the server is gone, and nobody would hear what comes of it."""
+    """Return when standard input is closed: the server is gone, and nobody would read a report."""
     while not lines.at_eof():  # noqa: ASYNC110 - a stream tells only who reads
         await asyncio.sleep(0.2)
 

@@ -21,7 +21,7 @@ SQL_TYPES: Mapping[object, str] = {
     datetime: "timestamp with time zone",
 }
 
-# An entry of a B-tree index has 2,704 bytes at most, and beside the text stands the stream.
+# Bytes. An entry of a B-tree index has 2,704 at most, and may hold the stream beside the text.
 LONGEST_INDEXED = 1_900
 
 # Marks a field of a state that must be masked wherever it is shown: Annotated[str, SECRET].

@@ -10,7 +10,7 @@ ON CONFLICT DO NOTHING
 SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'live'
 
 -- read_checkpoint --
--- The checkpoint of a generation, and how many events in a row up to it could not be folded.
+-- The checkpoint of a generation, and how many failures in a row end at it.
 SELECT checkpoint, failing FROM projections WHERE name = $1 AND generation = $2
 
 -- record_fingerprint --
@@ -60,7 +60,7 @@ WHERE name = $1 AND status IN ('building', 'catching-up', 'ready', 'failed')
 RETURNING generation
 
 -- request_rollback --
--- Ask for the generation that was live last to be made live again.
+-- Ask for the newest retired generation to be made live again.
 UPDATE projections SET status = 'catching-up', wanted = 'promote', ready_at = NULL, diff = NULL, error = NULL
 WHERE name = $1 AND generation = (
     SELECT generation FROM projections
@@ -71,7 +71,7 @@ WHERE name = $1 AND generation = (
 RETURNING generation
 
 -- quarantined_streams --
--- Streams of a projection's live generation that end in /$2 and of which something is in quarantine.
+-- The streams whose names end in /$2 and of which events are in quarantine in a projection's live generation.
 SELECT DISTINCT q.stream
 FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
@@ -79,14 +79,14 @@ WHERE q.projection = $1 AND right(q.stream, length($2) + 1) = '/' || $2
 ORDER BY q.stream
 
 -- quarantined_positions --
--- What of this stream is in quarantine in a projection's live generation, and why.
+-- Which events of a stream are in quarantine in a projection's live generation, and why.
 SELECT q.position, q.error
 FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
 WHERE q.projection = $1 AND q.stream = $2
 
 -- list_quarantine --
--- What of a projection's live generation is in quarantine, after $2.
+-- The events in quarantine in a projection's live generation, after position $2.
 SELECT q.position, q.stream, e.topic, q.error, q.quarantined_at
 FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
@@ -96,30 +96,30 @@ ORDER BY q.position
 LIMIT $3
 
 -- create_table --
--- A table of one generation. It has room on its pages for rows that change in place.
+-- Create a table of a generation, with room on its pages for rows that are updated in place.
 CREATE TABLE IF NOT EXISTS {table} (
     {columns}
 ) WITH (fillfactor = 75)
 
 -- create_key --
--- One row a stream.
+-- Hold a table of states to one row a stream.
 CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream)
 
 -- create_index --
--- One filter of the API. The column alone: beside the stream equal values would not share their place, and every update
--- that cannot be made in place pays for every index.
+-- Serve one filter of the API. Only the column is indexed: with the stream beside it equal values would not be
+-- deduplicated, and every update that cannot be made in place pays for every index.
 CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}") WHERE "{column}" IS NOT NULL
 
 -- create_tenant_index --
--- Whose a thing is: what belongs to one lies together in the order of its lists, and far from the beginning.
+-- Serve lists of one tenant: its rows are found in the order of streams, without reading those of other tenants.
 CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
 
 -- create_journal_key --
--- What happened to one thing, in order; an event makes one entry at most.
+-- Serve the entries of one stream in order, and hold a journal to one entry an event.
 CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream, position)
 
 -- create_journal_time_index --
--- What happened in a time: entries lie in about that order already.
+-- Serve the entries of a period of time; they are stored in about that order already.
 CREATE INDEX IF NOT EXISTS {table}_recorded_at ON {table} USING brin (recorded_at)
 
 -- list_columns --

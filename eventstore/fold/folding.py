@@ -58,7 +58,7 @@ def fold_handled(
             check_storable(after, projection.indexes)
             if entry is not None:
                 check_storable(entry)
-    except Exception as error:  # noqa: BLE001 - a poison event must not stop the rest
+    except Exception as error:  # noqa: BLE001 - an event that cannot be folded must not stop the others
         return Folded("quarantined", state, describe(error))
     return Folded("applied", after, None, entry)
 

@@ -27,7 +27,7 @@ class Table(NamedTuple):
 
     @property
     def placeholders(self) -> dict[str, str]:
-        """What stands for the placeholders in the statements about it."""
+        """The values of the placeholders in statements about it."""
         return {
             "table": identifier(self.name),
             "view": identifier(self.view),

@@ -336,7 +336,7 @@ class Projector(Generic[State]):
         return states
 
     def _remember(self, states: Mapping[str, StateAt[State] | None]) -> None:
-        """Keep states in memory; the most recent ones stand last."""
+        """Keep states in memory; the most recent ones come last."""
         known = self._states
         for stream in states:
             known.pop(stream, None)

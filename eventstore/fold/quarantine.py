@@ -31,7 +31,7 @@ class Quarantine:
         self._database = database
 
     async def page(self, projection: str, after: int, limit: int) -> list[QuarantinedEvent]:
-        """The first `limit` of a projection's events behind position `after`."""
+        """The first `limit` of a projection's events in quarantine after position `after`."""
         rows = await self._database.fetch(QUERIES["list_quarantine"], projection, after, limit)
         return [QuarantinedEvent(**row) for row in rows]
 
@@ -41,11 +41,11 @@ class Quarantine:
         return found[0] if found and found[0].position == position else None
 
     async def errors(self, projection: str, stream: str) -> dict[int, str]:
-        """Of one stream: positions, each with its error."""
+        """The positions in quarantine of one stream, each with its error."""
         rows = await self._database.fetch(QUERIES["quarantined_positions"], projection, stream)
         return {row["position"]: row["error"] for row in rows}
 
     async def streams(self, projection: str, id_: str) -> list[str]:
-        """The streams of this id, as it stands in their names, of which something is in quarantine."""
+        """The streams that end in this id, as names of streams spell it, and of which events are in quarantine."""
         rows = await self._database.fetch(QUERIES["quarantined_streams"], projection, id_)
         return [row["stream"] for row in rows]

@@ -1,4 +1,4 @@
-"""The registry of projections: where each stands, and waiting until it stands further."""
+"""The registry of projections: how far each generation is, what it is asked to do, and waiting until it is further."""
 
 import asyncio
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ class Registry:
         return await self._database.fetchval(QUERIES["request_discard"], name) is not None
 
     async def request_rollback(self, name: str) -> None:
-        """Ask for the generation that was live last to be live again. Raises RebuildingError, NothingRetiredError."""
+        """Ask for the newest retired generation to be made live again. Raises RebuildingError, NothingRetiredError."""
         try:
             if await self._database.fetchval(QUERIES["request_rollback"], name) is None:
                 raise NothingRetiredError(projection=name)
@@ -146,13 +146,13 @@ class Registry:
                 async with asyncio.timeout(POLL_SECONDS):
                     await event.wait()
         finally:
-            # Who asks from here on wants one that is read later.
+            # Whoever asks from here on needs one that is read later.
             del self._reading[name]
         return await self.live_checkpoint(name)
 
 
 def _rebuild(row: "Record") -> Rebuild:
-    # What was live before is not built again; what nobody has taken up yet has no target.
+    # A retired generation is not built again; a build that has not been started has no target.
     target, building = row["target"], row["status"] == "building"
     rate = 0 if target is None else row["built"] / max(row["seconds"], 0.001)
     left = round((target - row["built"]) / rate) if building and rate else None

@@ -22,7 +22,7 @@ _ROWS = 500
 # A COPY of many rows takes its time: no limit but a day.
 _COPY_SECONDS = 86_400.0
 
-# How JSON writes a character that CSV wants as it is: all but the quote and the backslash.
+# A character that JSON escapes; CSV needs only quotes and backslashes escaped.
 _ESCAPE = re.compile(rb'\\(?:(["\\])|u([0-9a-f]{4})|(.))')
 _ESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
@@ -136,20 +136,20 @@ async def copy_rows(
 
 
 async def _csv_of(rows: Iterable[Sequence[object]]) -> AsyncIterator[bytes]:
-    """Rows as lines of CSV in which null stands for null, and a backslash before a quote or a backslash.
+    """Rows as lines of CSV in which null is NULL, and quotes and backslashes are escaped by a backslash.
 
-    A JSON array without its brackets is such a line, but for control characters; and to encode it takes a third of the
-    time that it takes a driver to encode the fields one by one in binary.
+    A JSON array without its brackets is such a line, but for control characters. To encode it takes a third of the time
+    that the driver takes to encode the fields one by one in binary.
     """
     encoder = msgspec.json.Encoder()
     left = iter(rows)
     while batch := list(islice(left, _ROWS)):
-        # A line break stands between rows only: within a text it is escaped.
+        # Line breaks occur only between rows: within a text they are escaped.
         lines = encoder.encode_lines(batch)[1:-2].replace(b"]\n[", b"\n") + b"\n"
-        yield _ESCAPE.sub(_as_it_is, lines) if b"\\" in lines else lines
+        yield _ESCAPE.sub(_unescape, lines) if b"\\" in lines else lines
 
 
-def _as_it_is(escape: re.Match[bytes]) -> bytes:
+def _unescape(escape: re.Match[bytes]) -> bytes:
     kept, code, letter = escape.groups()
     if kept:
         return escape[0]

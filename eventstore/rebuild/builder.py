@@ -150,7 +150,7 @@ class Builder(Generic[State]):
         await self._writer.copy_quarantine(connection, quarantined)
 
     async def _wait_for_live(self, connection: "Connection[Record]") -> None:
-        """Let the live projection catch up first if it falls behind, unless it stands still anyway."""
+        """Let the live projection catch up first if it falls behind, unless an error holds it up."""
         name = self._projection.name
         while await connection.fetchval(QUERIES["live_lag"], name) > self._limits.rebuild_lag:  # noqa: ASYNC110 - it asks others
             await asyncio.sleep(WAIT_SECONDS)

@@ -1,7 +1,7 @@
 """Has every projection follow the log, and does the rebuilds that the registry asks for.
 
 The registry says what is to be done, and how far it is; whoever asks writes there. One process at a time, the one that
-projects, does it. Whatever kills it, the next one finds in the registry where to go on, or that it has to start again.
+projects, does it. Whatever kills it, the next one finds in the registry where to resume, or that it has to start over.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Conductor:
             group.create_task(self._watch_registry(), name="rebuilds")
 
     async def _watch_registry(self) -> None:
-        """Read again and again what is asked for, and have it done."""
+        """Poll the registry for what is asked for, and have it done."""
         try:
             while True:
                 statuses: dict[str, ProjectionStatus] = {}

@@ -163,7 +163,7 @@ async def _receive(process: asyncio.subprocess.Process) -> Report:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a builder: what it has written counts only if it has said so."""
+    """Kill a builder: what it has written counts only once it has reported that."""
     with suppress(ProcessLookupError):
         process.kill()
     await process.wait()
