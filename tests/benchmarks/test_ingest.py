@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import test_utils, web
 
@@ -24,7 +25,9 @@ from benchmarks.harness.signer import SIGNATURE_HEADER, Signer
 from benchmarks.ingest import wrk
 from benchmarks.ingest.report import Run, ratios_of, results
 from benchmarks.ingest.wrk import gift_card_updates, write_requests
-from tests.support import ROOT
+from eventstore.query.cursor import Page
+from tests.support import NOON, ROOT
+from web.api.projections import ProjectionSummary
 
 INGEST = "benchmarks.ingest --seconds 0.3 --connections 4 --rounds 1 --against . --json"
 LAG = "benchmarks.lag --seconds 1 --rate 50 --json"
@@ -120,11 +123,29 @@ def test_a_load_lasts_whole_seconds() -> None:
 @asynccontextmanager
 async def told(**changes: object) -> AsyncIterator[str]:
     """A Loopledger that says of itself that it has 10 events on record, all folded, but for `changes`."""
-    standing = {"name": "p", "generation": 1, "checkpoint": 10, "head": 10, "folded": 10}
-    standing |= {"ignored": 0, "quarantined": 0}
+    status = ProjectionSummary(
+        name="p",
+        generation=1,
+        status="live",
+        version=1,
+        checkpoint=10,
+        head=10,
+        lag=0,
+        stuck=False,
+        stale=False,
+        folded=10,
+        ignored=0,
+        quarantined=0,
+        error=None,
+        created_at=NOON,
+        updated_at=NOON,
+        retired_at=None,
+        advice=None,
+    )
+    page: Page[ProjectionSummary, None] = Page([msgspec.structs.replace(status, **changes)], None)
 
     async def list_projections(_: web.Request) -> web.Response:
-        return web.json_response({"items": [standing | {"error": None} | changes], "next": None})
+        return web.Response(body=msgspec.json.encode(page))
 
     app = web.Application()
     app.router.add_get("/v1/projections", list_projections)

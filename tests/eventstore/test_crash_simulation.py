@@ -270,8 +270,8 @@ async def check_log(connection: "Connection[Record]", sent: Sequence[Sent]) -> l
 async def check_projections(connection: "Connection[Record]", log: Sequence[Event]) -> None:
     """Every projection is complete, and its states are a fresh fold of the log."""
     for name, projection in PROJECTIONS.items():
-        standing = await connection.fetchrow("SELECT * FROM projections WHERE name = $1", name)
-        assert standing is not None
+        registered = await connection.fetchrow("SELECT * FROM projections WHERE name = $1", name)
+        assert registered is not None
         refused = {
             row["position"]
             for row in await connection.fetch(
@@ -293,9 +293,9 @@ async def check_projections(connection: "Connection[Record]", log: Sequence[Even
             verdicts.append(verdict)
         ignored, quarantined = verdicts.count("ignored"), verdicts.count("quarantined")
         assert quarantined == len(refused)
-        assert standing["checkpoint"] == len(log)
-        assert (standing["ignored"], standing["quarantined"]) == (ignored, quarantined)
-        assert standing["folded"] == len(log) - ignored - quarantined
+        assert registered["checkpoint"] == len(log)
+        assert (registered["ignored"], registered["quarantined"]) == (ignored, quarantined)
+        assert registered["folded"] == len(log) - ignored - quarantined
         rows = await connection.fetch(f"SELECT * FROM {name}")  # noqa: S608 - a name of ours
         found = {
             row["stream"]: projection.state(*(row[f] for f in projection.state.__struct_fields__))
