@@ -1,207 +1,24 @@
+"""The embedded Postgres: started, stopped, and what it promises."""
+
 import asyncio
-import contextlib
 import importlib.util
-import json
 import os
-import pwd
-import shutil
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import asyncpg
 import psutil
 import pytest
-from structlog.testing import capture_logs
 
 from eventstore.errors import PostgresError
-from eventstore.postgres import cluster, embedded
+from eventstore.postgres import cluster
 from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.processes import postgres_in
-from tests.support import ROOT
-
-USER = "nobody"
-IS_ROOT = os.geteuid() == 0
-only_root = pytest.mark.skipif(not IS_ROOT, reason="only root runs Postgres as somebody else")
-
-
-class Server(NamedTuple):
-    """A child process that runs an embedded Postgres, and what it said once it ran."""
-
-    process: subprocess.Popen[str]
-    said: dict[str, Any]
-
-
-Serve = Callable[..., Server]
-
-
-@contextlib.contextmanager
-def make_place() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="ll-")).resolve()
-    directory.chmod(0o711)
-    yield directory
-    for pgdata in directory.rglob("postgres*"):
-        for process in postgres_in(pgdata):
-            process.kill()
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A short directory that Postgres's user may enter, unlike pytest's own."""
-    with make_place() as directory:
-        yield directory
-
-
-@pytest.fixture(scope="module")
-def template() -> Iterator[Path]:
-    """A data directory after its first start and stop: copying it is quicker than an initdb."""
-    with make_place() as directory:
-        asyncio.run(start_and_stop(directory / "data"))
-        yield directory / "data"
-
-
-def copy(template: Path, place: Path) -> Path:
-    subprocess.run(["/bin/cp", "-pR", template, place], check=True)
-    return place / "data"
-
-
-@pytest.fixture
-def data(place: Path, template: Path) -> Path:
-    return copy(template, place)
-
-
-@pytest.fixture(scope="module")
-def shared(template: Path) -> Iterator[EmbeddedPostgres]:
-    """A server for the tests that only look."""
-    with make_place() as directory:
-        server = EmbeddedPostgres(copy(template, directory))
-        asyncio.run(server.start())
-        yield server
-        asyncio.run(server.stop())
-
-
-@pytest.fixture
-async def postgres(data: Path) -> AsyncIterator[EmbeddedPostgres]:
-    async with EmbeddedPostgres(data) as server:
-        yield server
-
-
-async def start_and_stop(data_dir: Path) -> None:
-    async with EmbeddedPostgres(data_dir):
-        pass
-
-
-@pytest.fixture
-def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    processes = []
-
-    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:  # noqa: ANN401
-        process = subprocess.Popen([str(each) for each in arguments], text=True, **options)
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def serve(spawn: Callable[..., subprocess.Popen[str]]) -> Serve:
-    def start(data_dir: Path, *user: str, wait: bool = True) -> Server:
-        process = spawn(
-            sys.executable,
-            ROOT / "tests" / "support" / "embedded_server.py",
-            data_dir,
-            *user,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        )
-        if not wait:
-            return Server(process, {})
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, "the server ended without a word"
-        return Server(process, json.loads(line))
-
-    return start
-
-
-async def execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def fetch(dsn: str, query: str) -> Any:  # noqa: ANN401
-    connection = await asyncpg.connect(dsn)
-    try:
-        return await connection.fetchval(query)
-    finally:
-        await connection.close()
-
-
-async def write(dsn: str) -> None:
-    await execute(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
-
-
-async def read(dsn: str) -> Any:  # noqa: ANN401
-    return await fetch(dsn, "SELECT answer FROM kept")
-
-
-async def eventually(attempt: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(300):
-        if await attempt():
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("it did not come to pass within 15 seconds")
-
-
-async def comes_back(postgres: EmbeddedPostgres, killed: int) -> None:
-    async def answers() -> bool:
-        try:
-            return postgres.postmaster_pid not in {None, killed} and await read(postgres.dsn) == 42
-        except (OSError, asyncpg.PostgresError):
-            return False
-
-    await eventually(answers)
-
-
-def kill(pid: int | None, number: int = signal.SIGKILL) -> int:
-    assert pid is not None
-    os.kill(pid, number)
-    return pid
-
-
-def named(data: Path, what: str) -> list[psutil.Process]:
-    """The processes of a server that do this, as Postgres writes it in their names."""
-    found = []
-    for process in postgres_in(data / "postgres"):
-        with contextlib.suppress(psutil.Error):
-            if f"postgres: {what}" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
-async def ended(pid: int) -> None:
-    async def gone() -> bool:
-        try:
-            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-
-    await eventually(gone)
+from tests.support.embedded import execute, fetch, kill, read, write
 
 
 async def test_a_started_server_answers(shared: EmbeddedPostgres) -> None:
@@ -266,112 +83,6 @@ async def test_a_path_too_long_for_a_socket_gets_a_private_directory_elsewhere(p
     assert not socket_dir.exists()
 
 
-async def test_a_killed_postmaster_comes_back_by_itself(postgres: EmbeddedPostgres) -> None:
-    """Twice: committed rows are there each time, under the same URL."""
-    await write(postgres.dsn)
-    for _ in range(2):
-        await comes_back(postgres, kill(postgres.postmaster_pid))
-
-
-async def test_a_recovery_whose_process_is_killed_is_begun_again(
-    postgres: EmbeddedPostgres, data: Path
-) -> None:
-    async def recovery() -> psutil.Process:
-        while not (found := named(data, "startup")):  # noqa: ASYNC110 - Postgres sends no word of it
-            await asyncio.sleep(0.001)
-        return found[0]
-
-    await write(postgres.dsn)
-    for _ in range(3):
-        postmaster = postgres.postmaster_pid
-        (checkpointer,) = named(data, "checkpointer")
-        checkpointer.kill()
-        with contextlib.suppress(psutil.NoSuchProcess, TimeoutError):
-            async with asyncio.timeout(5):
-                (await recovery()).kill()
-        assert postmaster is not None
-        await comes_back(postgres, postmaster)
-
-
-async def test_each_failure_to_come_back_is_reported(postgres: EmbeddedPostgres) -> None:
-    """And it is tried again for as long as it fails."""
-    await write(postgres.dsn)
-    configuration = postgres._cluster.data_dir / "postgres" / "postgresql.auto.conf"
-    configuration.write_text("no such setting\n")
-
-    async def failed_twice() -> bool:
-        return [each["log_level"] for each in logs].count("error") >= 2
-
-    with capture_logs() as logs:
-        killed = kill(postgres.postmaster_pid)
-        await eventually(failed_twice)
-    assert "syntax error" in next(each["problem"] for each in logs if each["log_level"] == "error")
-    configuration.write_text("")
-    await comes_back(postgres, killed)
-
-
-async def test_an_orphaned_postmaster_is_taken_over(data: Path, serve: Serve) -> None:
-    server = serve(data)
-    await write(server.said["dsn"])
-    server.process.kill()
-    server.process.wait()
-    assert psutil.Process(server.said["postmaster"]).name() == "postgres"
-    async with EmbeddedPostgres(data) as postgres:
-        assert postgres.postmaster_pid != server.said["postmaster"]
-        assert await read(postgres.dsn) == 42
-        await ended(server.said["postmaster"])
-
-
-async def test_a_server_killed_with_its_postmaster_recovers(data: Path, serve: Serve) -> None:
-    server = serve(data)
-    await write(server.said["dsn"])
-    server.process.kill()
-    server.process.wait()
-    kill(server.said["postmaster"])
-    async with EmbeddedPostgres(data) as postgres:
-        assert await read(postgres.dsn) == 42
-
-
-async def test_an_orphaned_backend_that_never_looks_up_is_ended(data: Path, serve: Serve) -> None:
-    server = serve(data)
-    await write(server.said["dsn"])
-    connection = await asyncpg.connect(server.said["dsn"])
-    backend = connection.get_server_pid()
-    busy = asyncio.create_task(connection.execute("SELECT count(*) FROM generate_series(1, 1e11)"))
-    await asyncio.sleep(0.2)
-    server.process.kill()
-    server.process.wait()
-    kill(server.said["postmaster"])
-    async with EmbeddedPostgres(data) as postgres:
-        await ended(backend)
-        assert await read(postgres.dsn) == 42
-    with pytest.raises((OSError, asyncpg.PostgresError)):
-        await busy
-
-
-@pytest.mark.parametrize("cwd", ["/", "postgres"])
-async def test_a_process_that_has_a_stale_pid_by_now_is_let_alone(
-    data: Path, spawn: Callable[..., subprocess.Popen[str]], cwd: str
-) -> None:
-    """Postgres itself would refuse to start: the process is alive and of the same user."""
-    user = USER if IS_ROOT else None
-    sleeper = spawn("/bin/sh", "-c", "exec sleep 60", cwd=data / cwd, user=user)
-    for file in ("postgres/postmaster.pid", "socket/.s.PGSQL.5432.lock"):
-        lines = (sleeper.pid, data / "postgres", 0, 5432, "", "", "", "ready")
-        (data / file).write_text("".join(f"{each}\n" for each in lines))
-        if IS_ROOT:
-            shutil.chown(data / file, USER)
-    async with EmbeddedPostgres(data) as postgres:
-        assert await fetch(postgres.dsn, "SELECT 1") == 1
-    assert sleeper.poll() is None
-
-
-async def test_a_pid_file_of_rubbish_is_no_obstacle(data: Path) -> None:
-    (data / "postgres" / "postmaster.pid").write_text("rubbish\n")
-    async with EmbeddedPostgres(data) as postgres:
-        assert await fetch(postgres.dsn, "SELECT 1") == 1
-
-
 async def test_a_directory_has_one_server(postgres: EmbeddedPostgres) -> None:
     """The second says who has it, and the first goes on."""
     with pytest.raises(PostgresError, match=rf"another Loopledger \(pid {os.getpid()}\)"):
@@ -394,56 +105,10 @@ async def test_a_platform_without_binaries_is_told(
         await EmbeddedPostgres(place).start()
 
 
-async def test_an_initdb_killed_half_way_leaves_nothing(place: Path, serve: Serve) -> None:
-    server = serve(place, wait=False)
-
-    async def begun() -> bool:
-        return (place / "postgres.new" / "base").exists()
-
-    await eventually(begun)
-    server.process.kill()
-    server.process.wait()
-    assert not (place / "postgres").exists()
-    async with EmbeddedPostgres(place) as postgres:
-        assert await fetch(postgres.dsn, "SELECT 1") == 1
-    assert not (place / "postgres.new").exists()
-
-
-async def test_a_crash_between_initdb_and_the_database_is_survived(
-    postgres: EmbeddedPostgres,
-) -> None:
-    elsewhere = postgres.dsn.replace("@/loopledger", "@/postgres")
-    await postgres.stop()
-    await postgres.start()
-    await execute(elsewhere, "DROP DATABASE loopledger")
-    await postgres.stop()
-    await postgres.start()
-    assert await fetch(postgres.dsn, "SELECT 1") == 1
-
-
 async def test_a_server_that_cannot_start_says_why(data: Path) -> None:
     (data / "postgres" / "postgresql.auto.conf").write_text("no such setting\n")
     with pytest.raises(PostgresError, match=r"status 1 .*syntax error"):
         await EmbeddedPostgres(data).start()
-
-
-async def test_a_long_recovery_is_waited_for_and_reported(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, refusals = asyncpg.connect, iter(range(8))
-
-    async def connect(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        if next(refusals, None) is not None:
-            message = "the database system is starting up"
-            raise asyncpg.CannotConnectNowError(message)
-        return await real(*arguments, **options)
-
-    monkeypatch.setattr(asyncpg, "connect", connect)
-    monkeypatch.setattr(embedded, "REPORT_SECONDS", 0.2)
-    with capture_logs() as logs:
-        async with EmbeddedPostgres(data) as postgres:
-            assert await fetch(postgres.dsn, "SELECT 1") == 1
-    assert "postgres_recovering" in [each["event"] for each in logs]
 
 
 async def test_a_log_that_has_grown_large_is_put_aside(data: Path) -> None:
@@ -511,49 +176,3 @@ async def test_a_file_in_place_of_the_directory_is_refused(place: Path) -> None:
     (place / "data").touch()
     with pytest.raises(PostgresError, match=r"Not a directory.* LOOPLEDGER_DATA_DIR"):
         await EmbeddedPostgres(place / "data").start()
-
-
-async def test_an_ordinary_user_runs_it_as_themselves(place: Path, serve: Serve) -> None:
-    data_dir = place / "own"
-    data_dir.mkdir()
-    if IS_ROOT:
-        shutil.chown(data_dir, USER)
-    server = serve(data_dir, *([USER] if IS_ROOT else []))
-    uid = pwd.getpwnam(USER).pw_uid if IS_ROOT else os.geteuid()
-    assert server.said["uid"] == uid
-    assert psutil.Process(server.said["postmaster"]).uids().real == uid
-    assert await fetch(server.said["dsn"], "SELECT 1") == 1
-    server.process.communicate()
-    assert server.process.returncode == 0
-    assert not psutil.pid_exists(server.said["postmaster"])
-
-
-async def test_a_directory_that_cannot_be_written_to_is_refused(place: Path, serve: Serve) -> None:
-    (place / "data").mkdir(mode=0o555)
-    server = serve(place / "data", *([USER] if IS_ROOT else []))
-    assert "Permission denied" in server.said["error"]
-    assert str(place / "data") in server.said["error"]
-
-
-@only_root
-async def test_as_root_it_runs_as_an_unprivileged_user(shared: EmbeddedPostgres) -> None:
-    process = psutil.Process(shared.postmaster_pid)
-    assert process.uids().real == process.uids().saved == pwd.getpwnam(USER).pw_uid
-    assert process.gids().real == process.gids().saved == pwd.getpwnam(USER).pw_gid
-
-
-@only_root
-async def test_as_root_a_directory_that_bars_the_way_is_named(place: Path) -> None:
-    """And is left as it is."""
-    (place / "closed").mkdir(mode=0o700)
-    with pytest.raises(PostgresError, match=rf"may not enter {place}/closed\. .*LOOPLEDGER_DATA_D"):
-        await EmbeddedPostgres(place / "closed" / "data").start()
-    assert stat.S_IMODE((place / "closed").stat().st_mode) == 0o700
-    assert list((place / "closed").iterdir()) == []
-
-
-@only_root
-async def test_as_root_an_unprivileged_user_must_exist(place: Path) -> None:
-    for name in ("no-such-user", "root"):
-        with pytest.raises(PostgresError, match=f"no unprivileged user '{name}'"):
-            await EmbeddedPostgres(place, run_as=name).start()
