@@ -6,12 +6,14 @@ from datetime import datetime
 import msgspec
 
 
-class Delivery(msgspec.Struct, eq=False):
+class Delivery(msgspec.Struct, eq=False, gc=False):
     """One HTTP request of a provider.
 
     `provider` and `path_secret` are the parts of its path, `address` is its peer's. Names in `headers` match without
     case; where `headers` have `getall`, a repeated one is noticed. `raw_headers` are the same as they were sent.
     `received_at` (aware) is when the head was complete. `body` stays empty until it has been read.
+
+    The garbage collector need not look at it: nothing that it holds refers to it.
     """
 
     provider: str

@@ -139,8 +139,6 @@ class HmacKey:
 
 StandardKey: TypeAlias = HmacKey | Ed25519PublicKey
 
-_Parts: TypeAlias = tuple[list[str], str, str]
-
 
 class SignatureCheck(ABC, Generic[K]):
     """Checks a signature in two steps: what the head says of it, then the signature over the body."""
@@ -191,7 +189,20 @@ class HmacCheck(SignatureCheck[HmacKey]):
 
     def check_head(self, headers: Mapping[str, str], moment: float) -> Claim[HmacKey]:
         """Read the claim; see `SignatureCheck.check_head`."""
-        signatures, message_id, timestamp = self._claim(headers, moment)
+        value = single(headers, self._header)
+        timestamp = message_id = ""
+        if self._stripe:
+            timestamp, signatures = _stripe_items(value, self._header)
+            _check_timestamp(timestamp, self._header, moment, self._tolerance)
+        else:
+            if not value.startswith(self._prefix):
+                malformed(self._header)
+            signatures = [value[len(self._prefix) :]]
+            if self._timestamp_header:
+                timestamp = single(headers, self._timestamp_header)
+                _check_timestamp(timestamp, self._timestamp_header, moment, self._tolerance)
+        if self._id_header:
+            message_id = _message_id(headers, self._id_header, self._dividers)
         for signature in signatures:
             if not self._well_formed(signature):
                 malformed(self._header)
@@ -225,23 +236,6 @@ class HmacCheck(SignatureCheck[HmacKey]):
         digest = key.digest(message)
         return binascii.hexlify(digest) if self._hex else binascii.b2a_base64(digest, newline=False)
 
-    def _claim(self, headers: Mapping[str, str], moment: float) -> _Parts:
-        value = single(headers, self._header)
-        timestamp = message_id = ""
-        if self._stripe:
-            timestamp, signatures = _stripe_items(value, self._header)
-            _check_timestamp(timestamp, self._header, moment, self._tolerance)
-        else:
-            if not value.startswith(self._prefix):
-                malformed(self._header)
-            signatures = [value[len(self._prefix) :]]
-            if self._timestamp_header:
-                timestamp = single(headers, self._timestamp_header)
-                _check_timestamp(timestamp, self._timestamp_header, moment, self._tolerance)
-        if self._id_header:
-            message_id = _message_id(headers, self._id_header, self._dividers)
-        return signatures, message_id, timestamp
-
     def _key(self, value: bytes) -> HmacKey:
         encoding = self._secret_encoding
         raw = value if encoding == "text" else _decoded(value, encoding)
@@ -268,7 +262,13 @@ class StandardCheck(SignatureCheck[StandardKey]):
 
     def check_head(self, headers: Mapping[str, str], moment: float) -> Claim[StandardKey]:
         """Read the claim; see `SignatureCheck.check_head`."""
-        signatures, message_id, timestamp = self._claim(headers, moment)
+        message_id = _message_id(headers, WEBHOOK_ID, ".")
+        timestamp = single(headers, WEBHOOK_TIMESTAMP)
+        _check_timestamp(timestamp, WEBHOOK_TIMESTAMP, moment, self._tolerance)
+        value = single(headers, WEBHOOK_SIGNATURE)
+        signatures = value.split(" ", MOST_SIGNATURES)
+        if len(signatures) > MOST_SIGNATURES or value.count("v1a,") > MOST_PUBLIC_KEY_SIGNATURES:
+            raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds too many signatures")
         keys = self.keys.valid_at(moment)
         versions = {"v1" if isinstance(key, HmacKey) else "v1a" for key in keys}
         found = 0
@@ -307,16 +307,6 @@ class StandardCheck(SignatureCheck[StandardKey]):
     def signature(self, key: HmacKey, message: bytes) -> bytes:
         """Sign a message: `v1,<base64>`."""
         return b"v1," + binascii.b2a_base64(key.digest(message), newline=False)
-
-    def _claim(self, headers: Mapping[str, str], moment: float) -> _Parts:
-        message_id = _message_id(headers, WEBHOOK_ID, ".")
-        timestamp = single(headers, WEBHOOK_TIMESTAMP)
-        _check_timestamp(timestamp, WEBHOOK_TIMESTAMP, moment, self._tolerance)
-        value = single(headers, WEBHOOK_SIGNATURE)
-        signatures = value.split(" ", MOST_SIGNATURES)
-        if len(signatures) > MOST_SIGNATURES or value.count("v1a,") > MOST_PUBLIC_KEY_SIGNATURES:
-            raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds too many signatures")
-        return signatures, message_id, timestamp
 
 
 def _stripe_items(value: str, name: str) -> tuple[str, list[str]]:

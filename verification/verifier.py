@@ -6,7 +6,7 @@ configured must hold: docs/verification.md.
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -117,7 +117,7 @@ class Verification(Redacted, frozen=True, kw_only=True):
 
 
 # What the head of a delivery says of each signature that is checked.
-Claims: TypeAlias = list[Claim[Any]]
+Claims: TypeAlias = Sequence[Claim[Any]]
 
 
 class Verifier:
@@ -199,7 +199,7 @@ class Verifier:
         back what the head says of the signatures, for `check_body`.
         """
         if self._checks_nothing:
-            return []
+            return ()
         moment = delivery.received_at.timestamp()
         for check in self._credentials:
             check(delivery, moment)

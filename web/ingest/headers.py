@@ -26,11 +26,11 @@ class HeaderFilter:
 
         Proxies repeat the path of a request, and with it the secret in it.
         """
-        pairs = delivery.raw_headers
+        pairs, is_left_out = delivery.raw_headers, self._is_left_out
         if delivery.path_secret:
             secret = delivery.path_secret.encode("utf-8", "surrogateescape")
             pairs = tuple(pair for pair in pairs if secret not in pair[1])
-        return b"".join([b"%b: %b\r\n" % pair for pair in pairs if not self._is_left_out(pair[0])])
+        return b"".join([b"%b: %b\r\n" % pair for pair in pairs if not is_left_out(pair[0])])
 
     def _decide(self, name: bytes) -> bool:
         lower = name.lower()
