@@ -24,12 +24,13 @@ from eventstore.fold.projector import Projector
 from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, Event, NewEvent
+from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.failures import is_outage
 from projections import load_projections
 from providers import load_providers
 from tests.conftest import Cluster
 from tests.support import NOON, new_event
-from tests.support.faults import FaultyDatabase, scripted, seeded
+from tests.support.fault_injection import FaultyDatabase, planned_faults, random_faults
 from tests.support.log import Log
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ PROJECTIONS = load_projections()
 SENDERS = 12
 DELIVERIES = 40
 # Of all statements.
-BAD_FATES = 0.08
+FAULT_SHARE = 0.08
 LIMITS = Limits(
     queue_deliveries=15,
     batch_deliveries=8,
@@ -71,7 +72,7 @@ class World:
 
     def __init__(self, dsn: str, seed: int) -> None:
         self.random = random.Random(seed)
-        self.faults = seeded(seed, BAD_FATES)
+        self.faults = random_faults(seed, FAULT_SHARE)
         self.sent: list[Sent] = []
         self._trouble = True
         self._dsn = dsn
@@ -107,7 +108,7 @@ class World:
         for log in self._appenders:
             await within(5, "an appender stops", log.stop())
         connection = await asyncpg.connect(self._dsn)
-        head = await connection.fetchval("SELECT position FROM log_head")
+        head = await connection.fetchval(LOG["read_head"])
         await connection.close()
         registry = Registry(self._database)
         for name in PROJECTIONS:
@@ -241,7 +242,7 @@ async def check_log(connection: "Connection[Record]", sent: Sequence[Sent]) -> l
     recorded = {row["event_id"]: row for row in rows}
     # Positions without a hole, up to the head; nothing twice.
     assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
-    assert await connection.fetchval("SELECT position FROM log_head") == len(rows)
+    assert await connection.fetchval(LOG["read_head"]) == len(rows)
     assert len(recorded) == len(rows)
     times = [row["recorded_at"] for row in rows]
     assert times == sorted(times)
@@ -331,7 +332,7 @@ async def test_whatever_fails_the_log_and_its_folds_keep_their_promises(
 async def test_a_projector_stops_when_cancelled_even_if_its_connection_dies_meanwhile(
     dsn: str, connection: "Connection[Record]"
 ) -> None:
-    database = FaultyDatabase(dsn, scripted([("write_batch", "dies cancelled")]))
+    database = FaultyDatabase(dsn, planned_faults([("write_batch", "dies cancelled")]))
     await database.open()
     log = Log(database, LIMITS)
     await log.start()

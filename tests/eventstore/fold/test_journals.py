@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from eventstore.log.queries import QUERIES as LOG
 from tests.support import Client, values
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ async def send_status(client: Client, status: str | None, identifier: str = "t-1
 async def entries(
     client: Client, connection: "Connection[Record]", path: str, query: str
 ) -> list[tuple[object, ...]]:
-    head = await connection.fetchval("SELECT position FROM log_head")
+    head = await connection.fetchval(LOG["read_head"])
     assert (await client.get(f"{path}?at_least={head}")).status == 200
     return values(await connection.fetch(query))
 

@@ -16,14 +16,22 @@ from eventstore.errors import QueueFullError, RefusedError, UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.events import Appended, NewEvent
+from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
 from tests.support import new_event
-from tests.support.faults import AWAY, LOST, Fate, Faults, FaultyConnection, scripted
+from tests.support.fault_injection import (
+    AWAY,
+    LOST,
+    Fault,
+    FaultInjector,
+    FaultyConnection,
+    planned_faults,
+)
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-Plan: TypeAlias = Sequence[tuple[str, Fate]]
+Plan: TypeAlias = Sequence[tuple[str, Fault]]
 
 DEFAULTS = Limits()
 
@@ -31,10 +39,10 @@ NUL = msgspec.structs.replace(new_event(), topic="a\0b")
 
 
 class StartAppender(Protocol):
-    """Start an appender whose statements meet these fates; limits may differ from the defaults."""
+    """Start an appender whose statements meet these faults; limits may differ from the defaults."""
 
     async def __call__(
-        self, plan: Plan = (), *, faults: Faults | None = None, limits: Limits = DEFAULTS
+        self, plan: Plan = (), *, faults: FaultInjector | None = None, limits: Limits = DEFAULTS
     ) -> Appender:
         """Start it."""
 
@@ -44,13 +52,13 @@ async def start_appender(database: Database) -> AsyncIterator[StartAppender]:
     started: list[Appender] = []
 
     async def start_one(
-        plan: Plan = (), *, faults: Faults | None = None, limits: Limits = DEFAULTS
+        plan: Plan = (), *, faults: FaultInjector | None = None, limits: Limits = DEFAULTS
     ) -> Appender:
-        fates = faults or scripted(plan)
+        injector = faults or planned_faults(plan)
 
         async def connect() -> "Connection[Record]":
-            real = await fates.meet("connect", database.connect, lambda: None)
-            return cast("Connection[Record]", FaultyConnection(real, fates))
+            real = await injector.run("connect", database.connect, lambda: None)
+            return cast("Connection[Record]", FaultyConnection(real, injector))
 
         appender = Appender(connect, limits, lambda _: None)
         await appender.start()
@@ -81,7 +89,7 @@ Recorded = Callable[[], Awaitable[list[UUID]]]
 async def nobody_appends(connection: "Connection[Record]") -> AsyncIterator[None]:
     """Hold the head: batches wait at Postgres."""
     async with connection.transaction():
-        await connection.fetchval("SELECT position FROM log_head FOR UPDATE")
+        await connection.fetchval(LOG["lock_head"])
         yield
 
 
@@ -116,8 +124,8 @@ def positions(answers: Sequence[Any]) -> list[int | type]:
     return [one.position if isinstance(one, Appended) else type(one) for one in answers]
 
 
-def each(times: int, statement: str, fate: Fate) -> Plan:
-    return [(statement, fate)] * times
+def each(times: int, statement: str, fault: Fault) -> Plan:
+    return [(statement, fault)] * times
 
 
 UNKNOWN: dict[str, Plan] = {
@@ -158,12 +166,12 @@ async def test_a_batch_found_on_record_is_answered_with_the_time_it_has(
 async def test_whatever_a_dying_server_looks_like_the_appender_tries_again(
     start_appender: StartAppender, recorded: Recorded, error: Callable[[], Exception]
 ) -> None:
-    class Dying(Faults):
+    class Dying(FaultInjector):
         def _error(self, _: str) -> Exception:
             return error()
 
-    plan: list[Fate] = ["lost after", "lost before"]
-    faults = Dying(lambda name: plan.pop() if name == "append" and plan else "fine")
+    plan: list[Fault] = ["lost after", "lost before"]
+    faults = Dying(lambda name: plan.pop() if name == "append" and plan else "none")
     appender = await start_appender(faults=faults)
     appended = await appender.append(new_event())
     assert (appended.position, len(await recorded())) == (1, 1)
@@ -185,7 +193,7 @@ async def test_a_statement_still_under_way_in_a_lost_session_does_not_append_lat
     start_appender: StartAppender, recorded: Recorded, connection: "Connection[Record]"
 ) -> None:
     """The process of a lost session may be paused, or its packets held up, until after we have looked."""
-    appender = await start_appender([("append", "fine"), ("append", "under way")])
+    appender = await start_appender([("append", "none"), ("append", "under way")])
     # From now on an append is one message: the statement is prepared.
     await appender.append(new_event())
     session = appender._session
@@ -231,11 +239,11 @@ async def test_a_delivery_that_the_database_refuses_spoils_only_itself(
     assert await recorded() == good
 
 
-@pytest.mark.parametrize("fate", ["lost before", "lost after"])
+@pytest.mark.parametrize("fault", ["lost before", "lost after"])
 async def test_a_refused_delivery_in_a_batch_of_unknown_outcome_spoils_only_itself(
-    start_appender: StartAppender, recorded: Recorded, fate: Fate
+    start_appender: StartAppender, recorded: Recorded, fault: Fault
 ) -> None:
-    appender = await start_appender(each(4, "append", fate))
+    appender = await start_appender(each(4, "append", fault))
     events = [new_event(), new_event(), NUL, new_event(), new_event()]
     answers = await append_at_once(appender, events)
     assert positions(answers) == [1, 2, RefusedError, 3, 4]
@@ -347,7 +355,7 @@ async def test_stopping_without_postgres_ends_in_time_and_tells_who_waits(
     appender = await start_appender(plan, limits=Limits(drain_seconds=0.3, batch_deliveries=2))
     if ("lock_head", "dies cancelled") in plan:
         # Waits until it is cancelled.
-        await connection.execute("BEGIN; SELECT position FROM log_head FOR UPDATE")
+        await connection.execute("BEGIN; " + LOG["lock_head"])
     waiting = [asyncio.create_task(appender.append(new_event())) for _ in range(5)]
     await asyncio.sleep(0.1)
     stopping = asyncio.create_task(appender.stop())
@@ -361,7 +369,7 @@ async def test_stopping_ends_in_time_while_the_server_is_paused(
     start_appender: StartAppender, connection: "Connection[Record]", database: Database
 ) -> None:
     appender = await start_appender([("append", "lost before")], limits=Limits(drain_seconds=0.3))
-    await connection.execute("BEGIN; SELECT position FROM log_head FOR UPDATE")
+    await connection.execute("BEGIN; " + LOG["lock_head"])
     waiting = asyncio.create_task(appender.append(new_event()))
     waiting_for_a_lock = (
         "SELECT pid FROM pg_stat_activity"

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from eventstore.limits import Limits
+from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
 from tests.support import new_event, values
 from tests.support.log import Log
@@ -98,4 +99,4 @@ async def test_a_batch_of_uneven_arrays_is_refused_whole(connection: "Connection
             " array['t'], array['m'], array[null], array['s'], array[now()], array[''::bytea],"
             " array[''::bytea])"
         )
-    assert await connection.fetchval("SELECT position FROM log_head") == 0
+    assert await connection.fetchval(LOG["read_head"]) == 0

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from eventstore.errors import LogCorruptedError, PostgresError
+from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres import schema
 from eventstore.postgres.database import Database
 from eventstore.postgres.schema import all_migrations, migrate, set_up_schema
@@ -123,17 +124,22 @@ async def test_a_history_is_read_through_the_primary_key_and_the_tail_through_it
             "INSERT INTO events SELECT n, gen_random_uuid(), 'p', 't', 'm', null, 's-' || n % 500,"
             " now(), now(), '', '' FROM generate_series(1, 5000) AS n; ANALYZE events"
         )
-        history = await _plan(
-            connection, "SELECT * FROM events WHERE stream = 's-7' AND position > 3"
-        )
-        tail = await _plan(
-            connection,
-            "SELECT * FROM events WHERE position > 10 AND position <= 60 ORDER BY position",
-        )
+        plans = {
+            name: await _plan(connection, LOG[name], *values)
+            for name, values in {
+                "read_stream": ("s-7", 3, 100, 2**20),
+                "read_slice": (10, 50, None, 2**20),
+                "list_events": (10, 50),
+            }.items()
+        }
         await connection.close()
-    assert "events_pkey" in history
-    assert "events_position" in tail
+    assert "events_pkey" in plans["read_stream"]
+    assert "events_position" in plans["read_slice"]
+    assert "events_position" in plans["list_events"]
+    assert "Seq Scan" not in "".join(plans.values())
 
 
-async def _plan(connection: "asyncpg.Connection[asyncpg.Record]", query: str) -> str:
-    return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {query}"))
+async def _plan(
+    connection: "asyncpg.Connection[asyncpg.Record]", query: str, *values: object
+) -> str:
+    return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {query}", *values))

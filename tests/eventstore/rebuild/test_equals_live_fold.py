@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from eventstore.fold.generation import GenerationTables
 from eventstore.limits import Limits
+from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
 from eventstore.rebuild.builder import Builder
 from tests.conftest import Cluster, StartLoopledger
@@ -33,7 +34,7 @@ class Rebuilt(Live):
     async def rebuild(self) -> int:
         """Build every projection anew, from the first event; gives back the generation."""
         self._generation += 1
-        target = await self.database.fetchval("SELECT position FROM log_head")
+        target = await self.database.fetchval(LOG["read_head"])
         for name, projection in PROJECTIONS.items():
             async with self.database.transaction() as connection:
                 await GenerationTables(projection, self._generation).create(connection)

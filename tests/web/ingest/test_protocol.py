@@ -11,6 +11,7 @@ import pytest
 from eventstore.limits import Limits
 from eventstore.log.appender import OnOutcome
 from eventstore.log.events import Appended
+from eventstore.log.queries import QUERIES as LOG
 from runtime import wiring
 from tests.conftest import StartLoopledger
 from tests.support import NOON, Client, encoded, loopz_headers
@@ -112,7 +113,7 @@ async def test_what_comes_while_a_delivery_is_under_way_is_answered_after_it(
     sender: Sender, connection: "Connection[Record]"
 ) -> None:
     async with connection.transaction():
-        await connection.fetchval("SELECT position FROM log_head FOR UPDATE")
+        await connection.fetchval(LOG["lock_head"])
         for data in (delivery(), delivery(b"{"), delivery(), QUESTION[:9], QUESTION[9:]):
             sender.writer.write(data)
             await asyncio.sleep(0.05)
@@ -216,7 +217,7 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(
     monkeypatch.setattr(wiring, "KEEPALIVE_SECONDS", 0.2)
     async with start() as loopledger, connected(loopledger.url) as sender:
         async with connected(loopledger.url) as silent, connection.transaction():
-            await connection.fetchval("SELECT position FROM log_head FOR UPDATE")
+            await connection.fetchval(LOG["lock_head"])
             sender.writer.write(delivery())
             assert await silent.closed()
         assert (await sender.answer()).status == 200
@@ -280,7 +281,7 @@ async def test_a_sender_that_leaves_before_its_answer_does_not_take_its_delivery
     client: Client, connection: "Connection[Record]"
 ) -> None:
     async with connection.transaction():
-        await connection.fetchval("SELECT position FROM log_head FOR UPDATE")
+        await connection.fetchval(LOG["lock_head"])
         async with connected(client.base_url) as sender:
             sender.writer.write(delivery())
             await asyncio.sleep(0.05)
@@ -295,7 +296,7 @@ async def test_stopping_answers_what_is_under_way_and_closes_the_rest(
     async with connected(loopledger.url) as idle, connected(loopledger.url) as sender:
         assert (await idle.send(delivery())).status == 200
         async with connection.transaction():
-            await connection.fetchval("SELECT position FROM log_head FOR UPDATE")
+            await connection.fetchval(LOG["lock_head"])
             sender.writer.write(delivery())
             await asyncio.sleep(0.05)
             stopping = asyncio.create_task(stack.aclose())
@@ -373,7 +374,7 @@ async def test_who_is_told_to_come_again_may_have_sent_the_next_delivery_already
     async with start(limits=Limits(append_seconds=0.4)) as loopledger, AsyncExitStack() as stack:
         senders = [await stack.enter_async_context(connected(loopledger.url)) for _ in range(4)]
         async with connection.transaction():
-            await connection.fetchval("SELECT position FROM log_head FOR UPDATE")
+            await connection.fetchval(LOG["lock_head"])
             # The first is in flight; the others wait in the queue.
             for _ in range(2):
                 for sender in senders:

@@ -1,7 +1,7 @@
 """Faults at the border to Postgres: a connection that is lost before, while or after a statement is carried out.
 
-Each statement meets a fate. Behind the faults stands a real connection to a real server, so what a fault leaves
-behind is what Postgres makes of it.
+Each statement is given a fault, or "none". Behind the faults stands a real connection to a real server, so what a
+fault leaves behind is what Postgres makes of it.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 # "under way": sent, but neither carried out nor answered when the connection is lost.
 # "dies cancelled": waits; should the caller be cancelled meanwhile, the connection dies as well.
-Fate: TypeAlias = Literal[
-    "fine", "slow", "lost before", "lost after", "under way", "dies cancelled", "hangs"
+Fault: TypeAlias = Literal[
+    "none", "slow", "lost before", "lost after", "under way", "dies cancelled", "hangs"
 ]
 
 # How asyncpg shows a server that dies, and one that is not there.
@@ -53,27 +53,27 @@ def _name(query: str) -> str:
     return _NAMES.get(query) or ("write_batch" if "WITH moved" in query else "load_states")
 
 
-class Faults:
-    """Decides the fate of every statement, by its name, and keeps a trace of what was not fine."""
+class FaultInjector:
+    """Chooses the fault of every statement, by its name, and keeps a trace of all but "none"."""
 
-    def __init__(self, choose: Callable[[str], Fate], seed: int = 0) -> None:
+    def __init__(self, choose: Callable[[str], Fault], seed: int = 0) -> None:
         self.trace: list[str] = []
         self.random = random.Random(seed)
         self.on = True
         self._choose = choose
 
-    async def meet(
+    async def run(
         self, name: str, carry_out: Callable[[], Awaitable[T]], lose: Callable[[], None]
     ) -> T:
-        """Let a statement meet its fate."""
-        fate = self._choose(name) if self.on else "fine"
-        if fate != "fine":
-            self.trace.append(f"{name}: {fate}")
-        if fate == "hangs":
+        """Carry a statement out with the fault chosen for it."""
+        fault = self._choose(name) if self.on else "none"
+        if fault != "none":
+            self.trace.append(f"{name}: {fault}")
+        if fault == "hangs":
             await asyncio.Event().wait()
-        if fate == "slow":
+        if fault == "slow":
             await asyncio.sleep(self.random.uniform(0, 0.05))
-        if fate == "under way":
+        if fault == "under way":
             statement = asyncio.ensure_future(carry_out())
             try:
                 # Long enough for the bytes to leave this process.
@@ -84,16 +84,16 @@ class Faults:
                     await statement
                 lose()
             raise self._error(name)
-        if fate == "lost before":
+        if fault == "lost before":
             lose()
             raise self._error(name)
         try:
             result = await carry_out()
         except asyncio.CancelledError:
-            if fate == "dies cancelled":
+            if fault == "dies cancelled":
                 lose()
             raise
-        if fate == "lost after":
+        if fault == "lost after":
             lose()
             raise self._error(name)
         return result
@@ -104,31 +104,31 @@ class Faults:
         return error
 
 
-def scripted(plan: Sequence[tuple[str, Fate]]) -> Faults:
-    """Give out the fates of `plan`, each to the next statement of its name; all others are fine."""
+def planned_faults(plan: Sequence[tuple[str, Fault]]) -> FaultInjector:
+    """The faults of `plan`, each for the next statement of its name; all others get none."""
     left = list(plan)
 
-    def choose(name: str) -> Fate:
-        return left.pop(0)[1] if left and left[0][0] == name else "fine"
+    def choose(name: str) -> Fault:
+        return left.pop(0)[1] if left and left[0][0] == name else "none"
 
-    return Faults(choose)
+    return FaultInjector(choose)
 
 
-def seeded(seed: int, share: float) -> Faults:
-    """Give that share of all statements a bad fate, as long as the faults are on."""
-    fates: tuple[Fate, ...] = ("slow", "lost before", "lost after", "dies cancelled", "under way")
+def random_faults(seed: int, share: float) -> FaultInjector:
+    """A random fault for that share of all statements, for as long as it is on."""
+    faults: tuple[Fault, ...] = ("slow", "lost before", "lost after", "dies cancelled", "under way")
     chance = random.Random(seed)
 
-    def choose(_: str) -> Fate:
-        return chance.choice(fates) if chance.random() < share else "fine"
+    def choose(_: str) -> Fault:
+        return chance.choice(faults) if chance.random() < share else "none"
 
-    return Faults(choose, seed)
+    return FaultInjector(choose, seed)
 
 
 class FaultyConnection:
-    """A connection whose statements meet their fates; everything else goes to the real one."""
+    """A connection whose statements have faults; everything else goes to the real one."""
 
-    def __init__(self, real: Any, faults: Faults) -> None:  # noqa: ANN401 - a Connection or a pool's proxy of one
+    def __init__(self, real: Any, faults: FaultInjector) -> None:  # noqa: ANN401 - a Connection or a pool's proxy of one
         self._real = real
         self._faults = faults
 
@@ -138,7 +138,7 @@ class FaultyConnection:
             return method
 
         async def run(query: str, *values: object) -> object:
-            return await self._faults.meet(
+            return await self._faults.run(
                 _NAMES.get(query, name), lambda: method(query, *values), self._lose
             )
 
@@ -146,15 +146,15 @@ class FaultyConnection:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """A transaction whose BEGIN and COMMIT meet their fates too."""
+        """A transaction whose BEGIN and COMMIT may have faults too."""
         transaction = self._real.transaction()
-        await self._faults.meet("begin", transaction.start, self._lose)
+        await self._faults.run("begin", transaction.start, self._lose)
         try:
             yield
         except BaseException:
             await transaction.rollback()
             raise
-        await self._faults.meet("commit", transaction.commit, self._lose)
+        await self._faults.run("commit", transaction.commit, self._lose)
 
     def _lose(self) -> None:
         self._real.terminate()
@@ -163,7 +163,7 @@ class FaultyConnection:
 class FaultyDatabase(Database):
     """A database whose connections are faulty from the moment it is open."""
 
-    def __init__(self, dsn: str, faults: Faults) -> None:
+    def __init__(self, dsn: str, faults: FaultInjector) -> None:
         super().__init__(dsn, pool_connections=8)
         self._faults = faults
         self._is_open = False
@@ -187,23 +187,23 @@ class FaultyDatabase(Database):
             for real in opened:
                 real.terminate()
 
-        await self._faults.meet("connect", open_one, lose)
+        await self._faults.run("connect", open_one, lose)
         return cast("Connection[Record]", FaultyConnection(opened[0], self._faults))
 
     async def fetch(self, query: str, *values: object) -> "list[Record]":
         """Read rows, or fail to."""
         read = super().fetch
-        return await self._faults.meet(_name(query), lambda: read(query, *values), _nothing)
+        return await self._faults.run(_name(query), lambda: read(query, *values), _nothing)
 
     async def fetchrow(self, query: str, *values: object) -> "Record | None":
         """Read one row, or fail to."""
         read = super().fetchrow
-        return await self._faults.meet(_name(query), lambda: read(query, *values), _nothing)
+        return await self._faults.run(_name(query), lambda: read(query, *values), _nothing)
 
     async def fetchval(self, query: str, *values: object) -> Any:  # noqa: ANN401 - what the query gives
         """Read one value, or fail to."""
         read = super().fetchval
-        return await self._faults.meet(_name(query), lambda: read(query, *values), _nothing)
+        return await self._faults.run(_name(query), lambda: read(query, *values), _nothing)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["PoolConnectionProxy[Record]"]:
