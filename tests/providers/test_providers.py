@@ -9,107 +9,29 @@ expected of it beside it in `<case>.json`:
 """
 
 import json
-import operator
-import re
 from collections.abc import Mapping
 from datetime import UTC
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from msgspec import UNSET
 from multidict import CIMultiDict
 
 from eventstore.errors import SettingsError
-from eventstore.log.events import Event
-from eventstore.log.streams import LONGEST_NAME, stream_name, stream_part
-from providers import fitbank, load_providers, loopz, settings_types
-from providers.facts import Fact, Phase, TransactionFact
-from providers.provider import (
-    Provider,
-    Recognised,
-    UndecodableError,
-    UnidentifiedError,
-    UnparsableError,
-)
-from runtime.settings import load_settings
+from providers import fitbank
+from providers.facts import Phase, TransactionFact
+from providers.provider import Provider, UnparsableError
 from tests.support import NOON, ROOT, encoded, loopz_headers
+from tests.support.reading import PURCHASE, configured, on_log, read
 
 DELIVERIES = ROOT / "tests" / "deliveries"
+
 CASES = sorted(DELIVERIES.glob("*/*.http"))
 
 # Deeper than any parser goes.
 DEEP = 100_000
-
-# A provider's name and three parts, with their slashes.
-LONGEST_STREAM = 20 + 3 * LONGEST_NAME
-
-PURCHASE = "UpdatePurchaseClosedLoopStatusMongo"
-
-
-def configured(
-    directory: Path, toml: str = "", environ: Mapping[str, str] | None = None
-) -> dict[str, Provider]:
-    """The providers, set up as an operator would."""
-    file = directory / "loopledger.toml"
-    file.write_text(toml, "utf-8")
-    found = load_settings({"LOOPLEDGER_CONFIG": str(file), **(environ or {})}, settings_types())
-    return load_providers(found.providers)
-
-
-@pytest.fixture(scope="session")
-def providers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Provider]:
-    """The providers as the cases expect them: one business unit of FitBank is known."""
-    return configured(
-        tmp_path_factory.mktemp("providers"),
-        '[fitbank.business_units.66]\ncurrency = "BRL"\ntime_zone = "America/Sao_Paulo"\n',
-    )
-
-
-def read(provider: Provider, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """What becomes of a delivery, in the form of an expectation."""
-    try:
-        recognised = provider.recognise(headers, body)
-    except (UnparsableError, UnidentifiedError) as error:
-        return {"refused": told(error)}
-    found = {"recognised": msgspec.structs.asdict(recognised)}
-    if recognised.subscription_id is None:
-        del found["recognised"]["subscription_id"]
-    if recognised.topic not in provider.topics:
-        return {**found, "fact": None}
-    try:
-        return {**found, "fact": shown(provider.decode(on_log(provider, recognised, body)))}
-    except (UndecodableError, msgspec.ValidationError) as error:
-        return {**found, "undecodable": told(error)}
-
-
-def on_log(provider: Provider, recognised: Recognised, body: bytes) -> Event:
-    """The delivery as it stands in the log."""
-    topic, merchant_id, program_id, stream, _ = msgspec.structs.astuple(recognised)
-    return Event(
-        1, UUID(int=1), provider.name, topic, merchant_id, program_id, stream, NOON, NOON, body
-    )
-
-
-def told(error: Exception) -> str:
-    """An error by its class and its text."""
-    return f"{type(error).__name__}: {error}"
-
-
-def shown(fact: Fact) -> dict[str, Any]:
-    """A fact by its type and the fields that are set, less those that come from its event."""
-    values = {
-        field.name: value
-        for field in msgspec.structs.fields(fact)
-        if field.name not in {"provider", "merchant_id", "program_id", "received_at"}
-        and (value := getattr(fact, field.name)) is not field.default
-    }
-    return {type(fact).__name__: msgspec.to_builtins(values)}
 
 
 def delivery(case: Path) -> tuple[CIMultiDict[str], bytes]:
@@ -231,9 +153,6 @@ def test_an_error_never_repeats_what_was_sent(providers: dict[str, Provider], bo
     assert "HUSH" not in str(found)
 
 
-# The settings of FitBank.
-
-
 @pytest.mark.parametrize(
     ("toml", "environ"),
     [
@@ -294,9 +213,6 @@ def test_times_before_and_after_the_clocks_go_back_keep_their_order(tmp_path: Pa
     assert {summer.tzinfo, winter.tzinfo} == {UTC}
 
 
-# Whatever comes.
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -326,163 +242,3 @@ def test_a_body_nested_almost_too_deeply_raises_nothing_unknown(
     headers = CIMultiDict(loopz_headers("gift-card.updated"))
     for depth in range(300, 1100, 20):
         read(providers["loopz"], headers, start * depth + b"{}" + b"}" * depth)
-
-
-ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
-HEADER = st.none() | ANY_TEXT | st.sampled_from(["m-1", "a/b", "x" * 201])
-TOPIC = st.sampled_from(sorted(loopz.TOPICS)) | HEADER
-MERCHANT = st.just("m-1") | HEADER
-FIELDS = sorted(
-    {
-        *fitbank._Body.__struct_fields__,
-        *loopz._GiftCard.__struct_fields__,
-        *loopz._Transaction.__struct_fields__,
-        *loopz._Location.__struct_fields__,
-        *loopz._Money.__struct_fields__,
-    }
-)
-LEAF = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    ANY_TEXT,
-    st.datetimes().map(str),
-    st.sampled_from(
-        [*fitbank.KINDS, 10**400, 2**63, 1e300, "1e999999999", "NaN", "9" * 30, "x" * 300]
-    ),
-)
-JSON = st.recursive(
-    LEAF,
-    lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from(FIELDS) | ANY_TEXT, inner, max_size=4)
-    ),
-    max_leaves=6,
-)
-ID = st.integers() | st.text(min_size=1) | LEAF
-OBJECT = st.builds(
-    operator.or_,
-    st.fixed_dictionaries({}, optional={"id": ID, "TransactionIdentifier": ID}),
-    st.dictionaries(st.sampled_from(FIELDS), LEAF | JSON, max_size=4),
-)
-STATUS = st.builds(
-    operator.or_,
-    OBJECT,
-    st.fixed_dictionaries({"Method": st.sampled_from(sorted(fitbank.KINDS)), "BusinessUnitId": ID}),
-)
-BODY = st.one_of(
-    st.binary(max_size=60),
-    JSON.map(encoded),
-    OBJECT.map(encoded),
-    STATUS.map(encoded),
-    # Not quite JSON: cut short, or a byte changed.
-    st.tuples(OBJECT.map(encoded), st.integers(0, 200)).map(lambda t: t[0][: t[1]]),
-    st.tuples(OBJECT.map(encoded), st.integers(0, 200), st.binary(max_size=2)).map(
-        lambda t: t[0][: t[1]] + t[2] + t[0][t[1] + len(t[2]) :]
-    ),
-)
-
-
-@settings(max_examples=1000)
-@given(st.sampled_from(["loopz", "fitbank"]), TOPIC, MERCHANT, HEADER, BODY)
-def test_whatever_comes_is_recognised_or_refused_and_read_or_put_aside(
-    providers: dict[str, Provider],
-    name: str,
-    topic: str | None,
-    merchant: str | None,
-    program: str | None,
-    body: bytes,
-) -> None:
-    """What recognise() lets through can be stored, and decode() finds nothing unparsable in it."""
-    provider = providers[name]
-    headers = CIMultiDict(loopz_headers(topic, merchant))
-    if program is not None:
-        headers["X-LOOPZ-PROGRAM-ID"] = program
-    try:
-        recognised = provider.recognise(headers, body)
-    except UnidentifiedError:
-        return
-    except UnparsableError as error:
-        offset = error.facts["offset"]
-        assert isinstance(offset, int)
-        assert 0 <= offset <= len(body)
-        return
-    for value in (recognised.topic, recognised.merchant_id, recognised.program_id or "-"):
-        assert b"\0" not in value.encode()
-        assert 0 < len(value) <= LONGEST_NAME
-    assert re.fullmatch(r"[A-Za-z0-9_.%-]+(/[A-Za-z0-9_.%~-]+){3}", recognised.stream)
-    assert len(recognised.stream) <= LONGEST_STREAM
-    if recognised.topic in provider.topics:
-        event = on_log(provider, recognised, body)
-        try:
-            fact = provider.decode(event)
-        except (UndecodableError, msgspec.ValidationError):
-            return
-        assert isinstance(fact, provider.topics[recognised.topic])
-        assert recognised.stream.endswith("/" + stream_part(fact.id))
-
-
-PART = st.one_of(
-    st.none(),
-    ANY_TEXT,
-    st.text("/~%.2Fa", max_size=4),
-    st.sampled_from(["none", "~none", "%7Enone", "é" * 67, "a" * 200, "a" * 201, "a" * 202]),
-)
-PLACE = st.tuples(PART, PART, PART)
-
-
-@given(PLACE, PLACE)
-@example((None, "a", "b"), ("~none", "a", "b"))
-@example(("a/b", "c", "d"), ("a", "b/c", "d"))
-@example(("a", "b", "x" * 201), ("a", "b", stream_part("x" * 201)))
-def test_two_things_never_share_a_stream(
-    one: tuple[str | None, str, str | None], other: tuple[str | None, str, str | None]
-) -> None:
-    streams = [stream_name("loopz", *place) for place in (one, other)]
-    assert (streams[0] == streams[1]) == (one == other)
-    assert all(s.isascii() and s.count("/") == 3 and len(s) <= LONGEST_STREAM for s in streams)
-
-
-CARD = {
-    "id": "g-1",
-    "balance": {"amount": 1, "currencyCode": "USD"},
-    "status": "ACTIVE",
-    "gan": "6000000000000001",
-    "updated_on": "2026-01-01T00:00:00Z",
-}
-
-
-@given(st.permutations(list(CARD.items())), st.sampled_from(["gift_card", "giftCard"]))
-def test_neither_the_order_of_keys_nor_a_wrapper_changes_anything(
-    providers: dict[str, Provider], items: list[tuple[str, object]], wrapper: str
-) -> None:
-    headers = CIMultiDict(loopz_headers("gift-card.updated"))
-    expected = read(providers["loopz"], headers, encoded(CARD))
-    assert read(providers["loopz"], headers, encoded(dict(items))) == expected
-    assert read(providers["loopz"], headers, encoded({wrapper: dict(items)})) == expected
-
-
-@given(st.integers(-(10**30), 10**30), st.integers(0, 10**6))
-def test_a_number_and_its_digits_are_the_same_id(
-    providers: dict[str, Provider], id_: int, unit: int
-) -> None:
-    numbers = {"Method": PURCHASE, "BusinessUnitId": unit, "TransactionIdentifier": id_}
-    texts = numbers | {"BusinessUnitId": str(unit), "TransactionIdentifier": str(id_)}
-    provider = providers["fitbank"]
-    assert read(provider, {}, encoded(numbers)) == read(provider, {}, encoded(texts))
-
-
-@given(st.decimals(-(10**15), 10**15, places=2))
-def test_an_amount_is_the_same_as_a_number_and_as_a_text(
-    providers: dict[str, Provider], amount: Decimal
-) -> None:
-    body = b'{"Method":"%b","BusinessUnitId":66,"Identifier":"i","TotalValue":%b}'
-    texts = [str(amount), f'"{amount}"', f"{amount}0", f'"{amount.normalize():e}"']
-    bodies = [body % (PURCHASE.encode(), text.encode()) for text in texts]
-    provider = providers["fitbank"]
-    recognised = provider.recognise({}, bodies[0])
-    facts = [provider.decode(on_log(provider, recognised, body)) for body in bodies]
-    assert [str(fact.amount) for fact in facts if isinstance(fact, TransactionFact)] == [
-        str(amount)
-    ] * 4
