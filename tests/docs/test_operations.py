@@ -23,6 +23,7 @@ from tests.support.documented import follow, steps
 from tests.support.server_process import ServerProcess
 
 PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")
+STEPS = steps(PAGE)
 
 # A command of the page that is a restart: settings, then `make run`.
 RESTART = re.compile(r"((?:LOOPLEDGER_\w+=\S+ )*)make run")
@@ -160,21 +161,27 @@ def site(public_directory: Path) -> Iterator[Site]:
         found.server.stop()
 
 
-def test_a_bug_is_mended_as_the_page_says_and_nobody_sees_an_error(site: Site) -> None:
-    story = steps(PAGE)
-    assert sum(RESTART.fullmatch(step.command) is not None for step in story) == 1
+@pytest.fixture(scope="module")
+def traffic(site: Site) -> Traffic:
+    """The traffic of a site that has seen all the steps of the page."""
     traffic = Traffic(site)
     with traffic.flowing():
-        for step in story:
+        for step in STEPS:
             if restart := RESTART.fullmatch(step.command):
                 site.restart(restart[1])
             else:
                 follow(step, site.server.url)
+    return traffic
+
+
+def test_a_bug_is_mended_as_the_page_says_and_nobody_sees_an_error(traffic: Traffic) -> None:
+    assert sum(RESTART.fullmatch(step.command) is not None for step in STEPS) == 1
     assert traffic.rounds > 100
 
 
+@pytest.mark.usefixtures("traffic")
 async def test_the_statements_of_the_page_say_what_the_api_says(site: Site) -> None:
-    """On what the story left behind; the day that they ask about is yet to come."""
+    """On what the steps left behind; the day that they ask about is yet to come."""
     connection = await asyncpg.connect(
         host=str(site.data_dir / "socket"), user="loopledger", database="loopledger"
     )

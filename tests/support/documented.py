@@ -1,6 +1,7 @@
 """Documentation that is executed: the commands of a page's console blocks, and that what it says comes out."""
 
 import re
+import shlex
 import subprocess
 import sys
 from typing import NamedTuple
@@ -33,7 +34,7 @@ def follow(step: Step, url: str) -> None:
     """Run the command of a step against the server at `url`; what comes out has to be what the page says."""
     command = re.sub(
         r"(?:\.venv/bin/)?\bloopledger (\w+)",
-        rf"{sys.executable} -m commands \1 --url {url}",
+        rf"{shlex.quote(sys.executable)} -m commands \1 --url {url}",
         step.command.replace(ADDRESS, url),
     )
     result = subprocess.run(

@@ -1,7 +1,8 @@
 """A process with an embedded Postgres, for the tests to kill: `embedded_server.py DATA_DIR [USER]`.
 
 Says one line of JSON once it runs, or once it has failed; stops when its input ends. USER is taken
-on after the imports, because the interpreter itself may lie where that user cannot enter.
+on after the imports and after the binaries are found, because the virtual environment may lie where
+that user cannot enter.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from eventstore.errors import PostgresError
+from eventstore.postgres import binaries
 from eventstore.postgres.embedded import EmbeddedPostgres
 
 
@@ -39,6 +41,8 @@ if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if len(sys.argv) > 2:
         account = pwd.getpwnam(sys.argv[2])
+        reachable = binaries.binaries_for(account)
+        binaries.wheel_binaries = lambda: reachable
         os.setgroups([])
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
