@@ -46,6 +46,8 @@ def test_signals_ignored_at_the_start_stay_ignored_but_sigterm_stops_it(
     serve: Callable[..., ServerProcess],
 ) -> None:
     server = serve("in the background")
+    # It answers a moment before it says so, and only then says that it stops.
+    server.read_until("Ctrl-C stops it.")
     for number in (signal.SIGHUP, signal.SIGINT):
         server.process.send_signal(number)
     assert [server.deliver(f"l-{n}") for n in range(20)] == list(range(1, 21))
@@ -56,6 +58,7 @@ def test_signals_ignored_at_the_start_stay_ignored_but_sigterm_stops_it(
 
 def test_a_hangup_stops_it(serve: Callable[..., ServerProcess]) -> None:
     server = serve()
+    server.read_until("Ctrl-C stops it.")
     assert server.stop(signal.SIGHUP) == 0
     assert "stopped" in server.output()
 
