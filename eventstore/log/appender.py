@@ -5,6 +5,7 @@ delivery goes at once, and the busier the server, the larger the batches.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -16,7 +17,6 @@ import msgspec
 import structlog
 
 from eventstore.errors import (
-    LogCorruptedError,
     LoopledgerError,
     QueueFullError,
     RefusedError,
@@ -25,7 +25,13 @@ from eventstore.errors import (
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, NewEvent
 from eventstore.log.queries import QUERIES
-from eventstore.postgres.failures import describe, is_outage, is_refused_value
+from eventstore.postgres.failures import (
+    describe,
+    is_lost_race,
+    is_outage,
+    is_refused_value,
+    refusal_of,
+)
 from eventstore.tasks import Backoff, raise_if_cancelled
 
 if TYPE_CHECKING:
@@ -38,6 +44,15 @@ logger = structlog.get_logger()
 # Seconds between tries to reach a Postgres that is away: the first, doubled up to the longest.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
+
+# Seconds between two looks whether the database takes appends again, after it refused them all.
+REFUSED_PAUSE = 1.0
+
+# What is told of a delivery that is on record in a database that is not accepted.
+IN_DOUBT = "the database has changed its timeline, or is behind; see the server's log"
+
+# Random bytes beside each event: a salt for its headers and one for its body.
+SALT_BYTES = 32
 
 # How often, within the time that an append may take, the queue is searched for those whose time is up.
 EXPIRY_CHECKS = 20
@@ -101,11 +116,17 @@ class Appender:
         self._lost_session: _Session | None = None
         # Every event of ours whose outcome is unknown lies after this position.
         self._known_head = 0
+        # How many times a timeline was accepted, as far as we know.
+        self._acceptance = 0
+        # Why the database refuses all appends, if it does.
+        self._refusal: str | None = None
 
     async def start(self) -> None:
         """Connect, and begin to commit what is appended. Raises what `connect` does."""
         connection = await self._connection()
-        self._known_head = await connection.fetchval(QUERIES["read_head"])
+        row = await connection.fetchrow(QUERIES["watch_head"])
+        if row is not None:
+            self._known_head, self._acceptance = row
         self._tasks = [
             asyncio.create_task(self._run(), name="appender"),
             asyncio.create_task(self._expire(), name="appender-expire"),
@@ -160,6 +181,8 @@ class Appender:
         limits = self._limits
         if self._stopping:
             raise UnavailableError(problem="the server is stopping")
+        if self._refusal is not None:
+            raise UnavailableError(problem=self._refusal)
         if (
             len(self._queue) >= limits.queue_deliveries
             or self._queued_bytes + size > limits.queue_bytes
@@ -177,6 +200,9 @@ class Appender:
                 if self._stopping:
                     return
                 self._wake.clear()
+                if self._refusal is not None:
+                    await self._look_again()
+                    continue
                 await self._wake.wait()
                 # One iteration of the loop, so that requests that became ready together share the batch.
                 await asyncio.sleep(0)
@@ -239,6 +265,10 @@ class Appender:
                 raise_if_cancelled()
                 if is_refused_value(error):
                     await self._bisect(batch, error)
+                elif refusal := refusal_of(error):
+                    self._refuse(batch, refusal)
+                elif is_lost_race(error):
+                    continue
                 elif is_outage(error):
                     if backoff is None:
                         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
@@ -262,17 +292,73 @@ class Appender:
             return
 
     async def _append(self, connection: "Connection[Record]", batch: list[_Pending]) -> None:
-        row = await connection.fetchrow(QUERIES["append"], *_columns(batch))
-        if row is None:
-            raise LogCorruptedError(problem="no head row")
-        base, recorded_at = row
-        if base < self._known_head:
-            raise LogCorruptedError(
-                problem=f"position {base + 1} was given out after {self._known_head}"
-            )
+        ((base, recorded_at, acceptance),) = await connection.fetch(
+            QUERIES["append"], self._known_head, *_columns(batch)
+        )
+        if acceptance != self._acceptance:
+            await self._note_acceptance(connection)
         for position, pending in enumerate(batch, base + 1):
             _report(pending, Appended(position, recorded_at))
         self._advance(base + len(batch))
+
+    def _refuse(self, batch: list[_Pending], refusal: str) -> None:
+        """The database takes no appends at all, until somebody sees to it: tell all who wait, and who come."""
+        if refusal != self._refusal:
+            logger.critical(
+                "appends_refused",
+                message="Every delivery is refused until somebody sees to it.",
+                error=refusal,
+            )
+        self._refusal = refusal
+        queued = [*self._queue]
+        self._queue.clear()
+        self._queued_bytes = 0
+        _report_all([*batch, *queued], UnavailableError(problem=refusal))
+
+    async def _look_again(self) -> None:
+        """After a while, see whether the database takes appends again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFUSED_PAUSE):
+                await self._wake.wait()
+        if self._stopping:
+            return
+        try:
+            connection = await self._connection()
+            await self._note_acceptance(connection)
+            await connection.fetch(QUERIES["append"], self._known_head, *_columns([]))
+        except Exception as error:
+            raise_if_cancelled()
+            if refusal := refusal_of(error):
+                self._refuse([], refusal)
+                return
+            if not is_outage(error):
+                logger.error(
+                    "append_failed", message="A batch could not be appended.", exc_info=error
+                )
+            self._disconnect()
+            return
+        self._refusal = None
+        logger.info("appends_resumed", message="Deliveries are taken again.", head=self._known_head)
+
+    async def _note_acceptance(self, connection: "Connection[Record]") -> None:
+        """See what an operator has accepted; name what is lost by it, as far as this process knows."""
+        rows = await connection.fetch(QUERIES["list_acceptances"], self._acceptance)
+        for acceptance, timeline, position in rows:
+            logger.warning(
+                "timeline_accepted",
+                message="An operator accepted that the log goes on from here.",
+                timeline=timeline,
+                head=position,
+            )
+            if position < self._known_head:
+                logger.critical(
+                    "events_lost",
+                    message="Events that were on record are not in the accepted log; others get their positions.",
+                    first=position + 1,
+                    last=self._known_head,
+                )
+            self._acceptance = acceptance
+            self._known_head = min(self._known_head, position)
 
     async def _recover(
         self, connection: "Connection[Record]", batch: list[_Pending]
@@ -290,7 +376,7 @@ class Appender:
                 problem = "the lost session does not end"
                 raise TimeoutError(problem)
         async with connection.transaction():
-            head = await connection.fetchval(QUERIES["lock_head"])
+            ((head, timeline, acceptance, now),) = await connection.fetch(QUERIES["lock_head"])
             rows = await connection.fetch(
                 QUERIES["find_appended"],
                 [pending.event.event_id for pending in batch],
@@ -301,21 +387,38 @@ class Appender:
         found: dict[UUID, Appended] = {
             row["event_id"]: Appended(row["position"], row["recorded_at"]) for row in rows
         }
+        if refused := timeline != now or head < self._known_head:
+            # What is on record here may not be what was acknowledged there; an append tells what is the matter.
+            self._disown(found)
         missing: list[_Pending] = []
         for pending in batch:
             if appended := found.get(pending.event.event_id):
-                _report(pending, appended)
+                _report(pending, UnavailableError(problem=IN_DOUBT) if refused else appended)
             elif not pending.reported:
                 missing.append(pending)
+        if refused:
+            return missing
         logger.info(
             "batch_recovered",
             message="A batch of unknown outcome was looked up in the log; what was missing is appended now.",
             on_record=len(found),
             missing=len(missing),
         )
+        if acceptance != self._acceptance:
+            await self._note_acceptance(connection)
         # None of the rest is on record up to `head`: a later recovery need only look beyond.
         self._advance(head)
         return missing
+
+    def _disown(self, found: "dict[UUID, Appended]") -> None:
+        """Log which events are on record though their senders are told otherwise."""
+        if found:
+            logger.critical(
+                "batch_not_acknowledged",
+                message="Events are on record whose senders are told to send them again, since the database that holds"
+                " them is not accepted.",
+                positions=sorted(one.position for one in found.values()),
+            )
 
     async def _bisect(self, batch: list[_Pending], error: Exception) -> None:
         """The database refuses an event of `batch`: find the one at fault, and append the others in order."""
@@ -372,6 +475,7 @@ def _columns(batch: Sequence[_Pending]) -> tuple[object, ...]:
         [event.received_at for event in events],
         [event.headers for event in events],
         [event.body for event in events],
+        os.urandom(SALT_BYTES * len(events)),
     )
 
 

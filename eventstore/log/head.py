@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from eventstore.errors import LogCorruptedError
 from eventstore.log.queries import QUERIES
 from eventstore.postgres.database import closed_event, commit_without_waiting, run_connected
 from eventstore.postgres.failures import is_outage
@@ -37,7 +38,7 @@ async def read_head(source: "Database | Session") -> int:
 
 
 class Head:
-    """The newest position that this process knows of: `position`, which never goes back.
+    """The newest position that this process knows of: `position`. It goes back only where an operator accepted a loss.
 
     It moves with this process's own appends at once, with those of others when they notify, at the latest at the next
     poll.
@@ -45,6 +46,7 @@ class Head:
 
     def __init__(self, database: "Database", limits: "Limits") -> None:
         self.position = 0
+        self._acceptance = 0
         self._database = database
         self._poll_seconds = limits.poll_seconds
         self._moved = asyncio.Event()
@@ -55,7 +57,7 @@ class Head:
 
     async def start(self, *, notify: bool = True, follow: bool = True) -> None:
         """Read the head; then `notify` other processes of our appends, and `follow` those of others."""
-        self._move_to(await read_head(self._database))
+        await self._read()
         connect = self._database.connect
         works = {}
         if notify:
@@ -78,6 +80,16 @@ class Head:
         while self.position <= position:
             await self._moved.wait()
 
+    async def _read(self) -> None:
+        row = await self._database.fetchrow(QUERIES["watch_head"])
+        if row is None:
+            raise LogCorruptedError(problem="no head row")
+        position, acceptance = row
+        if acceptance != self._acceptance:
+            self._acceptance = acceptance
+            self.position = min(self.position, position)
+        self._move_to(position)
+
     def _move_to(self, position: int) -> None:
         if position > self.position:
             self.position = position
@@ -92,7 +104,7 @@ class Head:
                     await self._notified.wait()
             self._notified.clear()
             try:
-                self._move_to(await read_head(self._database))
+                await self._read()
             except Exception as error:
                 raise_if_cancelled()
                 if not is_outage(error):

@@ -1,25 +1,27 @@
 -- append --
--- Append one batch of deliveries; give back the position before its first and the time on record. Names come joined by
--- U+001E; U+001F stands for null.
-SELECT base, recorded_at
+-- Append one batch of deliveries; give back the position before its first, the time on record, and how many times a
+-- timeline was accepted. $1 is how far the log is known to have reached. Names come joined by U+001E; U+001F stands for
+-- null.
+SELECT base, recorded_at, acceptance
 FROM append_events(
-    $1,
-    string_to_array($2, U&'\001E'),
+    $1, $2,
     string_to_array($3, U&'\001E'),
     string_to_array($4, U&'\001E'),
-    string_to_array($5, U&'\001E', U&'\001F'),
-    string_to_array($6, U&'\001E'),
-    $7, $8, $9
+    string_to_array($5, U&'\001E'),
+    string_to_array($6, U&'\001E', U&'\001F'),
+    string_to_array($7, U&'\001E'),
+    $8, $9, $10, $11
 )
 
 -- use_generic_plans --
 -- For a session that appends: no plan depends on the values, and planning an append takes longer than executing a small
--- one.
-SET plan_cache_mode = force_generic_plan
+-- one. The head is found by its index, however many versions of its row a long snapshot keeps.
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off
 
 -- lock_head --
 -- Wait for every append under way, and keep others out until this transaction ends.
-SELECT position FROM log_head FOR UPDATE
+SELECT position, timeline, acceptance, current_timeline() AS now FROM log_head WHERE only_row FOR UPDATE
 
 -- this_session --
 -- What identifies this session: a pid alone may be another session's by now.
@@ -34,11 +36,20 @@ SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = $1 AND 
 -- since the head's lock is held meanwhile, and much may have come since $2.
 SELECT event_id, position, recorded_at
 FROM events
-WHERE stream = ANY($3::text[]) AND position > $2 AND event_id = ANY($1::uuid[])
+WHERE hashtextextended(stream, 0) = ANY(ARRAY(SELECT hashtextextended(name, 0) FROM unnest($3::text[]) AS name))
+    AND stream = ANY($3::text[]) AND position > $2 AND event_id = ANY($1::uuid[])
 
 -- read_head --
 -- The newest position.
-SELECT position FROM log_head
+SELECT position FROM log_head WHERE only_row
+
+-- watch_head --
+-- The newest position, and how many times a timeline was accepted: only then may the position have gone back.
+SELECT position, acceptance FROM log_head WHERE only_row
+
+-- list_acceptances --
+-- Which timelines were accepted since the one of number $1, and where the log ended then.
+SELECT acceptance, timeline, position FROM timelines WHERE acceptance > $1 ORDER BY acceptance
 
 -- read_slice --
 -- What follows $1 without a gap, at most up to $1 + $2: the events of the topics in $3 ("provider topic"; null: all) and
@@ -65,7 +76,7 @@ SELECT
 FROM slice AS s, events AS e, LATERAL (
     SELECT $3::text[] IS NULL OR e.provider || ' ' || e.topic = ANY($3) AS handled
 ) AS h
-WHERE e.position > $1 AND e.position <= s.last AND (h.handled OR e.position = s.last)
+WHERE e.position > $1 AND e.position <= $1 + $2 AND e.position <= s.last AND (h.handled OR e.position = s.last)
 ORDER BY e.position
 
 -- list_events --
@@ -90,14 +101,20 @@ SELECT
     position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body
 FROM (
     SELECT *, sum(octet_length(body)) OVER (ORDER BY position) - octet_length(body) AS before
-    FROM (SELECT * FROM events WHERE stream = $1 AND position > $2 ORDER BY position LIMIT $3) AS page
+    FROM (
+        SELECT * FROM events
+        WHERE hashtextextended(stream, 0) = hashtextextended($1, 0) AND stream = $1 AND position > $2
+        ORDER BY position
+        LIMIT $3
+    ) AS page
 ) AS history
 WHERE before < $4
 ORDER BY position
 
 -- find_in_stream --
 -- Where in its stream an event is, if it is.
-SELECT position FROM events WHERE stream = $1 AND event_id = $2
+SELECT position FROM events
+WHERE hashtextextended(stream, 0) = hashtextextended($1, 0) AND stream = $1 AND event_id = $2
 
 -- notify_head --
 -- Wake the readers of other processes.

@@ -38,6 +38,29 @@ _REFUSED_VALUES = (
 )
 
 
+# What append_events raises (schema.sql), and what to do.
+_REFUSALS = {
+    "LL000": "Restore the database from a backup.",
+    "LL001": "If this database is to go on without what came after, run `loopledger timeline accept`.",
+    "LL002": "Set both to on.",
+    "LL003": "A replica was promoted, or a backup restored. See that no other server is written to, then run"
+    " `loopledger timeline accept`.",
+}
+
+
+def refusal_of(error: BaseException) -> str | None:
+    """Why the database takes no appends at all, and what to do; None if that is not what `error` says."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return None
+    remedy = _REFUSALS.get(error.sqlstate or "")
+    return f"{error.message}. {remedy}" if remedy else None
+
+
+def is_lost_race(error: BaseException) -> bool:
+    """Say whether an append met a partition that another session made at that very moment: the next try finds it."""
+    return isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None
+
+
 def is_outage(error: BaseException) -> bool:
     """Say whether Postgres is away or going away, so that trying again helps."""
     return isinstance(error, _OUTAGES)

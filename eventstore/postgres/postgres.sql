@@ -34,9 +34,20 @@ SET enable_seqscan = off
 -- Whether the server itself waits for the disk.
 SELECT current_setting('fsync')
 
+-- unlogged_tables --
+-- Tables of the log that a crash would empty.
+SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname)
+FROM pg_class AS c
+WHERE c.relpersistence = 'u' AND (
+    c.oid IN (to_regclass('log_head'), to_regclass('timelines'), to_regclass('events'))
+    OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('events'))
+)
+
 -- check_head --
 -- The newest position by the head and by the events themselves: they must agree.
-SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS newest FROM log_head AS h
+SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS newest
+FROM log_head AS h
+WHERE h.only_row
 
 -- try_to_lead --
 -- Become the one session that projects, if nobody is.

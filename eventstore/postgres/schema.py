@@ -1,5 +1,6 @@
 """The schema: made or migrated when a server starts, and the server that holds it checked."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from eventstore.errors import LogCorruptedError, PostgresError
 from eventstore.postgres.queries import QUERIES
 
 if TYPE_CHECKING:
-    from asyncpg import Connection, Record
+    from asyncpg import Connection, PostgresLogMessage, Record
     from asyncpg.pool import PoolConnectionProxy
 
 logger = structlog.get_logger()
@@ -18,6 +19,14 @@ ROOT = Path(__file__).parent.parent.parent
 SCHEMA = ROOT / "schema.sql"
 MIGRATIONS = ROOT / "migrations"
 OLDEST_MAJOR = 15
+
+# Seconds: for a statement that may take as long as it has to, and between two messages of how far it is.
+NO_LIMIT = 7 * 86_400.0
+PROGRESS_SECONDS = 5.0
+PROGRESS_WORDS = 3
+
+# How many events a migration rewrites each second, about: for the first guess of how long it will take.
+MIGRATED_PER_SECOND = 70_000
 
 
 async def set_up_schema(connection: "Connection[Record]") -> None:
@@ -45,7 +54,7 @@ async def set_up_schema(connection: "Connection[Record]") -> None:
 
 async def lock_schema(connection: "Connection[Record] | PoolConnectionProxy[Record]") -> None:
     """Let one server at a time change tables, until the transaction ends."""
-    await connection.execute(QUERIES["lock_schema"])
+    await connection.execute(QUERIES["lock_schema"], timeout=NO_LIMIT)
 
 
 def all_migrations() -> dict[int, Path]:
@@ -54,12 +63,54 @@ def all_migrations() -> dict[int, Path]:
 
 
 async def migrate(connection: "Connection[Record]", number: int, file: Path) -> None:
-    """Apply one migration. The caller holds the transaction."""
-    await connection.execute(file.read_text("utf-8"))  # noqa: ASYNC240 - a small file, once
+    """Apply one migration, however long it takes. The caller holds the transaction.
+
+    One that takes long says how far it is: INFO "progress <done> <of how many>", first of all with 0 done.
+    """
+    progress = Progress(number)
+    connection.add_log_listener(progress.on_message)
+    try:
+        await connection.execute(file.read_text("utf-8"), timeout=NO_LIMIT)  # noqa: ASYNC240 - a small file, once
+    finally:
+        connection.remove_log_listener(progress.on_message)
     await connection.execute(QUERIES["record_version"], number)
     logger.info(
         "schema_migrated", message="The schema was migrated.", version=number, file=file.name
     )
+
+
+class Progress:
+    """Logs how far a migration is, as it says so itself."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._begun = time.monotonic()
+        self._logged = 0.0
+
+    def on_message(self, _: object, message: "PostgresLogMessage") -> None:
+        """Take a message of the server."""
+        words = (message.message or "").split()
+        if len(words) != PROGRESS_WORDS or words[0] != "progress":
+            return
+        done, total = int(words[1]), int(words[2])
+        now = time.monotonic()
+        if not done:
+            self._begun = self._logged = now
+            left = total / MIGRATED_PER_SECOND
+        elif done == total or now - self._logged >= PROGRESS_SECONDS:
+            self._logged = now
+            left = (now - self._begun) / done * (total - done)
+        else:
+            return
+        logger.info(
+            "schema_migrating",
+            message="The schema is being migrated; nothing is served until that is done.",
+            version=self._number,
+            done=done,
+            total=total,
+            percent=round(100 * done / total, 1) if total else 100.0,
+            seconds_left=round(left),
+        )
 
 
 async def check_server(connection: "Connection[Record]") -> None:
@@ -68,6 +119,11 @@ async def check_server(connection: "Connection[Record]") -> None:
         raise PostgresError(
             problem="the server runs with fsync = off, so that a 200 would promise nothing",
             remedy="Set fsync = on.",
+        )
+    if tables := await connection.fetchval(QUERIES["unlogged_tables"]):
+        raise PostgresError(
+            problem=f"a crash would empty these tables, which are UNLOGGED: {tables}",
+            remedy="Run ALTER TABLE ... SET LOGGED for each.",
         )
     major = connection.get_server_version().major
     if major < OLDEST_MAJOR:

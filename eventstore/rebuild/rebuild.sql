@@ -29,7 +29,7 @@ WHERE name = $1 AND generation = $2 AND status = 'building'
 
 -- count_ignored --
 -- How many events up to $1 are of other topics than these.
-SELECT count(*) FROM events WHERE position <= $1 AND NOT provider || ' ' || topic = ANY($2::text[])
+SELECT count(*) FROM events WHERE position > 0 AND position <= $1 AND NOT provider || ' ' || topic = ANY($2::text[])
 
 -- set_index_memory --
 -- For this session: create indexes in so much memory.

@@ -72,7 +72,12 @@ async def test_concurrent_appends_share_a_transaction(
         "INSERT INTO log_head SELECT * FROM log_head ON CONFLICT DO NOTHING",
         "UPDATE log_head SET position = position - 1",
         "UPDATE log_head SET recorded_at = recorded_at - interval '1 s'",
-        "INSERT INTO events TABLE events ON CONFLICT (stream, position) DO UPDATE SET topic = 'x'",
+        "UPDATE events_1 SET topic = 'x'",
+        "DELETE FROM events_1",
+        "TRUNCATE events_1",
+        "UPDATE timelines SET timeline = 7",
+        "DELETE FROM timelines",
+        "INSERT INTO events TABLE events ON CONFLICT (position) DO UPDATE SET topic = 'x'",
     ],
 )
 async def test_the_log_refuses_to_be_changed_even_by_its_owner(
@@ -95,8 +100,8 @@ async def test_the_log_refuses_to_be_changed_in_a_replication_session_too(
 async def test_a_batch_of_uneven_arrays_is_refused_whole(connection: "Connection[Record]") -> None:
     with pytest.raises(asyncpg.NotNullViolationError):
         await connection.execute(
-            "SELECT append_events(array[gen_random_uuid(), gen_random_uuid()], array['loopz'],"
+            "SELECT append_events(0, array[gen_random_uuid(), gen_random_uuid()], array['loopz'],"
             " array['t'], array['m'], array[null], array['s'], array[now()], array[''::bytea],"
-            " array[''::bytea])"
+            " array[''::bytea], NULL)"
         )
     assert await connection.fetchval(LOG["read_head"]) == 0

@@ -54,8 +54,8 @@ async def test_the_two_parts_of_a_slice_add_up_to_it(log: Log) -> None:
 async def test_a_reader_does_not_go_past_a_gap(log: Log, connection: "Connection[Record]") -> None:
     await asyncio.gather(*(log.appender.append(new_event()) for _ in range(2)))
     await connection.execute(
-        "INSERT INTO events SELECT 4, event_id, provider, topic, merchant_id, program_id, stream,"
-        " received_at, recorded_at, headers, body FROM events WHERE position = 1"
+        "INSERT INTO events SELECT 4, received_at, recorded_at, event_id, provider, topic, merchant_id,"
+        " program_id, stream, headers_salt, body_salt, headers, body FROM events WHERE position = 1"
     )
     assert positions_of(await log.reader.read_slice(0, 10, None)) == [1, 2]
     assert (await log.reader.read_slice(0, 10, ())).through == 2

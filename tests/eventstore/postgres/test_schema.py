@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -115,31 +116,29 @@ async def test_a_database_that_does_not_answer_is_named_without_its_password() -
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_history_is_read_through_the_primary_key_and_the_tail_through_its_index(
-    cluster: Cluster,
-) -> None:
+NO_EVENT = UUID(int=0)
+
+LOG_READS: dict[str, tuple[str, tuple[object, ...]]] = {
+    "read_stream": ("events_1_hashtextextended_position_idx", ("s-7", 3, 100, 2**20)),
+    "find_in_stream": ("events_1_hashtextextended_position_idx", ("s-7", NO_EVENT)),
+    "find_appended": ("events_1_hashtextextended_position_idx", ([NO_EVENT], 3, ["s-7", "s-8"])),
+    "read_slice": ("events_1_pkey", (10, 50, None, 2**20)),
+    "list_events": ("events_1_pkey", (10, 50)),
+    "read_event": ("events_1_pkey", (10,)),
+}
+
+
+@pytest.mark.parametrize("name", LOG_READS)
+async def test_the_log_is_read_through_its_indexes(cluster: Cluster, name: str) -> None:
+    index, values = LOG_READS[name]
     async with cluster.database() as url:
         connection = await asyncpg.connect(url)
         await connection.execute(
-            "INSERT INTO events SELECT n, gen_random_uuid(), 'p', 't', 'm', null, 's-' || n % 500,"
-            " now(), now(), '', '' FROM generate_series(1, 5000) AS n; ANALYZE events"
+            "INSERT INTO events SELECT n, now(), now(), gen_random_uuid(), 'p', 't', 'm', null,"
+            " 's-' || n % 500, null, null, '', '' FROM generate_series(1, 5000) AS n; ANALYZE events_1"
         )
-        plans = {
-            name: await _plan(connection, LOG[name], *values)
-            for name, values in {
-                "read_stream": ("s-7", 3, 100, 2**20),
-                "read_slice": (10, 50, None, 2**20),
-                "list_events": (10, 50),
-            }.items()
-        }
+        rows = await connection.fetch(f"EXPLAIN {LOG[name]}", *values)
         await connection.close()
-    assert "events_pkey" in plans["read_stream"]
-    assert "events_position" in plans["read_slice"]
-    assert "events_position" in plans["list_events"]
-    assert "Seq Scan" not in "".join(plans.values())
-
-
-async def _plan(
-    connection: "asyncpg.Connection[asyncpg.Record]", query: str, *values: object
-) -> str:
-    return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {query}", *values))
+    plan = "\n".join(row[0] for row in rows)
+    assert index in plan
+    assert "Seq Scan" not in plan
