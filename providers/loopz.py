@@ -187,6 +187,7 @@ def provider(_: Settings) -> Provider:
         decode=decode,
         example=EXAMPLE,
         identity_headers=IDENTITY_HEADERS,
+        kept_headers=(SUBSCRIPTION_HEADER,),
     )
 
 

@@ -45,9 +45,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `recognise(headers, body)` says where a delivery belongs; raises UnparsableError and UnidentifiedError. Header
     names are matched without case. `topics` are those it knows, each with the type of fact it carries; an event of any
     other topic goes on record, and no projection handles it. `decode(event)` reads an event of a known topic; raises
-    UndecodableError. `identity_headers` hold what the body does not say of itself. `decoding_settings`: the settings
-    that `decode` depends on, as a value that JSON can hold; never a secret. `example` is a delivery that `recognise`
-    accepts.
+    UndecodableError. `identity_headers` hold what the body does not say of itself. `kept_headers` are others of its own
+    that go on record. `decoding_settings`: the settings that `decode` depends on, as a value that JSON can hold; never
+    a secret. `example` is a delivery that `recognise` accepts.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     decode: Callable[[Event], Fact]
     example: Example
     identity_headers: tuple[str, ...] = ()
+    kept_headers: tuple[str, ...] = ()
     decoding_settings: object = None
 
 

@@ -146,25 +146,38 @@ class Verifier:
         ]
         self._any_tenant = all(allowed is None for _, _, allowed in self._tenants)
 
+        # The secrets themselves: no part of what goes on record may be one.
+        self.secrets: set[bytes] = set()
+
+        def read(secret: Secret) -> bytes:
+            value = secrets(secret)
+            self.secrets.add(value.removesuffix(b"\n").removesuffix(b"\r"))
+            return value
+
         credentials: list[Callable[[Delivery, float], None]] = []
         self.credential_headers: frozenset[bytes] = frozenset()
         if verification.addresses is not None:
             credentials.append(self._check_address)
         if verification.path is not None:
-            credentials.append(PathCheck(verification.path, secrets, f"{key}.path").check)
+            credentials.append(PathCheck(verification.path, read, f"{key}.path").check)
         if verification.basic is not None:
-            credentials.append(BasicCheck(verification.basic, secrets, f"{key}.basic").check)
+            credentials.append(BasicCheck(verification.basic, read, f"{key}.basic").check)
             self.credential_headers |= {AUTHORIZATION.lower().encode()}
         if (tokens := verification.tokens) is not None:
-            credentials.append(TokenCheck(tokens, secrets, f"{key}.tokens").check)
+            credentials.append(TokenCheck(tokens, read, f"{key}.tokens").check)
             self.credential_headers |= {tokens.header.lower().encode()}
         self._credentials = tuple(credentials)
 
+        # Evidence that goes on record: the headers of signatures, and what is signed besides the body.
+        self.signature_headers: frozenset[str] = frozenset()
         signatures: list[SignatureCheck[Any]] = []
         if verification.hmac is not None:
-            signatures.append(HmacCheck(verification.hmac, secrets, f"{key}.hmac"))
+            named = verification.hmac
+            names = (named.header, named.timestamp_header, named.id_header)
+            self.signature_headers |= {name for name in names if name}
+            signatures.append(HmacCheck(verification.hmac, read, f"{key}.hmac"))
         if (standard := verification.standard_webhooks) is not None:
-            signatures.append(StandardCheck(standard, secrets, f"{key}.standard_webhooks"))
+            signatures.append(StandardCheck(standard, read, f"{key}.standard_webhooks"))
         self._signatures = tuple(signatures)
         self._checks_nothing = not credentials and not signatures
 

@@ -11,6 +11,7 @@ from eventstore.log.events import EventWithHeaders, ListedEvent, Recorded
 from eventstore.query.cursor import Page, page_of
 from web.api.headers import parse_headers
 from web.context import Context
+from web.header_block import decode_headers
 from web.parameters import NoParameters, PageQuery, Position, PositionOrZero
 from web.route import COMMON_ERRORS, Route
 
@@ -54,7 +55,9 @@ async def show_event(context: Context, path: EventPath, _: NoParameters) -> Even
     event = await _find(context, path.position)
     return EventDetails(
         **{name: getattr(event, name) for name in Recorded.__struct_fields__},
-        headers=parse_headers(event.headers),
+        headers=parse_headers(
+            decode_headers(event.headers, event.topic, event.merchant_id, event.program_id)
+        ),
         size=len(event.body),
         sha256=hashlib.sha256(event.body).hexdigest(),
     )

@@ -15,9 +15,10 @@ from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
 from web.api.deliveries import Acknowledgement
-from web.api.headers import parse_headers
+from web.api.headers import parse_headers, split_lines
 from web.context import Context, Endpoint
 from web.errors import NotRetriableError
+from web.header_block import encode_headers
 from web.ingest.headers import REJECTION_HEADER
 from web.ingest.receiver import new_event, recognise
 from web.parameters import LARGEST, NoParameters, PageQuery
@@ -130,8 +131,9 @@ async def _append_once(
         return position
     # It was verified as of when it came; the event is received now.
     delivery.received_at = datetime.now(UTC)
-    mark = b"%b: %d\r\n" % (REJECTION_HEADER, rejection.id)
-    event = new_event(event_id, delivery, recognised, mark + rejection.headers)
+    pairs = [(REJECTION_HEADER, b"%d" % rejection.id), *split_lines(rejection.headers)]
+    headers = encode_headers(pairs, recognised.topic, recognised.merchant_id, recognised.program_id)
+    event = new_event(event_id, delivery, recognised, headers)
     return (await context.appender.append(event)).position
 
 

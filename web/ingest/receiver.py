@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -58,11 +58,7 @@ class Receiver:
         self._bodies = BodyReader(limits)
         self._rate_key = lru_cache(limits.addresses_remembered)(rate_key)
         self._rate = RateLimiter(limits)
-        self._headers = HeaderFilter(
-            frozenset[bytes]().union(
-                *(endpoint.verifier.credential_headers for endpoint in endpoints.values())
-            )
-        )
+        self._headers = _header_filter(endpoints.values())
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -114,12 +110,9 @@ class Receiver:
     def _event(self, endpoint: Endpoint, delivery: Delivery, claims: Claims) -> NewEvent:
         """Check the body of a delivery, and find out where it belongs."""
         endpoint.verifier.check_body(delivery, claims)
-        return new_event(
-            new_event_id(),
-            delivery,
-            recognise(endpoint, delivery),
-            self._headers.kept(delivery),
-        )
+        recognised = recognise(endpoint, delivery)
+        headers = self._headers.block(delivery, recognised)
+        return new_event(new_event_id(), delivery, recognised, headers)
 
     def _limit_rate(self, endpoint: Endpoint | None, delivery: Delivery) -> None:
         address = delivery.address
@@ -149,13 +142,26 @@ class Receiver:
                 problem=str(error),
                 address=delivery.address,
                 identity=self._identity(delivery),
-                headers=self._headers.kept(delivery),
+                headers=self._headers.lines(delivery),
                 body=body,
                 # Where the body was not read, what the head says of it.
                 size=len(body) or int(delivery.headers.get("Content-Length", 0)),
                 at=datetime.now(UTC),
             )
         )
+
+
+def _header_filter(endpoints: Iterable[Endpoint]) -> HeaderFilter:
+    """Keep what any provider is recognised, or any signature checked, by."""
+    kept: set[str] = set()
+    credentials: set[bytes] = set()
+    secrets: set[bytes] = set()
+    for endpoint in endpoints:
+        kept |= {*endpoint.provider.identity_headers, *endpoint.provider.kept_headers}
+        kept |= endpoint.verifier.signature_headers
+        credentials |= endpoint.verifier.credential_headers
+        secrets |= endpoint.verifier.secrets
+    return HeaderFilter(kept, credentials, secrets)
 
 
 def acknowledgement(appended: Appended) -> bytes:
