@@ -100,6 +100,12 @@ class FencedError(LoopledgerError):
     """Another projector has moved {projection} on from checkpoint {checkpoint}."""
 
 
+class StateChangedError(LoopledgerError):
+    """{projection} stopped at position {checkpoint}: in its table (generation {generation}) a state is not the one that
+    was folded. Something else writes to that table. Nothing was overwritten; find out what it was, then rebuild.
+    """  # noqa: D205 - one message
+
+
 class IncompleteReadError(LoopledgerError):
     """A read from position {after} to {through} gave {count} events, and those left out do not account for the rest."""
 

@@ -172,7 +172,12 @@ SELECT stream, position, {names} FROM {table} WHERE stream = ANY($1::text[])
 -- write_batch --
 -- Write what one slice of the log changed in a generation, in one statement and so in one transaction: if the
 -- checkpoint is still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9;
--- `position` is the event that changed each last) and the journal ($10). Rows come as JSON, each an array.
+-- `position` is the event that changed each last) and the journal ($11). Rows come as JSON, each an array.
+--
+-- $10 are the positions of the states that these were folded from, in ascending order; a position says which stream it
+-- is of. If the table holds another one by now, all of it fails with division_by_zero: nothing else here divides, a
+-- SQLSTATE arrives from whichever machine holds the row, and no count of rows written has to be believed. A row that
+-- another transaction has yet to commit is waited for first.
 WITH moved AS (
     UPDATE projections
     SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7,
@@ -186,7 +191,12 @@ WITH moved AS (
 ), write_states AS (
     INSERT INTO {table} ({names})
     SELECT {values} FROM moved, jsonb_array_elements($9::text::jsonb) AS new
-    ON CONFLICT (stream) DO UPDATE SET ({changes}) = ROW ({excluded})
+    ON CONFLICT (stream) DO UPDATE SET (position, {changes}) = ROW (
+        excluded.position / coalesce(
+            {table}.position = ($10::bigint[])[width_bucket({table}.position, $10::bigint[])], false
+        )::int,
+        {excluded}
+    )
 ){write_journal}
 SELECT checkpoint FROM moved
 
@@ -194,5 +204,5 @@ SELECT checkpoint FROM moved
 -- The part of write_batch that writes a journal, where a projection has one.
 , write_journal AS (
     INSERT INTO {table} ({names})
-    SELECT {values} FROM moved, jsonb_array_elements($10::text::jsonb) AS new
+    SELECT {values} FROM moved, jsonb_array_elements($11::text::jsonb) AS new
 )

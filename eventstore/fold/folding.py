@@ -84,7 +84,8 @@ def handled_topics(projection: Projection[State], sources: Mapping[str, Source])
 class FoldBatch(NamedTuple, Generic[State]):
     """What the events after position `after` up to `checkpoint` changed: all that is written in one transaction.
 
-    `changed` are states by their streams. `failures_in_a_row` is how many events in a row, up to the checkpoint, could
+    `changed` are states by their streams; `bases`, in ascending order, the positions of those in the table that they
+    were folded from, where there was one. `failures_in_a_row` is how many events in a row, up to the checkpoint, could
     not be folded.
     """
 
@@ -94,6 +95,7 @@ class FoldBatch(NamedTuple, Generic[State]):
     ignored: int
     failures_in_a_row: int
     changed: Mapping[str, StateAt[State]]
+    bases: list[int]
     quarantined: list[tuple[int, str, str]]
     journal: list[Row]
 
@@ -167,6 +169,9 @@ class Accumulator(Generic[State]):
             ignored=log_slice.ignored,
             failures_in_a_row=self.failures_in_a_row,
             changed=self.changed,
+            bases=sorted(
+                base[0] for stream in self.changed if (base := self._loaded.get(stream)) is not None
+            ),
             quarantined=self._quarantine_rows,
             journal=self._journal_rows,
         )

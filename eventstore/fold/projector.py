@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Generic, NamedTuple
 import asyncpg
 import structlog
 
-from eventstore.errors import FencedError, IncompleteError, IncompleteReadError, SystematicError
+from eventstore.errors import (
+    FencedError,
+    IncompleteError,
+    IncompleteReadError,
+    StateChangedError,
+    SystematicError,
+)
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.folding import Accumulator, FoldBatch, StateAt, handled_topics
 from eventstore.fold.generation import GenerationTables
@@ -147,7 +153,12 @@ class Projector(Generic[State]):
                     projection=self.projection.name,
                     error=str(error),
                 )
-            except (IncompleteError, IncompleteReadError, SystematicError) as error:
+            except (
+                IncompleteError,
+                IncompleteReadError,
+                StateChangedError,
+                SystematicError,
+            ) as error:
                 # Whatever it wrote from here on could not be trusted: stop, loudly.
                 logger.critical(
                     "projection_stopped",
@@ -283,7 +294,10 @@ class Projector(Generic[State]):
             return None
 
     async def _write(self, prepared: _PreparedBatch[State]) -> None:
-        """Write a batch. Raises FencedError, IncompleteError, and whatever Postgres finds wrong with it."""
+        """Write a batch.
+
+        Raises FencedError, StateChangedError, IncompleteError, and whatever Postgres finds wrong with it.
+        """
         batch = prepared.batch
         if prepared.log_slice.events:
             await self._record_fingerprint()
@@ -375,6 +389,7 @@ class Projector(Generic[State]):
                 count=failures,
                 error=accumulator.last_error,
             )
+        batch = accumulator.batch(log_slice)
         states.update(accumulator.changed)
         self._remember(states)
-        return accumulator.batch(log_slice)
+        return batch

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Generic
 
+import asyncpg
 import msgspec
 
+from eventstore.errors import StateChangedError
 from eventstore.fold.columns import names_of, values_of
 from eventstore.fold.folding import FoldBatch, Row, StateAt
 from eventstore.fold.generation import GenerationTables
@@ -49,22 +51,35 @@ class GenerationWriter(Generic[State]):
         return {stream: (position, make(*values)) for stream, position, *values in rows}
 
     async def write_batch(self, database: "Database", batch: FoldBatch[State]) -> bool:
-        """Write a batch, states and checkpoint together; False if somebody else has moved the checkpoint."""
+        """Write a batch, states and checkpoint together; False if somebody else has moved the checkpoint.
+
+        Raises StateChangedError if the table holds another state than one of these was folded from.
+        """
         # As JSON: to encode arrays of each column costs ten times as much, and in Postgres it makes no difference.
-        rows: list[Sequence[object]] = [batch.quarantined, list(_state_rows(batch.changed))]
+        json = msgspec.json.encode
+        values: list[object] = [
+            json(batch.quarantined).decode(),
+            json(list(_state_rows(batch.changed))).decode(),
+            batch.bases,
+        ]
         if self._tables.journal is not None:
-            rows.append(batch.journal)
-        moved = await database.fetchval(
-            self._write_statement,
-            self._name,
-            self._tables.generation,
-            batch.after,
-            batch.checkpoint,
-            batch.folded,
-            batch.ignored,
-            batch.failures_in_a_row,
-            *(msgspec.json.encode(each).decode() for each in rows),
-        )
+            values.append(json(batch.journal).decode())
+        try:
+            moved = await database.fetchval(
+                self._write_statement,
+                self._name,
+                self._tables.generation,
+                batch.after,
+                batch.checkpoint,
+                batch.folded,
+                batch.ignored,
+                batch.failures_in_a_row,
+                *values,
+            )
+        except asyncpg.DivisionByZeroError as error:
+            raise StateChangedError(
+                projection=self._name, generation=self._tables.generation, checkpoint=batch.after
+            ) from error
         return moved is not None
 
     async def copy_states(
@@ -99,7 +114,8 @@ class GenerationWriter(Generic[State]):
                 names=names_of(journal.columns),
                 values=values_of(journal.columns),
             )
-        updated = states.columns[1:]
+        # All but stream and position.
+        updated = states.columns[2:]
         return QUERIES["write_batch"].format(
             **states.placeholders,
             names=names_of(states.columns),

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
 import pytest
 
-from eventstore.errors import FencedError, IncompleteError
+from eventstore.errors import FencedError, IncompleteError, StateChangedError
 from eventstore.fold.registry import Registry
 from eventstore.log.events import LogSlice
 from eventstore.postgres.database import Database
@@ -77,6 +77,72 @@ async def test_of_two_projectors_only_one_advances(
     with pytest.raises(FencedError, match="checkpoint 0"):
         await other.fold_next()
     assert await counts(connection) == (1, 1, 0, 0)
+
+
+CHANGE = "UPDATE gift_cards_1 SET position = position + 100, balance = 7 WHERE id = 'a'"
+
+
+async def test_a_state_that_others_changed_is_not_overwritten(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    await append_cards(log, {"id": "a", "balance": 1}, {"id": "b", "balance": 2})
+    await one.fold_next()
+    await connection.execute(CHANGE)
+    await append_cards(log, {"id": "a", "balance": 3}, {"id": "b", "balance": 4})
+    with pytest.raises(StateChangedError, match="generation 1"):
+        await one.fold_next()
+    assert await counts(connection) == (2, 2, 0, 0)
+    assert values(await connection.fetch("SELECT id, balance FROM gift_cards ORDER BY id")) == [
+        ("a", 7),
+        ("b", 2),
+    ]
+
+
+async def test_a_projection_stops_where_others_change_its_states(
+    database: Database,
+    log: Log,
+    connection: "Connection[Record]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await append_cards(log, {"id": "a", "balance": 1})
+    await (await projector(database, log)).fold_next()
+    one = await projector(database, log)
+    load = one._writer.load_states
+
+    async def load_first(*given: Any) -> Any:  # noqa: ANN401 - as it is
+        states = await load(*given)
+        await connection.execute(CHANGE)
+        return states
+
+    monkeypatch.setattr(one._writer, "load_states", load_first)
+    await append_cards(log, {"id": "a", "balance": 3})
+    async with asyncio.timeout(10):
+        # It returns: it has stopped for good.
+        await one.run()
+    assert "a state is not the one that was folded" in (one.error or "")
+    assert (await Registry(database).statuses())["gift_cards"].live.error == one.error
+    assert await connection.fetchval("SELECT balance FROM gift_cards") == 7
+
+
+async def test_a_state_that_appears_where_there_was_none_is_not_overwritten(
+    database: Database, log: Log, connection: "Connection[Record]"
+) -> None:
+    one = await projector(database, log)
+    await append_cards(log, {"id": "a", "balance": 1})
+    await one.fold_next()
+    await connection.execute("CREATE TABLE kept AS SELECT * FROM gift_cards_1")
+    await connection.execute("DELETE FROM gift_cards_1")
+    await one.reload()
+    await append_cards(log, {"id": "b", "balance": 1})
+    await one.fold_next()
+    await append_cards(log, {"id": "a", "balance": 2})
+    prepared = await one._prepare(one.checkpoint, None, 0)
+    assert prepared is not None
+    await connection.execute("INSERT INTO gift_cards_1 SELECT * FROM kept")
+    with pytest.raises(StateChangedError, match="generation 1"):
+        await one._write(prepared)
+    assert await connection.fetchval("SELECT balance FROM gift_cards WHERE id = 'a'") == 1
 
 
 async def test_rival_projectors_that_run_fold_every_event_once(
