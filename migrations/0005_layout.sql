@@ -124,7 +124,9 @@ BEGIN
         RAISE EXCEPTION 'the server runs with fsync = %, synchronous_commit = %',
             current_setting('fsync'), current_setting('synchronous_commit') USING ERRCODE = 'LL002';
     ELSIF head.timeline <> ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer THEN
-        RAISE EXCEPTION 'the server is on timeline %, accepted is %', current_timeline(), head.timeline
+        RAISE EXCEPTION
+            'the server is on timeline %, accepted is %; its log ends at position %, and is known to have reached %',
+            current_timeline(), head.timeline, head.position, greatest(head.position, known_head)
             USING ERRCODE = 'LL003';
     ELSIF head.position < known_head THEN
         RAISE EXCEPTION 'the log ends at position %, and is known to have reached %', head.position, known_head

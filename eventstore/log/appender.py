@@ -149,6 +149,11 @@ class Appender:
         )
         self._queue.clear()
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the database takes no appends at all, and what to do; None if it does."""
+        return self._refusal
+
     async def append(self, event: NewEvent) -> Appended:
         """Append one event; returns after COMMIT.
 

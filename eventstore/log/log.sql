@@ -51,6 +51,24 @@ SELECT position, acceptance FROM log_head WHERE only_row
 -- Which timelines were accepted since the one of number $1, and where the log ended then.
 SELECT acceptance, timeline, position FROM timelines WHERE acceptance > $1 ORDER BY acceptance
 
+-- read_timeline --
+-- The timeline of this server, the one that is accepted, and the newest position.
+SELECT current_timeline(), timeline, position FROM log_head WHERE only_row
+
+-- list_timelines --
+-- Every timeline that was accepted, the newest first.
+SELECT acceptance, timeline, position, accepted_at FROM timelines ORDER BY acceptance DESC
+
+-- accept_timeline --
+-- Enter the timeline of this server as accepted, from where the log ends; the caller holds the lock of the head.
+INSERT INTO timelines (acceptance, timeline, position)
+SELECT acceptance + 1, current_timeline(), position FROM log_head WHERE only_row
+RETURNING acceptance, timeline, position, accepted_at
+
+-- move_to_timeline --
+-- Have the log grow on the timeline of this server, which was entered as accepted.
+UPDATE log_head SET timeline = current_timeline(), acceptance = acceptance + 1 WHERE only_row
+
 -- read_slice --
 -- What follows $1 without a gap, at most up to $1 + $2: the events of the topics in $3 ("provider topic"; null: all) and
 -- the last one, whatever it is; how many of the others there are; no more than have $4 bytes of body before them.

@@ -12,6 +12,12 @@ WHERE "{key}" = $1 {filters}
 ORDER BY stream
 LIMIT $2
 
+-- find_other_timeline --
+-- The timeline of this server and the accepted one, if they differ. A replica has none of its own.
+SELECT current_timeline() AS now, timeline AS accepted
+FROM log_head
+WHERE only_row AND NOT pg_is_in_recovery() AND timeline <> current_timeline()
+
 -- find_held_up --
 -- Live generations that an error holds up, or whose next event has waited for more than 30 s, and for how long.
 SELECT p.name, p.error, e.position, extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 AS seconds

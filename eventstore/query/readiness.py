@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from eventstore.postgres.failures import TIMELINE_REMEDY
 from eventstore.query.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -17,11 +18,16 @@ class Readiness:
         self._database = database
 
     async def find_problems(self) -> dict[str, str]:
-        """What is wrong and what to do, by what it is wrong with: `postgres`, or the name of a projection."""
+        """What is wrong and what to do, by what it is wrong with: `postgres`, `log`, or a projection."""
         if not await self._database.is_available():
             return {"postgres": "does not answer"}
+        problems = {}
+        if row := await self._database.fetchrow(QUERIES["find_other_timeline"]):
+            problems["log"] = (
+                f"the server is on timeline {row['now']}, accepted is {row['accepted']}. {TIMELINE_REMEDY}"
+            )
         rows = await self._database.fetch(QUERIES["find_held_up"])
-        return {row["name"]: row["error"] or _stuck(row) for row in rows}
+        return problems | {row["name"]: row["error"] or _stuck(row) for row in rows}
 
 
 def _stuck(row: "Record") -> str:

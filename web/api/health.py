@@ -21,7 +21,7 @@ class Health(msgspec.Struct, frozen=True):
 class ReadinessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether deliveries can be taken and every projection follows the log: `status`.
 
-    If not, `problems` says what is wrong, by `postgres` or the name of a projection.
+    If not, `problems` says what is wrong, by `postgres`, `log` or the name of a projection.
     """
 
     status: Literal["ready", "not ready"]
@@ -38,6 +38,8 @@ async def readyz(
 ) -> ReadinessStatus | WithStatus:
     """Whether deliveries can be taken and every projection follows the log; 503 if not."""
     problems = await context.readiness.find_problems()
+    if refusal := context.appender.refusal:
+        problems["log"] = refusal
     if problems:
         answer = ReadinessStatus("not ready", problems)
         return WithStatus(HTTPStatus.SERVICE_UNAVAILABLE, answer)

@@ -118,6 +118,7 @@ async def append_at_last(appender: Appender) -> Appended:
     while True:
         with suppress(UnavailableError):
             return await appender.append(new_event())
+        await asyncio.sleep(0.01)
 
 
 def positions(answers: Sequence[Any]) -> list[int | type]:
@@ -417,3 +418,95 @@ async def test_an_appender_does_not_start_without_postgres(database: Database) -
         await appender.start()
     await appender.stop()
     assert await database.is_available()
+
+
+async def test_an_append_that_would_go_below_the_known_head_writes_nothing(
+    start_appender: StartAppender, connection: "Connection[Record]"
+) -> None:
+    appender = await start_appender()
+    await append_at_once(appender, [new_event() for _ in range(5)])
+    await connection.execute("ALTER TABLE log_head DISABLE TRIGGER ALL")
+    await connection.execute("UPDATE log_head SET position = 2")
+    with pytest.raises(
+        UnavailableError, match="ends at position 2, and is known to have reached 5"
+    ):
+        await appender.append(new_event())
+    assert await connection.fetchval("SELECT position FROM log_head") == 2
+    assert await connection.fetchval("SELECT count(*) FROM events") == 5
+
+
+async def test_a_batch_in_flight_when_the_log_goes_back_is_not_on_record_behind_its_refusal(
+    start_appender: StartAppender, connection: "Connection[Record]"
+) -> None:
+    appender = await start_appender()
+    await append_at_once(appender, [new_event() for _ in range(5)])
+    async with connection.transaction():
+        await connection.execute("ALTER TABLE log_head DISABLE TRIGGER ALL")
+        await connection.execute("UPDATE log_head SET position = 2")
+        waiting = [asyncio.create_task(appender.append(new_event())) for _ in range(5)]
+        await asyncio.sleep(0.1)
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert positions(answers) == [UnavailableError] * 5
+    assert await connection.fetchval("SELECT count(*) FROM events") == 5
+
+
+async def test_a_server_that_does_not_wait_for_the_disk_takes_no_appends(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    sessions: list[Connection[Record]] = []
+
+    async def connect() -> "Connection[Record]":
+        sessions.append(await database.connect())
+        return sessions[-1]
+
+    appender = Appender(connect, Limits(), lambda _: None)
+    await appender.start()
+    await appender.append(new_event())
+    await sessions[-1].execute("SET synchronous_commit = off")
+    with pytest.raises(UnavailableError, match="synchronous_commit = off"):
+        await appender.append(new_event())
+    assert await connection.fetchval("SELECT position FROM log_head") == 1
+    await sessions[-1].execute("SET synchronous_commit = on")
+    assert (await append_at_last(appender)).position == 2
+    await appender.stop()
+
+
+async def test_an_append_makes_the_partitions_that_nobody_has_made_ahead(
+    start_appender: StartAppender, connection: "Connection[Record]"
+) -> None:
+    appenders = [await start_appender(limits=Limits(batch_deliveries=7)) for _ in range(3)]
+    await connection.execute("UPDATE log_head SET partition_size = 10")
+    await connection.execute(
+        "INSERT INTO events SELECT n, now(), now(), gen_random_uuid(), 'p', 't', 'm', null, 's', null, null, '', ''"
+        " FROM generate_series(10000000, 10000000) AS n;"
+        " UPDATE log_head SET position = 10000000"
+    )
+    answers = await asyncio.gather(
+        *(append_at_once(each, [new_event() for _ in range(50)]) for each in appenders)
+    )
+    told = {position for one in answers for position in positions(one)}
+    assert told == set(range(10_000_001, 10_000_151))
+    assert await connection.fetchval("SELECT count(*) FROM events") == 151
+    assert await connection.fetchval("SELECT partitioned FROM log_head") == 10_000_150
+
+
+async def test_an_append_takes_no_longer_under_a_long_snapshot(
+    start_appender: StartAppender, connection: "Connection[Record]", database: Database
+) -> None:
+    appender = await start_appender()
+    async with connection.transaction(isolation="repeatable_read"):
+        await connection.fetchval("SELECT position FROM log_head")
+        for _ in range(2_000):
+            await appender.append(new_event())
+        read = await database.fetchval(
+            "SELECT heap_blks_hit + heap_blks_read FROM pg_statio_user_tables WHERE relname = 'log_head'"
+        )
+        for _ in range(500):
+            await appender.append(new_event())
+        # Statistics come late.
+        await asyncio.sleep(1.2)
+        await appender.append(new_event())
+        later = await database.fetchval(
+            "SELECT heap_blks_hit + heap_blks_read FROM pg_statio_user_tables WHERE relname = 'log_head'"
+        )
+    assert (later - read) / 500 < 12
