@@ -26,12 +26,16 @@ UPDATE projections SET error = $3 WHERE name = $1 AND generation = $2 AND error 
 -- The generations of the projection $1, or of all if that is null, beside the head, in one snapshot.
 SELECT
     p.*, h.position AS head, h.position - p.checkpoint AS lag,
-    p.status = 'live' AND EXISTS (
-        SELECT FROM events AS e
-        WHERE e.position = p.checkpoint + 1 AND e.recorded_at < clock_timestamp() - interval '30 s'
-    ) AS stuck,
+    s.name IS NOT NULL AS stuck,
     extract(epoch FROM coalesce(p.ready_at, clock_timestamp()) - p.created_at)::float8 AS seconds
-FROM projections AS p, log_head AS h
+FROM projections AS p
+CROSS JOIN log_head AS h
+LEFT JOIN (
+    SELECT w.name, w.generation
+    FROM projections AS w
+    JOIN events AS e ON e.position = w.checkpoint + 1
+    WHERE w.status = 'live' AND e.recorded_at < clock_timestamp() - interval '30 s'
+) AS s ON s.name = p.name AND s.generation = p.generation
 WHERE $1::text IS NULL OR p.name = $1
 ORDER BY p.name, p.generation
 
@@ -100,6 +104,27 @@ LIMIT $3
 CREATE TABLE IF NOT EXISTS {table} (
     {columns}
 ) WITH (fillfactor = 75)
+
+-- distribute_table --
+-- Where the log is distributed by Citus: put the rows of a stream on the machine that has its events. Colocated columns
+-- need the same collation. Does nothing elsewhere, or a second time.
+DO $$
+BEGIN
+    IF to_regclass('pg_dist_partition') IS NULL OR to_regclass('{table}') IS NULL THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM pg_dist_partition WHERE logicalrel = 'events'::regclass)
+        AND NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrel = '{table}'::regclass)
+    THEN
+        ALTER TABLE {table} ALTER COLUMN stream TYPE text COLLATE "C";
+        PERFORM create_distributed_table('{table}', 'stream', colocate_with => 'events');
+    END IF;
+END
+$$
+
+-- table_is_distributed --
+-- Whether a table is distributed by Citus, or is not there.
+SELECT to_regclass($1) IS NULL OR EXISTS (SELECT FROM pg_dist_partition WHERE logicalrel = to_regclass($1))
 
 -- create_key --
 -- Hold a table of states to one row a stream.

@@ -8,6 +8,7 @@ from eventstore.errors import PostgresError
 from eventstore.fold.columns import Column, columns_of, identifier
 from eventstore.fold.projection import JOURNAL_COLUMNS, STATE_COLUMNS, Projection, State
 from eventstore.fold.queries import QUERIES
+from eventstore.postgres.schema import NO_LIMIT
 
 if TYPE_CHECKING:
     from eventstore.postgres.database import Session
@@ -56,9 +57,27 @@ class GenerationTables(Generic[State]):
         return [self.states] if self.journal is None else [self.states, self.journal]
 
     async def create(self, connection: "Session") -> None:
-        """Create the tables, without indexes, if they do not exist."""
+        """Create the tables, without indexes, if they do not exist; distributed, if the log is."""
         for table in self.tables:
             await connection.execute(QUERIES["create_table"].format(**table.placeholders))
+        for statement in self.distribute_statements():
+            await connection.execute(statement, timeout=NO_LIMIT)
+
+    def distribute_statements(self, *, drop_views: bool = False) -> list[str]:
+        """SQL that distributes the tables, if the log is distributed; their views have to be dropped before."""
+        names = ("drop_view", "distribute_table") if drop_views else ("distribute_table",)
+        return [
+            QUERIES[name].format(**table.placeholders) for table in self.tables for name in names
+        ]
+
+    async def are_distributed(self, connection: "Session") -> bool:
+        """Say whether the tables are distributed, where there is Citus; those that do not exist count as such."""
+        return all(
+            [
+                await connection.fetchval(QUERIES["table_is_distributed"], table.name)
+                for table in self.tables
+            ]
+        )
 
     async def create_indexes(self, connection: "Session") -> None:
         """Create the indexes that do not exist."""

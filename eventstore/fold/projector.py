@@ -307,6 +307,12 @@ class Projector(Generic[State]):
             if error.constraint_name != "complete":
                 raise
             raise IncompleteError(projection=self.projection.name) from error
+        except StateChangedError as error:
+            if not self._database.distributed:
+                raise
+            # What a projector that died had committed may become visible on one machine later than on another. The row
+            # was waited for; it is read again.
+            raise FencedError(projection=self.projection.name, checkpoint=batch.after) from error
         if not moved:
             raise FencedError(projection=self.projection.name, checkpoint=batch.after)
         self.checkpoint, self._failures_in_a_row = batch.checkpoint, batch.failures_in_a_row

@@ -448,7 +448,7 @@ class Appender:
         if self._session is None or self._session.connection.is_closed():
             connection = await self._connect()
             try:
-                await connection.execute(QUERIES["use_generic_plans"])
+                await connection.execute(QUERIES["set_up_for_appending"])
                 ((pid, started),) = await connection.fetch(QUERIES["this_session"])
             except BaseException:
                 connection.terminate()

@@ -11,7 +11,7 @@ import structlog
 from eventstore.errors import PostgresError
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.queries import QUERIES
-from eventstore.postgres.schema import check_head, check_server, set_up_schema
+from eventstore.postgres.schema import check_head, check_server, is_distributed, set_up_schema
 from eventstore.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
@@ -61,30 +61,25 @@ class _Pooled(_Base):
 class Database:
     """One Postgres, by its URL. The pool is there between `open` and `close`.
 
-    `durable=False` is for a process that writes through the pool only what can be folded again.
+    `durable=False` is for a process that writes through the pool only what can be folded again. `distributed`: the log
+    lies on the machines of a Citus cluster.
     """
 
     def __init__(self, dsn: str, *, pool_connections: int, durable: bool = True) -> None:
         self._set_up_session = _wait_for_disk if durable else _set_up_for_folding
+        self.distributed = False
         self._dsn = dsn
         self._pool_connections = pool_connections
         self._pool: Pool[Record] | None = None
 
     async def open(self) -> None:
         """Connect, check the server and bring the schema up to date. Raises PostgresError, LogCorruptedError."""
-        try:
-            connection = await self.connect()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-            # The text of a ValueError quotes the URL, password and all.
-            why = "its URL cannot be read" if isinstance(error, ValueError) else str(error)
-            raise PostgresError(
-                problem=f"no connection to the database ({why})",
-                remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",
-            ) from (None if isinstance(error, ValueError) else error)
+        connection = await self.connect_or_explain()
         try:
             await check_server(connection)
             await set_up_schema(connection)
             await check_head(connection)
+            self.distributed = await is_distributed(connection)
         finally:
             await connection.close()
         self._pool = await asyncpg.create_pool(
@@ -105,6 +100,18 @@ class Database:
         if self._pool is not None:
             self._pool.terminate()
             self._pool = None
+
+    async def connect_or_explain(self) -> "Connection[Record]":
+        """Open a connection outside the pool, the first one to this database. Raises PostgresError."""
+        try:
+            return await self.connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            # The text of a ValueError quotes the URL, password and all.
+            why = "its URL cannot be read" if isinstance(error, ValueError) else str(error)
+            raise PostgresError(
+                problem=f"no connection to the database ({why})",
+                remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",
+            ) from (None if isinstance(error, ValueError) else error)
 
     async def connect(self) -> "Connection[Record]":
         """Open a connection outside the pool; the caller closes it."""

@@ -27,8 +27,22 @@ SET synchronous_commit = off
 -- the values; to plan a fold takes longer than to carry a small one out. A plan that is kept since a table was empty must
 -- not read the whole of it once it is large.
 SET synchronous_commit = off;
-SET plan_cache_mode = force_generic_plan;
-SET enable_seqscan = off
+SET enable_seqscan = off;
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false) WHERE to_regclass('pg_dist_partition') IS NULL;
+-- Citus plans by the values: they say on which machine a row is. What one transaction writes goes by one connection a
+-- machine, and a new partition takes the triggers of the log with it.
+SELECT
+    set_config('citus.multi_shard_modify_mode', 'sequential', false),
+    set_config('citus.enable_unsafe_triggers', 'on', false)
+WHERE to_regclass('pg_dist_partition') IS NOT NULL
+
+-- has_citus --
+-- Whether this database has the Citus extension.
+SELECT to_regclass('pg_dist_partition') IS NOT NULL
+
+-- is_distributed --
+-- Whether the log is distributed, where there is Citus.
+SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrel = to_regclass('events'))
 
 -- fsync --
 -- Whether the server itself waits for the disk.

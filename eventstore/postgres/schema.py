@@ -113,6 +113,20 @@ class Progress:
         )
 
 
+async def has_citus(connection: "Connection[Record]") -> bool:
+    """Say whether the database has the Citus extension."""
+    found: bool = await connection.fetchval(QUERIES["has_citus"])
+    return found
+
+
+async def is_distributed(connection: "Connection[Record]") -> bool:
+    """Say whether the log is spread over the machines of a Citus cluster."""
+    found: bool = await has_citus(connection) and await connection.fetchval(
+        QUERIES["is_distributed"]
+    )
+    return found
+
+
 async def check_server(connection: "Connection[Record]") -> None:
     """See that the server is new enough and keeps what it commits. Raises PostgresError."""
     if await connection.fetchval(QUERIES["fsync"]) == "off":

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -211,18 +211,22 @@ class Lifecycle:
         try:
             await connection.execute(QUERIES["disable_idle_timeout"])
             snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
-            async with self._held_at_one_position(projector):
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(self._held_at_one_position(projector))
                 await snapshot.start()
                 # The snapshot is taken with this; what is folded from here on does not show in it.
                 row = await connection.fetchrow(QUERIES["read_positions"], self.name, generation)
-            if row is None:
-                raise BuildFailedError(problem="it is no longer registered")
-            comparison = Comparison(
-                self._projection, self._deps.sources, row["live"], generation, connection
-            )
-            return await comparison.diff(
-                row["position"], row["live_position"], self._deps.reader.stream
-            )
+                if row is None:
+                    raise BuildFailedError(problem="it is no longer registered")
+                if not self._deps.database.distributed:
+                    # There each machine takes a snapshot of its own, and later: nothing is folded until all is read.
+                    await held.aclose()
+                comparison = Comparison(
+                    self._projection, self._deps.sources, row["live"], generation, connection
+                )
+                return await comparison.diff(
+                    row["position"], row["live_position"], self._deps.reader.stream
+                )
         finally:
             connection.terminate()
 

@@ -1,0 +1,1 @@
+"""The log and the states spread over the machines of a Citus cluster."""
