@@ -18,6 +18,7 @@ from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.head import Head
+from eventstore.log.partitions import PartitionKeeper
 from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
@@ -186,8 +187,13 @@ async def projecting(
     """Fold the log whenever this process holds the lead; gives the task."""
     conductor = make_conductor(settings, parts, dsn)
     await conductor.set_up()
-    leading = lead(parts.database.connect, conductor.run)
-    async with in_background(leading, "leadership") as task:
+    partitions = PartitionKeeper(parts.database)
+
+    async def work() -> None:
+        async with in_background(partitions.run(), "partitions"):
+            await conductor.run()
+
+    async with in_background(lead(parts.database.connect, work), "leadership") as task:
         yield task
 
 

@@ -75,6 +75,35 @@ RETURNING acceptance, timeline, position, accepted_at
 -- Have the log grow on the timeline of this server, which was entered as accepted.
 UPDATE log_head SET timeline = current_timeline(), acceptance = acceptance + 1 WHERE only_row
 
+-- partition_is_due --
+-- Whether less than one whole partition is empty.
+SELECT partitioned < position + partition_size FROM log_head WHERE only_row
+
+-- limit_lock_wait --
+-- For this transaction: give up soon where another holds a lock.
+SET LOCAL lock_timeout = '2s'
+
+-- make_partitions_ahead --
+-- Make the partition after the one that is being filled; gives back how far there are partitions.
+WITH made AS MATERIALIZED (
+    SELECT make_partitions(position + partition_size), position + partition_size AS through
+    FROM log_head WHERE only_row
+)
+SELECT through FROM made
+
+-- full_partitions --
+-- The partitions of which every position is on record, and that no vacuum has seen whole.
+SELECT c.oid::regclass::text
+FROM log_head AS h, pg_inherits AS i
+JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE h.only_row AND i.inhparent = 'events'::regclass AND c.relallvisible < greatest(c.relpages, 1)
+    AND (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''?(\d+)''?\)'))[1]::bigint <= h.position + 1
+ORDER BY c.relname
+
+-- vacuum_partition --
+-- Vacuum and freeze a partition, and gather its statistics: it will not change any more.
+VACUUM (FREEZE, ANALYZE) {table}
+
 -- read_slice --
 -- What follows $1 without a gap, at most up to $1 + $2: the events of the topics in $3 ("provider topic"; null: all) and
 -- the last one, whatever it is; how many of the others there are; no more than have $4 bytes of body before them.

@@ -1,0 +1,1 @@
+"""What an event takes on disk and in the write-ahead log."""
