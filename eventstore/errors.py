@@ -36,6 +36,12 @@ class PostgresError(LoopledgerError):
     """Postgres could not be used: {problem}. {remedy}"""  # noqa: D400 - the remedy ends it
 
 
+class PoolerError(PostgresError):
+    """Postgres could not be used: a pooler stands before it, and {problem}. Set DATABASE_URL to the server itself, or
+    to a pooler in session mode that passes on the parameters of a connection.
+    """  # noqa: D205 - one message
+
+
 class LogCorruptedError(LoopledgerError):
     """The log contradicts itself: {problem}. Nothing was changed; restore the database from a backup."""
 

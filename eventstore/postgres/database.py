@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import asyncpg
 import structlog
 
-from eventstore.errors import PostgresError
+from eventstore.errors import PoolerError, PostgresError
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.queries import QUERIES
-from eventstore.postgres.schema import check_head, check_server, is_distributed, set_up_schema
+from eventstore.postgres.schema import (
+    change_patiently,
+    check_head,
+    check_server,
+    is_distributed,
+    set_up_schema,
+)
+from eventstore.postgres.sessions import refuse_pooler, session_settings, set_up_session
 from eventstore.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
@@ -30,18 +37,6 @@ logger = structlog.get_logger()
 # Seconds until a server that does not answer at all counts as away.
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 30.0
-
-# A machine that dies closes nothing: its session, and the lock that it holds, must not live on for hours.
-SESSION_SETTINGS = {
-    "application_name": "loopledger",
-    "default_transaction_isolation": "read committed",
-    # Statements here are short: compiling one takes longer than executing it.
-    "jit": "off",
-    "idle_in_transaction_session_timeout": "15000",
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-}
 
 # Seconds until a connection outside the pool that was lost is opened again.
 RECONNECT_SECONDS = 0.5
@@ -66,16 +61,19 @@ class Database:
     """
 
     def __init__(self, dsn: str, *, pool_connections: int, durable: bool = True) -> None:
-        self._set_up_session = _wait_for_disk if durable else _set_up_for_folding
+        self._set_up_session = _set_up_durable if durable else _set_up_for_folding
         self.distributed = False
         self._dsn = dsn
         self._pool_connections = pool_connections
         self._pool: Pool[Record] | None = None
+        # Whoever waits for a connection gets one in turn: the pool alone lets newcomers overtake, again and again.
+        self._turns = asyncio.Semaphore(pool_connections)
 
     async def open(self) -> None:
         """Connect, check the server and bring the schema up to date. Raises PostgresError, LogCorruptedError."""
         connection = await self.connect_or_explain()
         try:
+            await refuse_pooler(connection, self._connect)
             await check_server(connection)
             await set_up_schema(connection)
             await check_head(connection)
@@ -89,7 +87,7 @@ class Database:
             max_size=self._pool_connections,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
-            server_settings=SESSION_SETTINGS,
+            server_settings=session_settings(self._dsn),
             connection_class=_Pooled,
             init=self._set_up_session,
             reset=_reset_nothing,
@@ -105,6 +103,8 @@ class Database:
         """Open a connection outside the pool, the first one to this database. Raises PostgresError."""
         try:
             return await self.connect()
+        except asyncpg.ProtocolViolationError as error:
+            raise PoolerError(problem=f"says: {error}") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             # The text of a ValueError quotes the URL, password and all.
             why = "its URL cannot be read" if isinstance(error, ValueError) else str(error)
@@ -115,18 +115,34 @@ class Database:
 
     async def connect(self) -> "Connection[Record]":
         """Open a connection outside the pool; the caller closes it."""
-        connection = await asyncpg.connect(
-            self._dsn,
-            timeout=CONNECT_SECONDS,
-            command_timeout=COMMAND_SECONDS,
-            server_settings=SESSION_SETTINGS,
-        )
+        connection = await self._connect()
         try:
-            await _wait_for_disk(connection)
+            await _set_up_durable(connection)
         except BaseException:
             connection.terminate()
             raise
         return connection
+
+    async def _connect(self) -> "Connection[Record]":
+        return await asyncpg.connect(
+            self._dsn,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            server_settings=session_settings(self._dsn),
+        )
+
+    async def change_tables(
+        self, change: "Callable[[Connection[Record]], Awaitable[None]]", what: str
+    ) -> None:
+        """Do `change` in a transaction, one server at a time, however long it takes; `what` is that, for the log.
+
+        Nobody waits long behind it: where others have a lock that it needs, it gives up what it has, and tries again.
+        """
+        connection = await self.connect()
+        try:
+            await change_patiently(connection, change, what)
+        finally:
+            connection.terminate()
 
     async def fetch(self, query: str, *values: object) -> "list[Record]":
         """Read rows. A connection that proves lost is replaced, once."""
@@ -145,6 +161,10 @@ class Database:
         await self._read(lambda pool: pool.execute(query, *values))
 
     async def _read(self, read: "Callable[[Pool[Record]], Awaitable[T]]") -> T:
+        async with self._turns:
+            return await self._read_in_turn(read)
+
+    async def _read_in_turn(self, read: "Callable[[Pool[Record]], Awaitable[T]]") -> T:
         try:
             return await read(self._open_pool)
         except Exception as error:
@@ -167,7 +187,11 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["PoolConnectionProxy[Record]"]:
         """A connection of the pool, in a transaction."""
-        async with self._open_pool.acquire() as connection, connection.transaction():
+        async with (
+            self._turns,
+            self._open_pool.acquire() as connection,
+            connection.transaction(),
+        ):
             yield connection
 
     async def is_available(self) -> bool:
@@ -225,13 +249,15 @@ async def commit_without_waiting(connection: "Connection[Record]") -> None:
     await connection.execute(QUERIES["commit_without_waiting"])
 
 
-async def _wait_for_disk(connection: "Connection[Record]") -> None:
+async def _set_up_durable(connection: "Connection[Record]") -> None:
     """Have commits wait for the disk, whatever the role or the database is set to."""
+    await set_up_session(connection)
     await connection.execute(QUERIES["wait_for_disk"])
 
 
 async def _set_up_for_folding(connection: "Connection[Record]") -> None:
     """Set a session up for writing only what can be folded again."""
+    await set_up_session(connection)
     await connection.execute(QUERIES["set_up_for_folding"])
 
 

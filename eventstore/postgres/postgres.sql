@@ -2,9 +2,13 @@
 -- Let one server at a time set the schema up; others wait.
 SELECT pg_advisory_xact_lock(hashtext('loopledger schema'))
 
+-- limit_lock_wait --
+-- For this transaction: nobody waits for long behind us for a lock that we wait for.
+SET LOCAL lock_timeout = '100ms'
+
 -- has_schema --
--- Whether this database holds Loopledger already.
-SELECT to_regclass('schema_versions') IS NOT NULL
+-- Whether this database holds Loopledger already. Not by to_regclass(): it may go by what was looked up before the lock.
+SELECT EXISTS (SELECT FROM pg_class AS c WHERE c.relname = 'schema_versions' AND pg_table_is_visible(c.oid))
 
 -- schema_version --
 -- The newest migration applied; null on a database that has never held Loopledger.
@@ -13,6 +17,28 @@ SELECT max(version) FROM schema_versions
 -- record_version --
 -- Enter a migration as applied.
 INSERT INTO schema_versions (version) VALUES ($1)
+
+-- set_up_session --
+-- For every session: what not every version has, and what a superuser may have set. Whatever is set already is left alone.
+SELECT set_config(name, value, false)
+FROM (VALUES
+    ('transaction_timeout', '0'),
+    ('restrict_nonsystem_relation_kind', ''),
+    ('session_replication_role', 'origin')
+) AS wanted (name, value)
+WHERE current_setting(name, true) <> value
+
+-- server_process --
+-- Which process of the server serves this session now, and whether the settings of the session reached it.
+SELECT pg_backend_pid() AS pid, current_setting('loopledger.session', true) IS NOT DISTINCT FROM 'set up' AS set_up
+
+-- find_schema --
+-- The schemas that hold a log, but are not on the search path.
+SELECT n.nspname
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname = 'log_head' AND c.relkind = 'r' AND NOT n.nspname = ANY(current_schemas(false))
+ORDER BY 1
 
 -- wait_for_disk --
 -- For this session: a commit waits for the disk, even if the role or the database is set to hurry.

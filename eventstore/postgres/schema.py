@@ -1,15 +1,21 @@
 """The schema: made or migrated when a server starts, and the server that holds it checked."""
 
+import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import asyncpg
 import structlog
 
 from eventstore.errors import LogCorruptedError, PostgresError
+from eventstore.postgres.failures import describe
 from eventstore.postgres.queries import QUERIES
+from eventstore.tasks import Backoff, raise_if_cancelled
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from asyncpg import Connection, PostgresLogMessage, Record
     from asyncpg.pool import PoolConnectionProxy
 
@@ -25,31 +31,84 @@ NO_LIMIT = 7 * 86_400.0
 PROGRESS_SECONDS = 5.0
 PROGRESS_WORDS = 3
 
+# Seconds between tries to change a table while others hold a lock on it: the first, doubled up to the longest.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+
 # How many events a migration rewrites each second, about: for the first guess of how long it will take.
 MIGRATED_PER_SECOND = 70_000
 
 
 async def set_up_schema(connection: "Connection[Record]") -> None:
     """Make the schema, or apply the migrations it lacks. Safe when two servers do it at once. Raises PostgresError."""
-    migrations = all_migrations()
-    newest = max(migrations)
-    async with connection.transaction():
-        await lock_schema(connection)
-        if not await connection.fetchval(QUERIES["has_schema"]):
-            await connection.execute(SCHEMA.read_text("utf-8"))
-            for version in migrations:
-                await connection.execute(QUERIES["record_version"], version)
-            logger.info("schema_created", message="The schema was created.", version=newest)
-            return
-        version = await connection.fetchval(QUERIES["schema_version"])
-        if version > newest:
+    newest = max(all_migrations())
+    # Mostly there is nothing to do, and nothing to wait for.
+    while (version := await _schema_version(connection)) < newest:
+        what = "create the schema" if not version else f"migrate the schema from version {version}"
+        await change_patiently(connection, _change_schema, what)
+    if version > newest:
+        raise PostgresError(
+            problem=f"the database has schema version {version}, this Loopledger knows up to {newest}",
+            remedy="Run the Loopledger that wrote it, or a newer one.",
+        )
+
+
+async def _schema_version(connection: "Connection[Record]") -> int:
+    """The newest migration applied; 0 in an empty database. Raises PostgresError where the log is out of sight."""
+    if not await connection.fetchval(QUERIES["has_schema"]):
+        if schema := await connection.fetchval(QUERIES["find_schema"]):
             raise PostgresError(
-                problem=f"the database has schema version {version}, this Loopledger knows up to {newest}",
-                remedy="Run the Loopledger that wrote it, or a newer one.",
+                problem=f"the log is in the schema {schema}, which is not on the search path of Loopledger",
+                remedy=f"Add ?search_path={schema} to DATABASE_URL.",
             )
-        for number, file in migrations.items():
-            if number > version:
-                await migrate(connection, number, file)
+        return 0
+    version: int = await connection.fetchval(QUERIES["schema_version"])
+    return version
+
+
+async def _change_schema(connection: "Connection[Record]") -> None:
+    """Create the schema, or apply the next migration, unless somebody has done so by now."""
+    version, migrations = await _schema_version(connection), all_migrations()
+    if not version:
+        await connection.execute(SCHEMA.read_text("utf-8"))
+        for number in migrations:
+            await connection.execute(QUERIES["record_version"], number)
+        logger.info("schema_created", message="The schema was created.", version=max(migrations))
+    elif (number := version + 1) in migrations:
+        await migrate(connection, number, migrations[number])
+
+
+async def change_patiently(
+    connection: "Connection[Record]",
+    change: "Callable[[Connection[Record]], Awaitable[None]]",
+    what: str,
+) -> None:
+    """Do `change` in a transaction, one server at a time; again from the start while others hold a lock that it needs.
+
+    Whoever waits for a lock on a table holds up all who come later, so it is waited for only shortly. `what` it is
+    that waits stands in the log.
+    """
+    backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+    reported = time.monotonic()
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(QUERIES["limit_lock_wait"])
+                await connection.execute(QUERIES["lock_schema"])
+                await change(connection)
+        except asyncpg.LockNotAvailableError as error:
+            raise_if_cancelled()
+            if time.monotonic() >= reported:
+                reported = time.monotonic() + PROGRESS_SECONDS
+                logger.warning(
+                    "schema_waiting",
+                    message="Tables are to be changed, and others hold a lock on them; trying again.",
+                    what=what,
+                    error=describe(error),
+                )
+            await asyncio.sleep(backoff.next_pause())
+        else:
+            return
 
 
 async def lock_schema(connection: "Connection[Record] | PoolConnectionProxy[Record]") -> None:

@@ -110,3 +110,21 @@ async def test_a_connection_of_ones_own_is_kept_whatever_it_fails_of(database: D
     await asyncio.wait_for(done.wait(), 5)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_whoever_waits_for_a_connection_gets_one_in_turn(dsn: str) -> None:
+    database = Database(dsn, pool_connections=1)
+    await database.open()
+    order: list[int] = []
+
+    async def read(number: int, times: int) -> None:
+        for _ in range(times):
+            await database.fetchval("SELECT 1")
+            order.append(number)
+
+    # One reads again and again, and asks anew as soon as it has its answer: the others are not overtaken.
+    await asyncio.gather(read(0, 50), *(read(n, 1) for n in range(1, 20)))
+    assert order[:20] == list(range(20))
+    async with database.transaction() as session:
+        await session.execute("SELECT 1")
+    await database.close()
