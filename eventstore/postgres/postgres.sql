@@ -85,8 +85,9 @@ WHERE c.relpersistence = 'u' AND (
 
 -- check_head --
 -- The newest position by the head and by the events themselves: they must agree.
-SELECT h.position AS head, coalesce((SELECT max(position) FROM events), 0) AS newest
+SELECT h.position AS head, e.newest
 FROM log_head AS h
+CROSS JOIN (SELECT coalesce(max(position), 0) AS newest FROM events) AS e
 WHERE h.only_row
 
 -- try_to_lead --

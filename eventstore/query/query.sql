@@ -20,8 +20,13 @@ WHERE only_row AND NOT pg_is_in_recovery() AND timeline <> current_timeline()
 
 -- find_held_up --
 -- Live generations that an error holds up, or whose next event has waited for more than 30 s, and for how long.
-SELECT p.name, p.error, e.position, extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 AS seconds
+SELECT p.name, p.error, s.position, s.seconds
 FROM projections AS p
-LEFT JOIN events AS e ON e.position = p.checkpoint + 1
-WHERE p.status = 'live' AND (p.error IS NOT NULL OR e.recorded_at < clock_timestamp() - interval '30 s')
+LEFT JOIN (
+    SELECT w.name, w.generation, e.position, extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 AS seconds
+    FROM projections AS w
+    JOIN events AS e ON e.position = w.checkpoint + 1
+    WHERE w.status = 'live'
+) AS s ON s.name = p.name AND s.generation = p.generation
+WHERE p.status = 'live' AND (p.error IS NOT NULL OR s.seconds > 30)
 ORDER BY p.name
