@@ -1,10 +1,10 @@
 -- key --
--- What the events are kept by.
-SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'events'::regclass AND conname = 'events_pkey'
+-- How the index by stream is made, in every partition.
+SELECT replace(pg_get_indexdef('events_stream'::regclass), ' ON ONLY ', ' ON ')
 
 -- drop_key --
 -- While a log is loaded, nobody asks for a stream.
-ALTER TABLE events DROP CONSTRAINT events_pkey
+DROP INDEX events_stream
 
 -- sort_in_memory --
 -- For this transaction: memory to sort for an index.
@@ -12,7 +12,7 @@ SET LOCAL maintenance_work_mem = '256MB'
 
 -- make_key --
 -- As it was.
-ALTER TABLE events ADD CONSTRAINT events_pkey {key}
+{key}
 
 -- move_head --
 -- The head stands where the events end.

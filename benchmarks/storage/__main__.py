@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, redirect_stdout
 from datetime import UTC, datetime
 
 import msgspec
@@ -78,7 +78,9 @@ async def measure(given: argparse.Namespace) -> Report:
     async with AsyncExitStack() as stack:
         postgres = await start_postgres(stack, stack.enter_context(scratch()) / "data")
         database = Database(postgres.dsn, pool_connections=1)
-        await database.open()
+        # What is logged is no part of the report.
+        with redirect_stdout(sys.stderr):
+            await database.open()
         stack.push_async_callback(database.close)
         appender = Appender(database.connect, Limits(), lambda _: None)
         await appender.start()
