@@ -36,7 +36,7 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 
 # How many events a migration rewrites each second, about: for the first guess of how long it will take.
-MIGRATED_PER_SECOND = 70_000
+MIGRATED_PER_SECOND = 25_000
 
 
 async def set_up_schema(connection: "Connection[Record]") -> None:
