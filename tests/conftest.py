@@ -1,7 +1,13 @@
-"""Real Postgres for every test: one embedded server a run, one database a test, cloned from a template."""
+"""Real Postgres for every test: one server a run, one database a test, cloned from a template.
+
+The server is an embedded one, or that of LOOPLEDGER_TEST_DATABASE_URL: for the tests of log, fold, rebuild and torture,
+whose role may create databases there. Tests of the embedded Postgres itself start their own in any case.
+"""
 
 import asyncio
 import itertools
+import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -9,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import asyncpg
@@ -28,7 +35,12 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.timeouts"]
 
-TEMPLATE = "template_loopledger"
+# A server to run on, instead of an embedded one.
+SERVER = os.environ.get("LOOPLEDGER_TEST_DATABASE_URL")
+
+# On somebody's server there may be others: several runs, or the processes of one.
+PREFIX = "test" if SERVER is None else f"loopledger_test_{secrets.token_hex(4)}"
+TEMPLATE = f"{PREFIX}_template"
 
 # The same examples in every run: a failure in CI is a failure at every desk.
 hypothesis_settings.register_profile(
@@ -52,7 +64,7 @@ class Cluster:
 
     def dsn(self, database: str) -> str:
         """The URL of one database."""
-        return self._admin_dsn.replace("/loopledger?", f"/{database}?")
+        return urlunsplit(urlsplit(self._admin_dsn)._replace(path=f"/{database}"))
 
     async def execute(self, statement: str) -> None:
         """Run a statement beside every test database."""
@@ -65,7 +77,7 @@ class Cluster:
     @asynccontextmanager
     async def database(self, template: str = TEMPLATE) -> AsyncIterator[str]:
         """A fresh database, by its URL, dropped afterwards whoever is still connected."""
-        name = f"test_{next(_NUMBERS)}"
+        name = f"{PREFIX}_{next(_NUMBERS)}"
         await self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
         try:
             yield self.dsn(name)
@@ -117,6 +129,12 @@ def data_dir(public_directory: Path) -> Path:
 @pytest.fixture(scope="session")
 def cluster(public_directory: Path) -> Iterator[Cluster]:
     """The server, with a template that holds the schema."""
+    if SERVER is not None:
+        found = Cluster(SERVER)
+        asyncio.run(_make_template(found))
+        yield found
+        asyncio.run(found.execute(f"DROP DATABASE {TEMPLATE}"))
+        return
     postgres = EmbeddedPostgres(public_directory / "cluster")
     asyncio.run(postgres.start())
     try:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import secrets
 import sys
 
@@ -25,6 +26,7 @@ def main() -> int:
         workers=given.workers,
         senders=given.senders,
         keep=given.keep,
+        database_url=os.environ.get("LOOPLEDGER_TEST_DATABASE_URL"),
     )
     out = Console(highlight=False, markup=False, soft_wrap=True)
     err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
@@ -41,7 +43,11 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m torture",
+        description=__doc__,
+        epilog="LOOPLEDGER_TEST_DATABASE_URL: in a new database on that server, instead of an embedded Postgres.",
+    )
     add = parser.add_argument
     add("--kills", type=_count, default=100, metavar="N", help="how many (%(default)s)")
     add("--seed", type=int, metavar="N", help="the same seed, the same kills (default: random)")

@@ -50,6 +50,22 @@ STOP_WORKER = "stopped: a worker"
 
 KINDS = (*VICTIMS, *ONE_OF, SESSIONS, STOP_BACKENDS, STOP_WORKER)
 
+# Kinds that need processes of Postgres: those of somebody else's are left alone.
+OF_POSTGRES = frozenset(
+    {
+        "the postmaster",
+        "the whole Postgres",
+        "parent and postmaster",
+        "one process of Postgres",
+        STOP_BACKENDS,
+    }
+)
+
+
+def kinds_for(*, embedded: bool) -> list[str]:
+    """The kinds that there are with an embedded Postgres, or without."""
+    return [kind for kind in KINDS if embedded or kind not in OF_POSTGRES]
+
 
 class Killer:
     """Does one thing after the other to `target`, drawn from `chance`; `note` is told what, and which pids it hit."""
@@ -66,7 +82,8 @@ class Killer:
         """Do the next thing that there is a process for."""
         while True:
             if not self._still_to_do:
-                self._still_to_do = self._random.sample(KINDS, len(KINDS))
+                kinds = kinds_for(embedded=self._target.embedded)
+                self._still_to_do = self._random.sample(kinds, len(kinds))
             for kind in self._still_to_do:
                 if hit := await self._do(kind):
                     self._still_to_do.remove(kind)

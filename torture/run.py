@@ -17,6 +17,7 @@ import msgspec
 
 from torture.checks import LogCheck, Violation, Violations
 from torture.examine import caught_up, examine
+from torture.fresh_database import FreshDatabase
 from torture.kills import Killer
 from torture.load import Load
 from torture.sender_log import SenderLog
@@ -37,13 +38,17 @@ Show = Callable[[str], None]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do. `seed` decides what is sent, what is killed and how long the pauses are."""
+    """What to do. `seed` decides what is sent, what is killed and how long the pauses are.
+
+    `database_url` names a server where a database is made for it; None is an embedded Postgres.
+    """
 
     kills: int
     seed: int
     workers: int
     senders: int
     keep: bool = False
+    database_url: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +90,18 @@ class _DownError(Exception):
 async def torture(plan: Plan, show: Show) -> Outcome:
     """Run the plan; `show` is told how far it is."""
     directory = _public_directory()
-    run = _Run(plan, directory, show)
+    database = None if plan.database_url is None else FreshDatabase(plan.database_url)
+    if database is not None:
+        await database.create()
+    run = _Run(plan, directory, show, None if database is None else database.url)
     try:
         return await run.run_and_examine()
     finally:
         run.target.end()
         if not run.keep:
             shutil.rmtree(directory)
+            if database is not None:
+                await database.drop()
 
 
 def _public_directory() -> Path:
@@ -104,8 +114,12 @@ def _public_directory() -> Path:
 class _Run:
     """A run under way."""
 
-    def __init__(self, plan: Plan, directory: Path, show: Show) -> None:
-        self.target = Target(directory, workers=plan.workers, seed=plan.seed)
+    def __init__(
+        self, plan: Plan, directory: Path, show: Show, database_url: str | None = None
+    ) -> None:
+        self.target = Target(
+            directory, workers=plan.workers, seed=plan.seed, database_url=database_url
+        )
         self.violations = Violations()
         self._plan = plan
         self._directory = directory

@@ -45,14 +45,19 @@ class _Line(msgspec.Struct):
 
 
 class Target:
-    """A Loopledger of several processes with an embedded Postgres, below `directory`."""
+    """A Loopledger of several processes below `directory`, with an embedded Postgres or over `database_url`."""
 
-    def __init__(self, directory: Path, *, workers: int, seed: int) -> None:
+    def __init__(
+        self, directory: Path, *, workers: int, seed: int, database_url: str | None = None
+    ) -> None:
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.data_dir = directory / "data"
         host = quote(str(self.data_dir / "socket"), safe="/")
-        self.dsn = f"postgresql://loopledger@/loopledger?host={host}&port=5432&sslmode=disable"
+        self.embedded = database_url is None
+        self.dsn = database_url or (
+            f"postgresql://loopledger@/loopledger?host={host}&port=5432&sslmode=disable"
+        )
         self.starts = 0
         # Starts that ended by themselves, by what they said last.
         self.failed_starts: Counter[str] = Counter()
@@ -147,7 +152,10 @@ class Target:
             self._log(self.starts),
             port=self._port,
             arguments=["--workers", str(self._workers)],
-            environ={"LOOPLEDGER_LOG_FORMAT": "json"},
+            environ={
+                "LOOPLEDGER_LOG_FORMAT": "json",
+                **({} if self.embedded else {"DATABASE_URL": self.dsn}),
+            },
         )
 
     def _note_end(self, server: LoopledgerProcess) -> None:

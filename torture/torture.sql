@@ -25,8 +25,10 @@ SELECT position FROM quarantine WHERE projection = $1 AND generation = $2
 SELECT stream, position, {names} FROM {view}
 
 -- client_backends --
--- The sessions of the server, ours left out.
-SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid
+-- The sessions of the server in its database, ours left out.
+SELECT pid FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()
+ORDER BY pid
 
 -- terminate --
 -- End some of them.
