@@ -27,6 +27,7 @@ from torture.checks import (
 )
 from torture.queries import QUERIES
 from torture.sender_log import MARK, SenderLog, digest_of
+from web.header_block import decode_headers
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -133,9 +134,9 @@ async def _fold(dsn: str, head: int, violations: Violations) -> dict[str, FreshF
 
 
 def _on_record(row: "Record") -> OnRecord:
-    mark = _MARK.search(row["headers"])
     values: dict[str, Any] = dict(row)
-    del values["headers"]
+    owner = values.pop("merchant_id"), values.pop("program_id")
+    mark = _MARK.search(decode_headers(values.pop("headers"), row["topic"], *owner))
     return OnRecord(
         **{name: value for name, value in values.items() if name != "body"},
         mark=None if mark is None else (int(mark[1]), int(mark[2])),

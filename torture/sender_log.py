@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-# The header that tells one attempt from another: "12.3" is the third attempt of delivery 12.
-MARK = "X-Torture-Attempt"
+# The header that tells one attempt from another: "12.3" is the third attempt of delivery 12. It is kept on record.
+MARK = "X-Correlation-Id"
 
 # What the sender knows of one attempt. `doubtful`: it may have arrived, and no 200 came back.
 AttemptOutcome = Literal["acknowledged", "doubtful", "unsent"]

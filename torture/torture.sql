@@ -8,7 +8,7 @@ SELECT max(h.position - p.checkpoint) FROM projections AS p, log_head AS h WHERE
 
 -- events --
 -- The whole log, twins included.
-SELECT position, event_id, provider, topic, stream, recorded_at, headers, body
+SELECT position, event_id, provider, topic, merchant_id, program_id, stream, recorded_at, headers, body
 FROM events
 ORDER BY position, stream
 
