@@ -5,15 +5,13 @@ delivery goes at once, and the busier the server, the larger the batches.
 """
 
 import asyncio
-import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
-import msgspec
 import structlog
 
 from eventstore.errors import (
@@ -23,6 +21,7 @@ from eventstore.errors import (
     UnavailableError,
 )
 from eventstore.limits import Limits
+from eventstore.log.batch import OnOutcome, Pending, columns_of, report, report_all
 from eventstore.log.events import Appended, NewEvent
 from eventstore.log.queries import QUERIES
 from eventstore.postgres.failures import (
@@ -51,34 +50,14 @@ REFUSED_PAUSE = 1.0
 # What is told of a delivery that is on record in a database that is not accepted.
 IN_DOUBT = "the database has changed its timeline, or is behind; see the server's log"
 
-# Random bytes beside each event: a salt for its headers and one for its body.
-SALT_BYTES = 32
-
 # How often, within the time that an append may take, the queue is searched for those whose time is up.
 EXPIRY_CHECKS = 20
-
-# The record separator and the unit separator of ASCII: between the names of a column, and for the one that is null.
-SEPARATOR = "\x1e"
-NULL = "\x1f"
 
 # So many deliveries that arrive at once are a burst.
 BURST = 16
 
 # How long a cancelled task may take to end.
 CANCEL_SECONDS = 0.5
-
-# Called with the outcome of an append: where the event went, or why it did not. Returns whether anybody still waited.
-OnOutcome: TypeAlias = Callable[[Appended | LoopledgerError], bool]
-
-
-class _Pending(msgspec.Struct):
-    """An event in the queue or in the batch that is being committed. `deadline` is in the loop's time."""
-
-    event: NewEvent
-    size: int
-    deadline: float
-    on_outcome: OnOutcome
-    reported: bool = False
 
 
 class _Session(NamedTuple):
@@ -105,10 +84,10 @@ class Appender:
         self._connect = connect
         self._limits = limits
         self._on_append = on_append
-        self._queue: deque[_Pending] = deque()
+        self._queue: deque[Pending] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
-        self._in_flight: list[_Pending] = []
+        self._in_flight: list[Pending] = []
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._session: _Session | None = None
@@ -144,7 +123,7 @@ class Appender:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
-        _report_all(
+        report_all(
             [*self._in_flight, *self._queue], UnavailableError(problem="the server is stopping")
         )
         self._queue.clear()
@@ -194,7 +173,7 @@ class Appender:
         ):
             raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
         deadline = asyncio.get_running_loop().time() + limits.append_seconds
-        self._queue.append(_Pending(event, size, deadline, on_outcome))
+        self._queue.append(Pending(event, size, deadline, on_outcome))
         self._queued_bytes += size
         self._wake.set()
 
@@ -230,7 +209,7 @@ class Appender:
             for pending in [*self._in_flight, *self._queue]:
                 if pending.deadline > now:
                     break
-                _report(
+                report(
                     pending,
                     UnavailableError(
                         problem=f"no commit within {self._limits.append_seconds:g} s;"
@@ -238,9 +217,9 @@ class Appender:
                     ),
                 )
 
-    def _take_batch(self, most: int) -> list[_Pending]:
+    def _take_batch(self, most: int) -> list[Pending]:
         """Take what is queued, at most `most` and `batch_bytes`; what has expired is left out."""
-        batch: list[_Pending] = []
+        batch: list[Pending] = []
         size = 0
         while self._queue and len(batch) < most:
             pending = self._queue[0]
@@ -253,7 +232,7 @@ class Appender:
                 size += pending.size
         return batch
 
-    async def _commit(self, batch: list[_Pending]) -> None:
+    async def _commit(self, batch: list[Pending]) -> None:
         """Append `batch`, however often Postgres goes away."""
         # Whether `batch` may be on record already.
         outcome_unknown = False
@@ -293,20 +272,20 @@ class Appender:
                         "append_failed", message="A batch could not be appended.", exc_info=error
                     )
                     self._disconnect()
-                    _report_all(batch, UnavailableError(problem=describe(error)))
+                    report_all(batch, UnavailableError(problem=describe(error)))
             return
 
-    async def _append(self, connection: "Connection[Record]", batch: list[_Pending]) -> None:
+    async def _append(self, connection: "Connection[Record]", batch: list[Pending]) -> None:
         ((base, recorded_at, acceptance),) = await connection.fetch(
-            QUERIES["append"], self._known_head, *_columns(batch)
+            QUERIES["append"], self._known_head, *columns_of(batch)
         )
         if acceptance != self._acceptance:
             await self._note_acceptance(connection)
         for position, pending in enumerate(batch, base + 1):
-            _report(pending, Appended(position, recorded_at))
+            report(pending, Appended(position, recorded_at))
         self._advance(base + len(batch))
 
-    def _refuse(self, batch: list[_Pending], refusal: str) -> None:
+    def _refuse(self, batch: list[Pending], refusal: str) -> None:
         """The database takes no appends at all, until somebody sees to it: tell all who wait, and who come."""
         if refusal != self._refusal:
             logger.critical(
@@ -318,7 +297,7 @@ class Appender:
         queued = [*self._queue]
         self._queue.clear()
         self._queued_bytes = 0
-        _report_all([*batch, *queued], UnavailableError(problem=refusal))
+        report_all([*batch, *queued], UnavailableError(problem=refusal))
 
     async def _look_again(self) -> None:
         """After a while, see whether the database takes appends again."""
@@ -330,7 +309,7 @@ class Appender:
         try:
             connection = await self._connection()
             await self._note_acceptance(connection)
-            await connection.fetch(QUERIES["append"], self._known_head, *_columns([]))
+            await connection.fetch(QUERIES["append"], self._known_head, *columns_of([]))
         except Exception as error:
             raise_if_cancelled()
             if refusal := refusal_of(error):
@@ -366,8 +345,8 @@ class Appender:
             self._known_head = min(self._known_head, position)
 
     async def _recover(
-        self, connection: "Connection[Record]", batch: list[_Pending]
-    ) -> list[_Pending]:
+        self, connection: "Connection[Record]", batch: list[Pending]
+    ) -> list[Pending]:
         """Find out what became of a batch of unknown outcome; returns what was never committed and is still wanted.
 
         First the lost session is ended: it may still wait for the head's lock. After that nobody can commit any of the
@@ -395,10 +374,10 @@ class Appender:
         if refused := timeline != now or head < self._known_head:
             # What is on record here may not be what was acknowledged there; an append tells what is the matter.
             self._disown(found)
-        missing: list[_Pending] = []
+        missing: list[Pending] = []
         for pending in batch:
             if appended := found.get(pending.event.event_id):
-                _report(pending, UnavailableError(problem=IN_DOUBT) if refused else appended)
+                report(pending, UnavailableError(problem=IN_DOUBT) if refused else appended)
             elif not pending.reported:
                 missing.append(pending)
         if refused:
@@ -425,7 +404,7 @@ class Appender:
                 positions=sorted(one.position for one in found.values()),
             )
 
-    async def _bisect(self, batch: list[_Pending], error: Exception) -> None:
+    async def _bisect(self, batch: list[Pending], error: Exception) -> None:
         """The database refuses an event of `batch`: find the one at fault, and append the others in order."""
         if len(batch) == 1:
             logger.warning(
@@ -434,7 +413,7 @@ class Appender:
                 stream=batch[0].event.stream,
                 error=describe(error),
             )
-            _report(batch[0], RefusedError(problem=describe(error)))
+            report(batch[0], RefusedError(problem=describe(error)))
             return
         middle = len(batch) // 2
         await self._commit(batch[:middle])
@@ -461,34 +440,3 @@ class Appender:
         if session is not None:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 session.connection.terminate()
-
-
-def _columns(batch: Sequence[_Pending]) -> tuple[object, ...]:
-    """The batch by column, as the query `append` takes it.
-
-    Names and numbers go as one text a column, since a driver encodes a long text in the time of two short ones: it
-    halves what an event costs here. A separator cannot occur in them: names are printable text.
-    """
-    events = [pending.event for pending in batch]
-    return (
-        [event.event_id for event in events],
-        SEPARATOR.join([event.provider for event in events]),
-        SEPARATOR.join([event.topic for event in events]),
-        SEPARATOR.join([event.merchant_id for event in events]),
-        SEPARATOR.join([event.program_id or NULL for event in events]),
-        SEPARATOR.join([event.stream for event in events]),
-        [event.received_at for event in events],
-        [event.headers for event in events],
-        [event.body for event in events],
-        os.urandom(SALT_BYTES * len(events)),
-    )
-
-
-def _report(pending: _Pending, outcome: Appended | LoopledgerError) -> None:
-    if not pending.reported:
-        pending.reported = pending.on_outcome(outcome)
-
-
-def _report_all(batch: Sequence[_Pending], outcome: LoopledgerError) -> None:
-    for pending in batch:
-        _report(pending, outcome)

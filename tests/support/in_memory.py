@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime
 
 from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, UnavailableError
-from eventstore.log.appender import OnOutcome
+from eventstore.log.batch import OnOutcome
 from eventstore.log.events import Appended, NewEvent
 from eventstore.rejections import NewRejection
 from tests.support import NOON

@@ -127,6 +127,12 @@ class Pair:
             streaming = "SELECT bool_or(sync_state = 'sync') FROM pg_stat_replication"
             await until(lambda: self.primary.execute(streaming))
 
+    async def catch_up(self) -> None:
+        """Wait until the standby has all that the primary has now."""
+        written = await self.primary.execute("SELECT pg_current_wal_lsn()::text")
+        replayed = f"SELECT pg_last_wal_replay_lsn() >= '{written}'"
+        await until(lambda: self.standby.execute(replayed))
+
     async def cut(self) -> None:
         """Have the standby hear nothing more of its primary."""
         await self.standby.execute("ALTER SYSTEM SET primary_conninfo = ''")

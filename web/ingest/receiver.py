@@ -10,7 +10,8 @@ from aiohttp import web
 
 from eventstore.errors import LoopledgerError, NotFoundError, RefusedError, printable
 from eventstore.limits import Limits
-from eventstore.log.appender import Appender, OnOutcome
+from eventstore.log.appender import Appender
+from eventstore.log.batch import OnOutcome
 from eventstore.log.event_ids import new_event_id
 from eventstore.log.events import Appended, NewEvent
 from eventstore.rejections import NewRejection, Rejections

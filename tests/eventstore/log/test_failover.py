@@ -104,7 +104,7 @@ async def test_a_lagging_standby_that_takes_over_is_not_written_to_until_its_los
 ) -> None:
     async with log_on(data_dir, synchronous=False) as (pair, database, log):
         assert (await append_at_last(log)).position == 1
-        await until(lambda: pair.standby.execute("SELECT position = 1 FROM log_head"))
+        await pair.catch_up()
         await pair.cut()
         assert [(await append_at_last(log)).position for _ in range(3)] == [2, 3, 4]
         with capture_logs() as logs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from eventstore.limits import Limits
-from eventstore.log.appender import OnOutcome
+from eventstore.log.batch import OnOutcome
 from eventstore.log.events import Appended
 from eventstore.log.queries import QUERIES as LOG
 from runtime import wiring
