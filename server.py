@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from eventstore.errors import ExposedError, LoopledgerError, SettingsError
 from eventstore.postgres.cluster import embedded_dsn
 from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.failures import describe, is_outage
+from eventstore.query.readiness import NOT_SET_UP
 from providers import load_providers
 from runtime.arguments import whole_number
 from runtime.data_directory import data_directory
@@ -51,6 +53,9 @@ SPARE_CONNECTIONS = 20
 
 # How much the projecting process yields to the processes that take deliveries.
 PROJECTING_NICENESS = 5
+
+# Seconds for which a start waits for its projections.
+SET_UP_SECONDS = 2.0
 
 # Seconds between checks whether the workers respond yet.
 READY_POLL_SECONDS = 0.02
@@ -106,6 +111,7 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
         await stack.enter_async_context(projecting(settings, parts, dsn))
         await stack.enter_async_context(serving_http(settings, parts, listener))
+        await _until_set_up(_url(listener))
         yield Running(url=_url(listener), storage=storage, head=parts.head.position)
 
 
@@ -159,6 +165,7 @@ async def _serve(settings: Settings) -> None:
     try:
         async with running(settings) as loopledger:
             started = True
+            await _until_set_up(loopledger.url)
             sys.stdout.write(banner(loopledger))
             sys.stdout.flush()
             try:
@@ -291,6 +298,19 @@ async def _until_ready(url: str) -> None:
                     return
             except aiohttp.ClientError:
                 await asyncio.sleep(READY_POLL_SECONDS)
+
+
+async def _until_set_up(url: str) -> None:
+    """Return once the projections are set up, or if that takes long: whatever is tried first is to find them."""
+    deadline = time.monotonic() + SET_UP_SECONDS
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline:
+            with suppress(aiohttp.ClientError):
+                async with session.get(f"{url}/healthz/projections") as response:
+                    problems = (await response.json()).get("problems", {})
+                    if NOT_SET_UP not in problems.values():
+                        return
+            await asyncio.sleep(READY_POLL_SECONDS)
 
 
 def _url(listener: socket.socket) -> str:

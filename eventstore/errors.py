@@ -58,6 +58,12 @@ class RefusedError(LoopledgerError):
     """The database refuses this delivery: {problem}."""
 
 
+class NotSetUpError(LoopledgerError):
+    """{projection} is not set up yet: the process that projects makes its tables, or waits for a lock on them. What is
+    delivered is on record all the same.
+    """  # noqa: D205 - one message
+
+
 class NotFoldedError(LoopledgerError):
     """{projection} has folded up to position {checkpoint}, not yet up to {position}."""
 

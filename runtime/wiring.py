@@ -163,7 +163,7 @@ def context_of(settings: Settings, parts: Parts) -> Context:
             for name, each in states.items()
         },
         quarantine=quarantine,
-        readiness=Readiness(database),
+        readiness=Readiness(database, list(states)),
     )
 
 
@@ -186,7 +186,6 @@ async def projecting(
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """Fold the log whenever this process holds the lead; gives the task."""
     conductor = make_conductor(settings, parts, dsn)
-    await conductor.set_up()
     partitions = PartitionKeeper(parts.database)
 
     async def work() -> None:
@@ -225,11 +224,13 @@ def fingerprints_of(settings: Settings) -> dict[str, str]:
 
 
 async def prepare(settings: Settings, dsn: str) -> int:
-    """Set up the schema and the projections before any worker starts; returns the head. Raises SettingsError."""
+    """Set up the schema of the log before any worker starts; returns the head. Raises SettingsError.
+
+    That is all that deliveries need. The process that projects sets its projections up by itself.
+    """
     for name in load_providers(settings.providers):
         make_verifier(settings, name)
     async with open_parts(settings, dsn, append=False, follow=False) as parts:
-        await make_conductor(settings, parts, dsn).set_up()
         return parts.head.position
 
 

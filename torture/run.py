@@ -175,15 +175,14 @@ class _Run:
             await asyncio.sleep(0.02)
 
     async def _wait_until_folded(self) -> None:
-        """Return once all is folded and the server calls itself ready."""
+        """Return once all is folded and the server says that all is well."""
         if not await caught_up(self.target.dsn):
             self.violations.add("down", "the projections do not catch up")
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"{self.target.url}/readyz") as response,
-        ):
-            if response.status != HTTPStatus.OK:
-                self.violations.add("down", f"/readyz answers {response.status}")
+        async with aiohttp.ClientSession(self.target.url) as session:
+            for path in ("/readyz", "/healthz/projections"):
+                async with session.get(path) as response:
+                    if response.status != HTTPStatus.OK:
+                        self.violations.add("down", f"{path} answers {response.status}")
 
     async def _stop(self) -> None:
         if problem := await self.target.stop():

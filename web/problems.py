@@ -15,6 +15,7 @@ from eventstore.errors import (
     NotFoundError,
     NothingRetiredError,
     NotReadyError,
+    NotSetUpError,
     NotSwitchedError,
     QueueFullError,
     RebuildingError,
@@ -82,6 +83,7 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     ExpectationError: ProblemType(417, "expectation", "The expectation cannot be met", close=True),
     RefusedError: ProblemType(422, "refused", "The delivery cannot be put on record"),
     TooManyError: ProblemType(429, "too-many", "Too many requests", 1, close=True),
+    NotSetUpError: ProblemType(503, "not-set-up", "Not set up yet", 2),
     NotFoldedError: ProblemType(503, "not-folded", "Not folded yet", 1),
     QueueFullError: ProblemType(503, "queue-full", "Too many deliveries are waiting", 1),
     TooManyConnectionsError: ProblemType(

@@ -115,7 +115,7 @@ class ServerProcess:
 
     def _is_ready(self) -> bool:
         try:
-            with urlopen(f"{self.url}/readyz", timeout=10):  # noqa: S310 - our own address
+            with urlopen(f"{self.url}/healthz/projections", timeout=10):  # noqa: S310 - our own address
                 return True
         except HTTPError as error:
             # A server without that page is one that answers.

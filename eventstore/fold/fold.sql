@@ -174,9 +174,17 @@ ALTER TABLE {table} ADD COLUMN "{column}" {sql_type}
 -- Drop a view, to create it with other column types.
 DROP VIEW IF EXISTS {view}
 
+-- relation_exists --
+-- Whether there is a table, a view or an index of this name.
+SELECT to_regclass($1) IS NOT NULL
+
 -- view_shows_table --
--- Whether a view shows this table.
-SELECT coalesce(pg_get_viewdef(to_regclass($1)) ~ ('FROM (\w+\.)?' || $2 || ';$'), false)
+-- Whether a view shows this table; from the catalogue, where nobody's lock is waited for.
+SELECT EXISTS (
+    SELECT FROM pg_depend AS d JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    WHERE r.ev_class = to_regclass($1)
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass($2) AND d.refobjsubid > 0
+)
 
 -- drop_index --
 -- Drop the index of a column that is given up.

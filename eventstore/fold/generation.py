@@ -58,10 +58,14 @@ class GenerationTables(Generic[State]):
 
     async def create(self, connection: "Session") -> None:
         """Create the tables, without indexes, if they do not exist; distributed, if the log is."""
-        for table in self.tables:
+        missing = [
+            table for table in self.tables if not await _existing_columns(connection, table.name)
+        ]
+        for table in missing:
             await connection.execute(QUERIES["create_table"].format(**table.placeholders))
-        for statement in self.distribute_statements():
-            await connection.execute(statement, timeout=NO_LIMIT)
+        if missing:
+            for statement in self.distribute_statements():
+                await connection.execute(statement, timeout=NO_LIMIT)
 
     def distribute_statements(self, *, drop_views: bool = False) -> list[str]:
         """SQL that distributes the tables, if the log is distributed; their views have to be dropped before."""
@@ -81,23 +85,31 @@ class GenerationTables(Generic[State]):
 
     async def create_indexes(self, connection: "Session") -> None:
         """Create the indexes that do not exist."""
-        for statement in self.index_statements():
-            await connection.execute(statement)
+        # Even CREATE INDEX IF NOT EXISTS waits for those who vacuum or index the table, or write to it.
+        for name, statement in self._indexes().items():
+            if not await connection.fetchval(QUERIES["relation_exists"], name):
+                await connection.execute(statement, timeout=NO_LIMIT)
 
     def index_statements(self) -> list[str]:
         """SQL for each index; the unique ones, which keep a stream to one state, come first."""
+        return list(self._indexes().values())
+
+    def _indexes(self) -> dict[str, str]:
+        """The same, by the names of the indexes."""
         placeholders = self.states.placeholders
-        statements = [QUERIES["create_key"].format(**placeholders)]
+        statements = {f"{self.states.name}_pkey": QUERIES["create_key"].format(**placeholders)}
         if self.journal is not None:
-            of_journal = self.journal.placeholders
-            statements.append(QUERIES["create_journal_key"].format(**of_journal))
-            statements.append(QUERIES["create_journal_time_index"].format(**of_journal))
+            name, of_journal = self.journal.name, self.journal.placeholders
+            statements[f"{name}_pkey"] = QUERIES["create_journal_key"].format(**of_journal)
+            statements[f"{name}_recorded_at"] = QUERIES["create_journal_time_index"].format(
+                **of_journal
+            )
         for column in self.projection.indexes:
             index = identifier(f"{self.states.name}_{column}")
             is_tenant = column == self.projection.tenant
             template = QUERIES["create_tenant_index" if is_tenant else "create_index"]
-            statements.append(
-                template.format(**placeholders, index=index, column=identifier(column))
+            statements[index] = template.format(
+                **placeholders, index=index, column=identifier(column)
             )
         return statements
 

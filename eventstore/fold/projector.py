@@ -23,10 +23,11 @@ from eventstore.fold.queries import QUERIES
 from eventstore.fold.writing import GenerationWriter
 from eventstore.log.events import LogSlice
 from eventstore.postgres.failures import describe, is_outage, is_refused_value
-from eventstore.postgres.schema import lock_schema
 from eventstore.tasks import Backoff, raise_if_cancelled, run_all
 
 if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
     from eventstore.fold.registry import Registry
     from eventstore.limits import Limits
     from eventstore.log.head import Head
@@ -44,6 +45,9 @@ LONGEST_PAUSE = 5.0
 MIN_REST_SECONDS = 0.015
 REST_FACTOR = 2
 MAX_REST_SECONDS = 0.1
+
+# What holds a projection up whose tables are not as this code needs them.
+SETTING_UP = "its tables have to be changed first: "
 
 # How many batches are folded while the lock is held, each prepared while the one before it is written. More would save
 # little, and keep those waiting who want the lock.
@@ -82,6 +86,7 @@ class Projector(Generic[State]):
         self.checkpoint = 0
         self.lock = asyncio.Lock()
         self.live = generation is None
+        self.is_set_up = False
         self.tables = GenerationTables(projection, generation or 1)
         self._writer = GenerationWriter(self.tables)
         self._sources = sources
@@ -109,21 +114,30 @@ class Projector(Generic[State]):
         return max(0, self._head.position - self.checkpoint)
 
     async def set_up(self) -> None:
-        """Create or adapt the tables, and read the checkpoint. Safe when two servers do it at once."""
-        async with self._database.transaction() as connection:
-            await lock_schema(connection)
-            if self.live:
-                name, version = self.projection.name, self.projection.version
-                await connection.execute(QUERIES["register_projection"], name, version)
-                row = await connection.fetchrow(QUERIES["live_generation"], name)
-                self.tables = GenerationTables(self.projection, row["generation"] if row else 1)
-                self._writer = GenerationWriter(self.tables)
-                await self.tables.create(connection)
-            await self.tables.adapt(connection)
-            await self.tables.create_indexes(connection)
-            if self.live:
-                await self.tables.create_views(connection)
+        """Create or adapt the tables, and read the checkpoint. Safe when two servers do it at once.
+
+        It waits, however long, while others hold a lock on a table that has to be changed; nobody waits behind it.
+        """
+        name, version = self.projection.name, self.projection.version
+        if self.live:
+            await self._database.execute(QUERIES["register_projection"], name, version)
+        await self._database.change_tables(
+            self._change_tables, f"set up {name}", lambda why: self.record_error(SETTING_UP + why)
+        )
         await self.reload()
+        self.is_set_up = True
+
+    async def _change_tables(self, connection: "Connection[Record]") -> None:
+        """Change what has to be changed; mostly that is nothing, and then no table is locked."""
+        if self.live:
+            row = await connection.fetchrow(QUERIES["live_generation"], self.projection.name)
+            self.tables = GenerationTables(self.projection, row["generation"] if row else 1)
+            self._writer = GenerationWriter(self.tables)
+            await self.tables.create(connection)
+        await self.tables.adapt(connection)
+        await self.tables.create_indexes(connection)
+        if self.live:
+            await self.tables.create_views(connection)
 
     async def run(self) -> None:
         """Follow the log until cancelled; survives an outage of Postgres and a rival projector."""
@@ -136,7 +150,7 @@ class Projector(Generic[State]):
                     started = loop.time()
                     async with self.lock:
                         folded = await self.fold_next()
-                    await self._record_error(None)
+                    await self.record_error(None)
                     backoff.reset()
                     if not folded:
                         await self._wait_for_more()
@@ -166,7 +180,7 @@ class Projector(Generic[State]):
                     projection=self.projection.name,
                     error=str(error),
                 )
-                await self._record_error(str(error))
+                await self.record_error(str(error))
                 return
             except Exception as error:
                 raise_if_cancelled()
@@ -184,7 +198,7 @@ class Projector(Generic[State]):
                         projection=self.projection.name,
                         exc_info=error,
                     )
-                    await self._record_error(describe(error))
+                    await self.record_error(describe(error))
             await asyncio.sleep(backoff.next_pause())
 
     async def fold_next(self, limit: int | None = None) -> int:
@@ -232,7 +246,7 @@ class Projector(Generic[State]):
             await asyncio.sleep(FIRST_PAUSE)
         await self._head.wait_beyond(self.checkpoint)
 
-    async def _record_error(self, error: str | None) -> None:
+    async def record_error(self, error: str | None) -> None:
         """Keep `error`, and show it to every process through the registry."""
         if error == self.error and self._error_recorded:
             return

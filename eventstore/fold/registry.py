@@ -13,6 +13,7 @@ from eventstore.errors import (
     NotFoldedError,
     NothingRetiredError,
     NotReadyError,
+    NotSetUpError,
     RebuildingError,
 )
 from eventstore.fold.queries import QUERIES
@@ -66,11 +67,10 @@ class Registry:
         return row["checkpoint"], row["failing"]
 
     async def live_checkpoint(self, name: str) -> int:
-        """The checkpoint of the live generation of a projection. Raises LookupError."""
+        """The checkpoint of the live generation of a projection. Raises NotSetUpError."""
         row = await self._database.fetchrow(QUERIES["live_generation"], name)
         if row is None:
-            message = f"projection {name} is not registered"
-            raise LookupError(message)
+            raise NotSetUpError(projection=name)
         checkpoint: int = row["checkpoint"]
         return checkpoint
 
@@ -108,7 +108,10 @@ class Registry:
             raise await self._rebuilding_error(name) from None
 
     async def _rebuilding_error(self, name: str) -> RebuildingError:
-        rebuild = (await self.statuses(name))[name].rebuild
+        found = await self.statuses(name)
+        if name not in found:
+            raise NotSetUpError(projection=name)
+        rebuild = found[name].rebuild
         return RebuildingError(
             projection=name,
             generation=rebuild.generation if rebuild else 0,
@@ -122,7 +125,10 @@ class Registry:
             event.set()
 
     async def wait_for(self, name: str, position: int, timeout: float) -> None:  # noqa: ASYNC109 - it has its own error
-        """Return once projection `name` has folded `position`. Raises NotFoldedError after `timeout` seconds."""
+        """Return once projection `name` has folded `position`. Raises NotFoldedError after `timeout` seconds.
+
+        NotSetUpError if it is not there at all.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         if self._checkpoints.get(name, 0) >= position:

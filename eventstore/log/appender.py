@@ -99,6 +99,8 @@ class Appender:
         self._acceptance = 0
         # Why the database refuses all appends, if it does.
         self._refusal: str | None = None
+        # What the last try to append failed of, if that is an outage.
+        self._outage: str | None = None
 
     async def start(self) -> None:
         """Connect, and begin to commit what is appended. Raises what `connect` does."""
@@ -132,6 +134,16 @@ class Appender:
     def refusal(self) -> str | None:
         """Why the database takes no appends at all, and what to do; None if it does."""
         return self._refusal
+
+    @property
+    def outage(self) -> str | None:
+        """Why nothing can be appended at the moment, though it is tried again and again; None if nothing is known."""
+        return self._outage
+
+    @property
+    def known_head(self) -> int:
+        """A position that the log has reached."""
+        return self._known_head
 
     async def append(self, event: NewEvent) -> Appended:
         """Append one event; returns after COMMIT.
@@ -245,6 +257,7 @@ class Appender:
                     outcome_unknown = False
                 if batch:
                     await self._append(connection, batch)
+                self._outage = None
             except Exception as error:
                 raise_if_cancelled()
                 if is_refused_value(error):
@@ -263,6 +276,7 @@ class Appender:
                         )
                     # Sent or not, committed or not: from now on, look before appending.
                     outcome_unknown = True
+                    self._outage = f"the last append failed: {describe(error)}"
                     self._lost_session = self._lost_session or self._session
                     self._disconnect()
                     await asyncio.sleep(backoff.next_pause())

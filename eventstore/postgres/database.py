@@ -132,15 +132,20 @@ class Database:
         )
 
     async def change_tables(
-        self, change: "Callable[[Connection[Record]], Awaitable[None]]", what: str
+        self,
+        change: "Callable[[Connection[Record]], Awaitable[None]]",
+        what: str,
+        on_wait: "Callable[[str], Awaitable[None]]",
     ) -> None:
         """Do `change` in a transaction, one server at a time, however long it takes; `what` is that, for the log.
 
-        Nobody waits long behind it: where others have a lock that it needs, it gives up what it has, and tries again.
+        Nobody waits long behind it: where others have a lock that it needs, it gives up what it has, and tries again;
+        `on_wait` is told why, now and then.
         """
-        connection = await self.connect()
+        connection = await self._connect()
         try:
-            await change_patiently(connection, change, what)
+            await self._set_up_session(connection)
+            await change_patiently(connection, change, what, on_wait)
         finally:
             connection.terminate()
 

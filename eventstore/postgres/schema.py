@@ -82,11 +82,12 @@ async def change_patiently(
     connection: "Connection[Record]",
     change: "Callable[[Connection[Record]], Awaitable[None]]",
     what: str,
+    on_wait: "Callable[[str], Awaitable[None]] | None" = None,
 ) -> None:
     """Do `change` in a transaction, one server at a time; again from the start while others hold a lock that it needs.
 
     Whoever waits for a lock on a table holds up all who come later, so it is waited for only shortly. `what` it is
-    that waits stands in the log.
+    that waits stands in the log, and `on_wait` is told why it does.
     """
     backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
     reported = time.monotonic()
@@ -106,6 +107,8 @@ async def change_patiently(
                     what=what,
                     error=describe(error),
                 )
+                if on_wait is not None:
+                    await on_wait(describe(error))
             await asyncio.sleep(backoff.next_pause())
         else:
             return

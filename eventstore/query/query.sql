@@ -18,6 +18,21 @@ SELECT current_timeline() AS now, timeline AS accepted
 FROM log_head
 WHERE only_row AND NOT pg_is_in_recovery() AND timeline <> current_timeline()
 
+-- is_read_only --
+-- Whether nothing can be written here: a replica, or a server that is set so.
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'
+
+-- read_log_end --
+-- The newest position.
+SELECT position FROM log_head WHERE only_row
+
+-- find_not_set_up --
+-- Which of the projections in $1 have no live generation, or no view that shows it.
+SELECT known.name
+FROM unnest($1::text[]) AS known (name)
+LEFT JOIN projections AS p ON p.name = known.name AND p.status = 'live'
+WHERE p.name IS NULL OR to_regclass(known.name) IS NULL
+
 -- find_held_up --
 -- Live generations that an error holds up, or whose next event has waited for more than 30 s, and for how long.
 SELECT p.name, p.error, s.position, s.seconds

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import msgspec
 
-from eventstore.errors import AmbiguousError, NotFoundError
+from eventstore.errors import AmbiguousError, NotFoundError, NotSetUpError
 from eventstore.fold.columns import columns_of, identifier, mask, names_of
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
@@ -16,6 +17,8 @@ from eventstore.query.filters import OWNER_FILTERS, Filter, conditions, filters_
 from eventstore.query.queries import QUERIES
 
 if TYPE_CHECKING:
+    from asyncpg import Record
+
     from eventstore.fold.registry import Registry
     from eventstore.limits import Limits
     from eventstore.postgres.database import Database
@@ -57,12 +60,12 @@ class States:
     ) -> Page[Any, str]:
         """A page of at most `limit` states, in the order of their streams; `filters` are of `self.filters`.
 
-        Raises CursorError, NotFoldedError.
+        Raises CursorError, NotFoldedError, NotSetUpError.
         """
         after = decode_cursor(cursor)
         await self.wait_for(at_least)
         query = self._query("page", self.filters, filters)
-        rows = await self._database.fetch(query, after, limit + 1, *filters.values())
+        rows = await self._fetch(query, after, limit + 1, *filters.values())
         return page_of(
             [self._row(row) for row in rows], limit, lambda row: encode_cursor(row.stream)
         )
@@ -70,7 +73,7 @@ class States:
     async def find(self, id_: str, owner: Mapping[str, str], at_least: int = 0) -> msgspec.Struct:
         """The state of the one thing of this id; `owner` says whose, by the names of OWNER_FILTERS.
 
-        Raises NotFoundError, AmbiguousError, NotFoldedError.
+        Raises NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError.
         """
         await self.wait_for(at_least)
         found = await self.find_all(id_, owner)
@@ -84,8 +87,15 @@ class States:
     async def find_all(self, id_: str, owner: Mapping[str, str]) -> list[Any]:
         """The states of all things of this id, but no more than MOST_OWNERS."""
         query = self._query("find", OWNER_FILTERS, owner)
-        rows = await self._database.fetch(query, id_, MOST_OWNERS, *owner.values())
+        rows = await self._fetch(query, id_, MOST_OWNERS, *owner.values())
         return [self._row(row) for row in rows]
+
+    async def _fetch(self, query: str, *values: object) -> "list[Record]":
+        try:
+            return await self._database.fetch(query, *values)
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+            # Nobody has made the tables yet, or only other code.
+            raise NotSetUpError(projection=self.projection.name) from error
 
     async def wait_for(self, position: int) -> None:
         """Return once the projection has folded `position`. Raises NotFoldedError."""

@@ -34,11 +34,6 @@ class Conductor:
         self._registry = deps.registry
         self._lifecycles = [Lifecycle(each, deps) for each in projections]
 
-    async def set_up(self) -> None:
-        """Create or adapt the tables of every live generation. Safe when two servers do it at once."""
-        for lifecycle in self._lifecycles:
-            await lifecycle.set_up()
-
     async def run(self) -> None:
         """Project until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -54,8 +49,10 @@ class Conductor:
                 with _errors_logged("read the registry"):
                     statuses = await self._registry.statuses()
                 for lifecycle in self._lifecycles:
-                    with _errors_logged("carry out a request"):
-                        await lifecycle.update(statuses[lifecycle.name])
+                    # One that is not registered yet is being set up.
+                    if (status := statuses.get(lifecycle.name)) is not None:
+                        with _errors_logged("carry out a request"):
+                            await lifecycle.update(status)
                 busy = any(each.rebuild is not None for each in statuses.values())
                 await asyncio.sleep(BUSY_POLL_SECONDS if busy else IDLE_POLL_SECONDS)
         finally:

@@ -20,12 +20,16 @@ from eventstore.rebuild.build import CHANGED_BY_OTHERS, Build, Dependencies
 from eventstore.rebuild.diff import Comparison
 from eventstore.rebuild.pool import BuildFailedError
 from eventstore.rebuild.queries import QUERIES
-from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
+from eventstore.tasks import Backoff, cancel_all, in_background, raise_if_cancelled
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
 logger = structlog.get_logger()
+
+# Seconds between tries to set the live generation up: the first, doubled up to the longest.
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
 
 # Seconds between looks at what another task of this process does.
 POLL_SECONDS = 0.05
@@ -47,20 +51,44 @@ class Lifecycle:
         self._stale_checked = False
         self._wanted: str | None = None
 
-    async def set_up(self) -> None:
-        """Create or adapt the tables of the live generation."""
-        await self._live.set_up()
+    async def _set_up_live(self) -> None:
+        """Create or adapt the tables of the live generation, however often that fails."""
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        while not self._live.is_set_up:
+            try:
+                await self._live.set_up()
+            except Exception as error:
+                raise_if_cancelled()
+                if is_outage(error):
+                    logger.warning(
+                        "projection_waiting",
+                        message="A projection is waiting for Postgres.",
+                        projection=self.name,
+                        error=describe(error),
+                    )
+                else:
+                    logger.error(
+                        "projection_not_set_up",
+                        message="The tables of a projection are not as they have to be; trying again.",
+                        projection=self.name,
+                        exc_info=error,
+                    )
+                    await self._live.record_error(describe(error))
+                await asyncio.sleep(backoff.next_pause())
 
     async def follow_log(self) -> None:
-        """Run the live projector, whichever that is."""
+        """Set the live generation up and run its projector, whichever that is."""
         while True:
+            await self._set_up_live()
             async with in_background(self._live.run()):
                 # Even a projector that has stopped for good is kept until another generation takes its place.
                 await self._switched.wait()
             self._switched.clear()
 
     async def update(self, status: ProjectionStatus) -> None:
-        """Do what the registry asks for, by its newest status."""
+        """Do what the registry asks for, by its newest status, once the live generation is set up."""
+        if not self._live.is_set_up:
+            return
         rebuild = status.rebuild
         self._wanted = None if rebuild is None else rebuild.wanted
         await self._follow_live(status.live.generation)

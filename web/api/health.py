@@ -19,12 +19,16 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class ReadinessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether deliveries can be taken and every projection follows the log: `status`.
-
-    If not, `problems` says what is wrong, by `postgres`, `log` or the name of a projection.
-    """
+    """Whether deliveries can be taken: `status`. If not, `problems` says what is wrong, by `postgres` or `log`."""
 
     status: Literal["ready", "not ready"]
+    problems: dict[str, str] = {}
+
+
+class ProjectionsHealth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether every projection follows the log: `status`. If not, `problems` says what is wrong, by projection."""
+
+    status: Literal["ok", "held up"]
     problems: dict[str, str] = {}
 
 
@@ -36,14 +40,26 @@ async def healthz(_: Context, _path: NoParameters, _query: NoParameters) -> Heal
 async def readyz(
     context: Context, _path: NoParameters, _query: NoParameters
 ) -> ReadinessStatus | WithStatus:
-    """Whether deliveries can be taken and every projection follows the log; 503 if not."""
-    problems = await context.readiness.find_problems()
-    if refusal := context.appender.refusal:
-        problems["log"] = refusal
+    """Whether deliveries can be taken; 503 if not. How the projections are is no matter here."""
+    appender = context.appender
+    problems = await context.readiness.find_problems(appender.known_head)
+    if reason := appender.refusal or appender.outage:
+        problems.setdefault("log", reason)
     if problems:
         answer = ReadinessStatus("not ready", problems)
         return WithStatus(HTTPStatus.SERVICE_UNAVAILABLE, answer)
     return ReadinessStatus("ready")
+
+
+async def projections_healthz(
+    context: Context, _path: NoParameters, _query: NoParameters
+) -> ProjectionsHealth | WithStatus:
+    """Whether every projection follows the log; 503 if not."""
+    problems = await context.readiness.find_held_up()
+    if problems:
+        answer = ProjectionsHealth("held up", problems)
+        return WithStatus(HTTPStatus.SERVICE_UNAVAILABLE, answer)
+    return ProjectionsHealth("ok")
 
 
 ROUTES = [
@@ -60,6 +76,15 @@ ROUTES = [
         path="/readyz",
         handler=readyz,
         answer=ReadinessStatus,
+        statuses=(HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE),
+        errors=(BadParameterError, UnavailableError),
+        scope="health",
+    ),
+    Route(
+        method="GET",
+        path="/healthz/projections",
+        handler=projections_healthz,
+        answer=ProjectionsHealth,
         statuses=(HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE),
         errors=(BadParameterError, UnavailableError),
         scope="health",

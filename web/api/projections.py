@@ -12,6 +12,7 @@ from eventstore.errors import (
     NotFoundError,
     NothingRetiredError,
     NotReadyError,
+    NotSetUpError,
     NotSwitchedError,
     RebuildingError,
 )
@@ -182,7 +183,11 @@ def _known(context: Context, name: str) -> str:
 
 
 async def _status(context: Context, name: str) -> ProjectionStatus:
-    return (await context.registry.statuses(_known(context, name)))[name]
+    """How far a projection is. Raises NotFoundError, NotSetUpError."""
+    found = await context.registry.statuses(_known(context, name))
+    if name not in found:
+        raise NotSetUpError(projection=name)
+    return found[name]
 
 
 def _under_way(status: ProjectionStatus) -> Rebuild:
@@ -227,7 +232,7 @@ ROUTES = [
         handler=show_projection,
         path_parameters=ProjectionPath,
         answer=ProjectionDetails,
-        errors=(*COMMON_ERRORS, NotFoundError),
+        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError),
         scope="read",
     ),
     Route(
@@ -238,7 +243,7 @@ ROUTES = [
         query=RebuildQuery,
         answer=Rebuild,
         statuses=(HTTPStatus.ACCEPTED,),
-        errors=(*COMMON_ERRORS, NotFoundError, RebuildingError),
+        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError, RebuildingError),
         scope="operate",
     ),
     Route(
@@ -247,7 +252,7 @@ ROUTES = [
         handler=show_rebuild,
         path_parameters=ProjectionPath,
         answer=Rebuild,
-        errors=(*COMMON_ERRORS, NotFoundError),
+        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError),
         scope="read",
     ),
     Route(
@@ -257,7 +262,7 @@ ROUTES = [
         path_parameters=ProjectionPath,
         answer=ProjectionDetails,
         statuses=_DONE,
-        errors=(*COMMON_ERRORS, NotFoundError, NotReadyError, NotSwitchedError),
+        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError, NotReadyError, NotSwitchedError),
         scope="operate",
     ),
     Route(
@@ -267,7 +272,7 @@ ROUTES = [
         path_parameters=ProjectionPath,
         answer=ProjectionDetails,
         statuses=_DONE,
-        errors=(*COMMON_ERRORS, NotFoundError),
+        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError),
         scope="operate",
     ),
     Route(
@@ -279,6 +284,7 @@ ROUTES = [
         statuses=_DONE,
         errors=(
             *COMMON_ERRORS,
+            NotSetUpError,
             NotFoundError,
             NothingRetiredError,
             NotSwitchedError,
@@ -293,7 +299,7 @@ ROUTES = [
         path_parameters=ProjectionPath,
         query=QuarantineQuery,
         answer=Page[QuarantinedEvent, int],
-        errors=(*COMMON_ERRORS, NotFoundError),
+        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError),
         scope="read",
     ),
     Route(
@@ -302,7 +308,7 @@ ROUTES = [
         handler=show_quarantined,
         path_parameters=QuarantinedPath,
         answer=QuarantinedEvent,
-        errors=(*COMMON_ERRORS, NotFoundError),
+        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError),
         scope="read",
     ),
 ]

@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from eventstore.errors import AmbiguousError, CursorError, NotFoldedError, NotFoundError
+from eventstore.errors import (
+    AmbiguousError,
+    CursorError,
+    NotFoldedError,
+    NotFoundError,
+    NotSetUpError,
+)
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page
 from eventstore.query.filters import filters_of
@@ -106,7 +112,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
 
     row_type = row_type_of(projection)
     page: Any = Page
-    thing_errors = (*COMMON_ERRORS, NotFoundError, AmbiguousError, NotFoldedError)
+    thing_errors = (*COMMON_ERRORS, NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError)
     return [
         Route(
             method="GET",
@@ -114,7 +120,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             handler=list_states,
             query=list_query_of(projection),
             answer=page[row_type, str],
-            errors=(*COMMON_ERRORS, CursorError, NotFoldedError),
+            errors=(*COMMON_ERRORS, CursorError, NotFoldedError, NotSetUpError),
             scope="read",
         ),
         Route(

@@ -29,7 +29,8 @@ async def test_a_fold_that_fails_for_every_event_stops_before_it_fills_the_quara
         assert "5 in a row" in stopped["error"]
         assert stopped["quarantined"] <= 4
         assert stopped["lag"] > 0
-        answer = await client.get("/readyz")
+        assert (await client.get("/readyz")).status == 200
+        answer = await client.get("/healthz/projections")
         assert (answer.status, list(answer.json["problems"])) == (503, ["gift_cards"])
         assert (await level(client, "/v1/projections/locations"))["folded"] == 12
         assert (await client.get("/v1/gift-cards/c-0")).json["balance"] == 1
@@ -46,7 +47,7 @@ async def test_a_fold_that_fails_for_every_event_stops_before_it_fills_the_quara
         after = await until(client, CARDS, lambda p: p["lag"] == 0 and p["error"] is None)
         assert after["quarantined"] == quarantined
         assert await failures(connection) == (0, quarantined)
-        assert (await client.get("/readyz")).status == 200
+        assert (await client.get("/healthz/projections")).status == 200
 
 
 async def failures(connection: "Connection[Record]") -> tuple[int, int]:

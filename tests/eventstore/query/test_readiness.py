@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
-from eventstore.query.readiness import Readiness
+from eventstore.query.queries import QUERIES
+from eventstore.query.readiness import NOT_SET_UP, Readiness
 from tests.support import new_event
 from tests.support.log import Log
 
@@ -19,6 +22,28 @@ async def test_where_all_is_well_there_is_no_problem(
 ) -> None:
     await connection.execute(REGISTER, "locations")
     assert await Readiness(database).find_problems() == {}
+    assert await Readiness(database).find_held_up() == {}
+
+
+async def test_a_projection_without_tables_is_not_set_up(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await connection.execute(REGISTER, "locations")
+    readiness = Readiness(database, ["locations", "gift_cards"])
+    assert await readiness.find_held_up() == {"locations": NOT_SET_UP, "gift_cards": NOT_SET_UP}
+
+
+async def test_a_log_that_ends_before_what_is_known_takes_no_deliveries(database: Database) -> None:
+    problems = await Readiness(database).find_problems(known_head=7)
+    assert problems["log"].startswith("the log ends at position 0, and is known to have reached 7")
+    assert "loopledger timeline accept" in problems["log"]
+
+
+async def test_a_database_that_cannot_be_written_to_takes_no_deliveries(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(QUERIES, "is_read_only", "SELECT true")
+    assert "is read-only" in (await Readiness(database).find_problems())["postgres"]
 
 
 async def test_an_error_that_holds_a_projection_up_is_the_problem(
@@ -26,7 +51,10 @@ async def test_an_error_that_holds_a_projection_up_is_the_problem(
 ) -> None:
     await connection.execute(REGISTER, "locations")
     await connection.execute("UPDATE projections SET error = 'the disk is full'")
-    assert await Readiness(database).find_problems() == {"locations": "the disk is full"}
+    readiness = Readiness(database)
+    assert await readiness.find_held_up() == {"locations": "the disk is full"}
+    # Deliveries can be taken all the same.
+    assert await readiness.find_problems() == {}
 
 
 async def test_a_projection_that_is_stuck_says_where_and_for_how_long(
@@ -39,6 +67,6 @@ async def test_a_projection_that_is_stuck_says_where_and_for_how_long(
     await connection.execute(REGISTER, "locations")
     await connection.execute("ALTER TABLE events DISABLE TRIGGER ALL")
     await connection.execute("UPDATE events SET recorded_at = recorded_at - interval '1 hour'")
-    (problem,) = (await Readiness(database).find_problems()).values()
+    (problem,) = (await Readiness(database).find_held_up()).values()
     assert problem.startswith("has not folded event 1, which has waited for 360")
     assert "check that a server that projects is running" in problem
