@@ -146,6 +146,10 @@ BEGIN
     UPDATE log_head AS h
     SET position = append_events.base + cardinality(event_ids), recorded_at = append_events.recorded_at
     WHERE h.ctid = head.place;
+    IF NOT FOUND THEN
+        -- It is locked, so it cannot have moved; but nothing may be inserted that the head does not count.
+        RAISE EXCEPTION 'the head row is not where it was locked' USING ERRCODE = 'LL000';
+    END IF;
     INSERT INTO events (
         position, received_at, recorded_at, event_id, provider, topic, merchant_id, program_id, stream,
         headers_salt, body_salt, headers, body
