@@ -237,6 +237,10 @@ CREATE TABLE projections (
     retired_at timestamptz,
     -- How it differs from the live generation, as JSON.
     diff bytea,
+    -- How many attempts at its build have begun, but for those that Postgres interrupted.
+    attempts integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    -- What its promotion waits for, for people; null if it waits for nothing.
+    waiting text,
     PRIMARY KEY (name, generation),
     CONSTRAINT complete CHECK (folded + ignored + quarantined = checkpoint)
 );
@@ -245,6 +249,17 @@ CREATE UNIQUE INDEX projections_one_live ON projections (name) WHERE status = 'l
 
 CREATE UNIQUE INDEX projections_one_rebuild ON projections (name)
 WHERE status IN ('building', 'catching-up', 'ready', 'failed');
+
+-- Which session projects. `term` counts how often that changed: whoever rebuilds writes only while the term is its own.
+CREATE TABLE leadership (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    term bigint NOT NULL DEFAULT 0,
+    pid integer,
+    backend_start timestamptz,
+    began_at timestamptz
+);
+
+INSERT INTO leadership DEFAULT VALUES;
 
 -- Events that a projection could not fold, visible until a rebuild folds them.
 CREATE TABLE quarantine (

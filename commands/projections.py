@@ -91,9 +91,9 @@ def _under_way(rebuild: Rebuild) -> Text:
         problem = visible(rebuild.error or "the server's log says why")
         return Text(f"{rebuild.name}: generation {rebuild.generation} failed: {problem}", "red")
     if rebuild.wanted:
-        return Text(
-            f"{start}; its {_REQUESTED.get(rebuild.wanted, rebuild.wanted)} was requested", "cyan"
-        )
+        waiting = f" and waits for {visible(rebuild.waiting)}" if rebuild.waiting else ""
+        requested = _REQUESTED.get(rebuild.wanted, rebuild.wanted)
+        return Text(f"{start}; its {requested} was requested{waiting}", "cyan")
     if rebuild.status == "ready":
         return Text(f"{start}; `{command}` shows its diff and can promote it", "cyan")
     return Text(f"{start} ({describe_progress(rebuild)}); `{command}` watches it", "cyan")

@@ -118,6 +118,17 @@ class StateChangedError(LoopledgerError):
     """  # noqa: D205 - one message
 
 
+class GapError(LoopledgerError):
+    """{projection} waits at position {checkpoint}: by its head the log reaches to {head}, but event {missing} has not
+    been there for {seconds:.0f} s. Something removed it, or moved the head; restore the database from a backup. Where
+    the log is distributed over machines, and one of them is away, it goes on by itself.
+    """  # noqa: D205 - one message
+
+
+class TermOverError(LoopledgerError):
+    """Another process leads by now: term {term} is over."""
+
+
 class IncompleteReadError(LoopledgerError):
     """A read from position {after} to {through} gave {count} events, and those left out do not account for the rest."""
 

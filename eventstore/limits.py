@@ -46,6 +46,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # So many events in a row that cannot be folded are no accident: the projection stops instead of going on.
     failures_in_a_row: Positive = 100
 
+    # How long a projection waits for an event that the head says is on record and that is not there, before that is an
+    # error. Where the log is distributed over machines, one may come late.
+    gap_seconds: Seconds = 20.0
+
     # A rebuild: its processes (0: as many as there are processors, eight at most), the streams that each holds in
     # memory at a time (about 1.5 KB each; of more it makes several passes), the positions it reads at a time.
     rebuild_processes: Annotated[int, msgspec.Meta(ge=0)] = 0

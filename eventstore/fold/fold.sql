@@ -23,19 +23,21 @@ WHERE name = $1 AND generation = $2 AND NOT $3 = ANY(fingerprints)
 UPDATE projections SET error = $3 WHERE name = $1 AND generation = $2 AND error IS DISTINCT FROM $3
 
 -- list_generations --
--- The generations of the projection $1, or of all if that is null, beside the head, in one snapshot.
+-- The generations of the projection $1, or of all if that is null, beside the head, in one snapshot. An event that is
+-- missing has waited since the checkpoint moved last.
 SELECT
     p.*, h.position AS head, h.position - p.checkpoint AS lag,
-    s.name IS NOT NULL AS stuck,
+    p.status = 'live' AND p.checkpoint < h.position
+        AND coalesce(following.recorded_at, p.updated_at) < clock_timestamp() - interval '30 s' AS stuck,
     extract(epoch FROM coalesce(p.ready_at, clock_timestamp()) - p.created_at)::float8 AS seconds
 FROM projections AS p
 CROSS JOIN log_head AS h
 LEFT JOIN (
-    SELECT w.name, w.generation
+    SELECT w.name, w.generation, e.recorded_at
     FROM projections AS w
     JOIN events AS e ON e.position = w.checkpoint + 1
-    WHERE w.status = 'live' AND e.recorded_at < clock_timestamp() - interval '30 s'
-) AS s ON s.name = p.name AND s.generation = p.generation
+    WHERE w.status = 'live'
+) AS following ON following.name = p.name AND following.generation = p.generation
 WHERE $1::text IS NULL OR p.name = $1
 ORDER BY p.name, p.generation
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Generic, NamedTuple
 
@@ -10,6 +11,7 @@ import structlog
 
 from eventstore.errors import (
     FencedError,
+    GapError,
     IncompleteError,
     IncompleteReadError,
     StateChangedError,
@@ -101,6 +103,8 @@ class Projector(Generic[State]):
         # States as they are in the table, None where there is none: nobody else writes there, or the fence would tell.
         self._states: dict[str, StateAt[State] | None] = {}
         self._error_recorded = False
+        # Since when the next event has been missing, by the monotonic clock.
+        self._gap_since: float | None = None
         self._fingerprint_recorded = False
 
     @property
@@ -150,7 +154,7 @@ class Projector(Generic[State]):
                     started = loop.time()
                     async with self.lock:
                         folded = await self.fold_next()
-                    await self.record_error(None)
+                    await self.record_error(self._gap_error(folded))
                     backoff.reset()
                     if not folded:
                         await self._wait_for_more()
@@ -243,8 +247,35 @@ class Projector(Generic[State]):
     async def _wait_for_more(self) -> None:
         if self._head.position > self.checkpoint:
             # The log reaches further, but the next event is missing: a gap, which only time will fill.
-            await asyncio.sleep(FIRST_PAUSE)
+            await asyncio.sleep(FIRST_PAUSE if self.error is None else LONGEST_PAUSE)
         await self._head.wait_beyond(self.checkpoint)
+
+    def _gap_error(self, folded: int) -> str | None:
+        """What holds it up if it found nothing to fold where the head says that there is, and for too long."""
+        now = time.monotonic()
+        if folded or self._head.position <= self.checkpoint:
+            self._gap_since = None
+            return None
+        if self._gap_since is None:
+            self._gap_since = now
+        if now - self._gap_since < self._limits.gap_seconds:
+            return None
+        if self.error is None:
+            error = GapError(
+                projection=self.projection.name,
+                checkpoint=self.checkpoint,
+                missing=self.checkpoint + 1,
+                head=self._head.position,
+                seconds=self._limits.gap_seconds,
+            )
+            logger.critical(
+                "log_gap",
+                message="An event is missing that the head of the log says is there.",
+                projection=self.projection.name,
+                error=str(error),
+            )
+            return str(error)
+        return self.error
 
     async def record_error(self, error: str | None) -> None:
         """Keep `error`, and show it to every process through the registry."""

@@ -118,10 +118,11 @@ class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
     """How far a generation is that is to be made live.
 
     `name`, `generation`, `status`, `checkpoint`, `lag`, `folded`, `ignored`, `quarantined` and `error` are as in
-    GenerationStatus. `wanted` is what was asked for, to be done as soon as it can be. `target` is the position up to
-    which it is built before it follows the log, null until it is begun; `percent`, from 0 to 100, is of the way there,
-    at `events_per_second`, with about `seconds_left` to go. `started_at`, `ready_at`: when it was begun, and ready.
-    `diff` is there once it is ready, unless it was live before.
+    GenerationStatus. `wanted` is what was asked for, to be done as soon as it can be; `waiting`: what its promotion
+    waits for, in one line, or null. `target` is the position up to which it is built before it follows the log, null
+    until it is begun; `percent`, from 0 to 100, is of the way there, at `events_per_second`, with about `seconds_left`
+    to go. `started_at`, `ready_at`: when it was begun, and ready. `diff` is there once it is ready, unless it was live
+    before.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime
     ready_at: datetime | None
     diff: Diff | None
+    waiting: str | None = None
 
 
 class ProjectionStatus(msgspec.Struct, frozen=True):

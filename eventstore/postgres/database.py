@@ -1,6 +1,7 @@
 """The database: its connections, in a pool and apart from it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -37,6 +38,14 @@ logger = structlog.get_logger()
 # Seconds until a server that does not answer at all counts as away.
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 30.0
+
+# The same from our side, which the driver leaves to the system: two hours. What cannot be set here is left out.
+CLIENT_KEEPALIVES = {
+    "TCP_KEEPIDLE": 5,
+    "TCP_KEEPINTVL": 2,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 11_000,
+}
 
 # Seconds until a connection outside the pool that was lost is opened again.
 RECONNECT_SECONDS = 0.5
@@ -89,9 +98,13 @@ class Database:
             command_timeout=COMMAND_SECONDS,
             server_settings=session_settings(self._dsn),
             connection_class=_Pooled,
-            init=self._set_up_session,
+            init=self._set_up_pooled,
             reset=_reset_nothing,
         )
+
+    async def _set_up_pooled(self, connection: "Connection[Record]") -> None:
+        keep_alive(connection)
+        await self._set_up_session(connection)
 
     async def close(self) -> None:
         """Close the connections at once, whatever they are doing."""
@@ -117,6 +130,7 @@ class Database:
         """Open a connection outside the pool; the caller closes it."""
         connection = await self._connect()
         try:
+            keep_alive(connection)
             await _set_up_durable(connection)
         except BaseException:
             connection.terminate()
@@ -247,6 +261,18 @@ def closed_event(connection: "Connection[Record]") -> asyncio.Event:
         event.set()
     connection.add_termination_listener(lambda _: event.set())
     return event
+
+
+def keep_alive(connection: "Connection[Record]") -> None:
+    """Have the system notice within seconds that the other end of a TCP connection is gone."""
+    # The driver gives no other way to its socket.
+    found = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined] # noqa: SLF001
+    if found is None or found.family == getattr(socket, "AF_UNIX", None):
+        return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in CLIENT_KEEPALIVES.items():
+        if (option := getattr(socket, name, None)) is not None:
+            found.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def commit_without_waiting(connection: "Connection[Record]") -> None:

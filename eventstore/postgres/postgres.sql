@@ -84,15 +84,51 @@ WHERE c.relpersistence = 'u' AND (
 )
 
 -- check_head --
--- The newest position by the head and by the events themselves: they must agree.
-SELECT h.position AS head, e.newest
+-- The newest position by the head and by the events themselves: they must agree. Where the log is distributed over
+-- machines, an event of a moment ago may come late.
+SELECT
+    h.position AS head, e.newest,
+    to_regclass('pg_dist_partition') IS NOT NULL AND h.recorded_at > clock_timestamp() - interval '30 s' AS may_come_late
 FROM log_head AS h
 CROSS JOIN (SELECT coalesce(max(position), 0) AS newest FROM events) AS e
 WHERE h.only_row
 
+-- live_checkpoints --
+-- Where folding goes on.
+SELECT DISTINCT checkpoint FROM projections WHERE status = 'live' ORDER BY checkpoint
+
+-- find_hole --
+-- The first position from $1 to $2 that holds no event; null if all do.
+SELECT min(n)
+FROM generate_series($1::bigint, $2::bigint) AS n
+LEFT JOIN (SELECT position FROM events WHERE position >= $1 AND position <= $2) AS e ON e.position = n
+WHERE e.position IS NULL
+
 -- try_to_lead --
 -- Become the one session that projects, if nobody is.
 SELECT pg_try_advisory_lock(hashtext('loopledger projector'))
+
+-- begin_term --
+-- For the session that leads from now on: a new term begins. What the last leader is writing is waited for.
+UPDATE leadership
+SET term = term + 1, pid = pg_backend_pid(), began_at = clock_timestamp(),
+    backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+WHERE only_row
+RETURNING term
+
+-- still_leads --
+-- For the session that leads: whether term $1 is the one that runs. Asking keeps the session from counting as silent.
+SELECT term = $1 FROM leadership WHERE only_row
+
+-- hold_term --
+-- Keep another term from beginning until this transaction ends, if term $1 is the one that runs; null if it is not.
+SELECT term FROM leadership WHERE only_row AND term = $1 FOR SHARE
+
+-- end_silent_leader --
+-- End the session that leads if it has asked for nothing in $1 seconds: its process is dead, stopped or cut off.
+SELECT pg_terminate_backend(a.pid)
+FROM leadership AS l JOIN pg_stat_activity AS a ON a.pid = l.pid AND a.backend_start = l.backend_start
+WHERE l.only_row AND a.state_change < clock_timestamp() - make_interval(secs => $1)
 
 -- ping --
 -- Succeeds if the server answers queries.

@@ -35,6 +35,9 @@ PROGRESS_WORDS = 3
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 
+# Of so many events a start looks whether there is a hole among them.
+CHECKED_EVENTS = 10_000
+
 # How many events a migration rewrites each second, about: for the first guess of how long it will take.
 MIGRATED_PER_SECOND = 25_000
 
@@ -210,10 +213,23 @@ async def check_server(connection: "Connection[Record]") -> None:
 
 
 async def check_head(connection: "Connection[Record]") -> None:
-    """See that the head is where the events end. Raises LogCorruptedError."""
+    """See that the head is where the events end, and that there is no hole where it matters now.
+
+    That is among the newest events, and where folding goes on: behind a checkpoint, folding has found none. Raises
+    LogCorruptedError.
+    """
     row = await connection.fetchrow(QUERIES["check_head"])
-    if row is None or row["head"] != row["newest"]:
-        found = (
-            "no head row" if row is None else f"head {row['head']}, newest event {row['newest']}"
-        )
-        raise LogCorruptedError(problem=found)
+    if row is None:
+        raise LogCorruptedError(problem="no head row")
+    head = row["head"]
+    if row["may_come_late"]:
+        return
+    if head != row["newest"]:
+        raise LogCorruptedError(problem=f"head {head}, newest event {row['newest']}")
+    starts = [max(0, head - CHECKED_EVENTS)]
+    starts += [each["checkpoint"] for each in await connection.fetch(QUERIES["live_checkpoints"])]
+    for start in starts:
+        end = min(head, start + CHECKED_EVENTS)
+        hole = await connection.fetchval(QUERIES["find_hole"], start + 1, end)
+        if hole is not None:
+            raise LogCorruptedError(problem=f"head {head}, but there is no event {hole}")

@@ -35,13 +35,21 @@ WHERE p.name IS NULL OR to_regclass(known.name) IS NULL
 
 -- find_held_up --
 -- Live generations that an error holds up, or whose next event has waited for more than 30 s, and for how long.
-SELECT p.name, p.error, s.position, s.seconds
+SELECT
+    p.name, p.error, p.checkpoint + 1 AS position,
+    extract(epoch FROM clock_timestamp() - coalesce(following.recorded_at, p.updated_at))::float8 AS seconds
 FROM projections AS p
+CROSS JOIN log_head AS h
 LEFT JOIN (
-    SELECT w.name, w.generation, e.position, extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 AS seconds
+    SELECT w.name, w.generation, e.recorded_at
     FROM projections AS w
     JOIN events AS e ON e.position = w.checkpoint + 1
     WHERE w.status = 'live'
-) AS s ON s.name = p.name AND s.generation = p.generation
-WHERE p.status = 'live' AND (p.error IS NOT NULL OR s.seconds > 30)
+) AS following ON following.name = p.name AND following.generation = p.generation
+WHERE p.status = 'live' AND (
+    p.error IS NOT NULL OR (
+        p.checkpoint < h.position
+        AND coalesce(following.recorded_at, p.updated_at) < clock_timestamp() - interval '30 s'
+    )
+)
 ORDER BY p.name

@@ -22,6 +22,7 @@ from eventstore.fold.projection import Projection, Source
 from eventstore.fold.projector import Projector
 from eventstore.log.head import read_head
 from eventstore.postgres.failures import describe, is_transient
+from eventstore.postgres.leader import Term
 from eventstore.rebuild.messages import BuildCounts, Job
 from eventstore.rebuild.pool import BuilderDiedError, BuilderPool, BuildFailedError
 from eventstore.rebuild.queries import QUERIES
@@ -40,7 +41,8 @@ logger = structlog.get_logger()
 REPORT_SECONDS = 0.5
 REPORTS_PER_LOG_LINE = 10
 
-# How many tries a build has when builders die, and the seconds between them.
+# How many attempts a build has, whoever conducts them, and the seconds between them. One that Postgres interrupted does
+# not count.
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 
@@ -85,29 +87,43 @@ class Dependencies(msgspec.Struct, frozen=True, kw_only=True):
 class Build:
     """A new generation of a projection, while it is built. Its number changes when it is started again."""
 
-    def __init__(self, projection: Projection[Any], deps: Dependencies, generation: int) -> None:
+    def __init__(
+        self, projection: Projection[Any], deps: Dependencies, term: Term, generation: int
+    ) -> None:
         self.generation = generation
         self.name = projection.name
         self.fingerprint = fingerprint(projection, deps.sources)
         self._projection = projection
         self._deps = deps
+        self._term = term
 
-    async def run(self, *, restart: bool) -> None:
-        """Build it with its indexes; `restart` if a build of it was interrupted. Raises BuildFailedError."""
-        for attempt in range(ATTEMPTS):
+    async def run(self, *, restart: bool, attempts: int = 0) -> None:
+        """Build it with its indexes; `restart` if a build of it was interrupted, after so many `attempts`.
+
+        Raises BuildFailedError, TermOverError.
+        """
+        if attempts >= ATTEMPTS:
+            raise BuildFailedError(
+                problem=f"{attempts} attempts were interrupted; whatever ended the process that conducts it"
+                " may do so again"
+            )
+        for attempt in range(attempts + 1, ATTEMPTS + 1):
             if restart:
                 await self._renumber()
-            job = await self._start()
+            job = await self._start(attempt)
             try:
                 await self._fill(job)
             except (BuilderDiedError, asyncpg.PostgresError, OSError) as error:
                 raise_if_cancelled()
-                if is_transient(error) or attempt == ATTEMPTS - 1:
+                # Whoever leads now may have dropped the tables.
+                await self._term.check(self._deps.database)
+                if is_transient(error) or attempt == ATTEMPTS:
                     raise
                 logger.warning(
                     "rebuild_restarted",
                     message="A rebuild was interrupted and is restarted.",
                     projection=self.name,
+                    attempt=attempt,
                     error=describe(error),
                 )
                 restart = True
@@ -115,10 +131,11 @@ class Build:
             else:
                 return
 
-    async def _start(self) -> Job:
+    async def _start(self, attempt: int) -> Job:
         """Create the tables, and fix up to which position they are built."""
         tables = GenerationTables(self._projection, self.generation)
         async with self._deps.database.transaction() as connection:
+            await self._term.hold(connection)
             target: int = await read_head(connection)
             await tables.create(connection)
             started = await connection.fetchval(
@@ -128,6 +145,7 @@ class Build:
                 self._projection.version,
                 self.fingerprint,
                 target,
+                attempt,
             )
             if started is None:
                 raise BuildFailedError(problem=CHANGED_BY_OTHERS)
@@ -138,6 +156,7 @@ class Build:
         """Start again under the next number."""
         name, generation = self.name, self.generation
         async with self._deps.database.transaction() as connection:
+            await self._term.hold(connection)
             await connection.execute(QUERIES["delete_quarantine"], name, generation)
             if not await connection.fetchval(QUERIES["renumber_generation"], name, generation):
                 raise BuildFailedError(problem=CHANGED_BY_OTHERS)
@@ -167,9 +186,11 @@ class Build:
                 counts.folded,
                 ignored,
                 counts.quarantined,
+                self._term.number,
             )
         except asyncpg.CheckViolationError as error:
             raise IncompleteError(projection=self.name) from error
+        await self._term.check(self._deps.database)
 
     def _check_failures(self, counts: BuildCounts) -> None:
         if not counts.folded and counts.quarantined >= self._deps.limits.failures_in_a_row:
@@ -186,7 +207,11 @@ class Build:
             await asyncio.sleep(REPORT_SECONDS)
             with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
                 await self._deps.database.execute(
-                    QUERIES["record_progress"], self.name, job.generation, events_done()
+                    QUERIES["record_progress"],
+                    self.name,
+                    job.generation,
+                    events_done(),
+                    self._term.number,
                 )
             if count % REPORTS_PER_LOG_LINE == 0:
                 logger.info(

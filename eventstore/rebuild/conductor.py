@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from eventstore.errors import TermOverError
 from eventstore.fold.projection import Projection
 from eventstore.postgres.failures import describe, is_outage
+from eventstore.postgres.leader import Term
 from eventstore.rebuild.build import Dependencies
 from eventstore.rebuild.lifecycle import Lifecycle
 from eventstore.tasks import raise_if_cancelled
@@ -34,8 +36,10 @@ class Conductor:
         self._registry = deps.registry
         self._lifecycles = [Lifecycle(each, deps) for each in projections]
 
-    async def run(self) -> None:
-        """Project until cancelled."""
+    async def run(self, term: Term) -> None:
+        """Project until cancelled; rebuild while `term` lasts."""
+        for lifecycle in self._lifecycles:
+            lifecycle.begin(term)
         async with asyncio.TaskGroup() as group:
             for lifecycle in self._lifecycles:
                 group.create_task(lifecycle.follow_log(), name=f"projector-{lifecycle.name}")
@@ -67,7 +71,14 @@ def _errors_logged(step: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise_if_cancelled()
-        if is_outage(error):
+        if isinstance(error, TermOverError):
+            # Whoever leads now carries it out; this process is about to be told.
+            logger.debug(
+                "rebuilds_left",
+                message="Another process leads by now, and sees to rebuilds.",
+                step=step,
+            )
+        elif is_outage(error):
             logger.debug(
                 "rebuilds_waiting",
                 message="Requests for rebuilds wait for Postgres.",

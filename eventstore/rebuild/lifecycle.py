@@ -1,29 +1,35 @@
 """The generations of one projection: one follows the log, and a new one is built, compared with it and made live."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import msgspec
 import structlog
 
-from eventstore.errors import LoopledgerError
+from eventstore.errors import LoopledgerError, TermOverError
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.status import REBUILDING, Diff, ProjectionStatus, Rebuild
 from eventstore.postgres.failures import describe, is_outage, is_transient
+from eventstore.postgres.leader import Term
 from eventstore.postgres.schema import lock_schema
 from eventstore.rebuild.build import CHANGED_BY_OTHERS, Build, Dependencies
 from eventstore.rebuild.diff import Comparison
 from eventstore.rebuild.pool import BuildFailedError
 from eventstore.rebuild.queries import QUERIES
+from eventstore.rebuild.readers import ReaderWatch
 from eventstore.tasks import Backoff, cancel_all, in_background, raise_if_cancelled
 
 if TYPE_CHECKING:
     from asyncpg import Record
+
+    from eventstore.postgres.database import Session
 
 logger = structlog.get_logger()
 
@@ -34,8 +40,14 @@ LONGEST_PAUSE = 5.0
 # Seconds between looks at what another task of this process does.
 POLL_SECONDS = 0.05
 
-# Seconds between tries to make a generation live while somebody is reading the view.
-SWITCH_PAUSE_SECONDS = 0.25
+# Seconds between tries to make a generation live while somebody is reading the views: the first, doubled up to the
+# longest. How long a promotion waits before it is shown.
+FIRST_SWITCH_PAUSE = 0.1
+LONGEST_SWITCH_PAUSE = 2.0
+SHOW_WAIT_SECONDS = 0.5
+
+# Seconds between tries to drop an old generation.
+DROP_SECONDS = 10.0
 
 
 class Lifecycle:
@@ -50,6 +62,11 @@ class Lifecycle:
         self._rebuilding: asyncio.Task[None] | None = None
         self._stale_checked = False
         self._wanted: str | None = None
+        self._term = Term(0)
+        # The generation whose build was interrupted by Postgres, or by this process itself.
+        self._interrupted: int | None = None
+        # When to look for generations that nobody needs any more.
+        self._drop_at = 0.0
 
     async def _set_up_live(self) -> None:
         """Create or adapt the tables of the live generation, however often that fails."""
@@ -76,13 +93,23 @@ class Lifecycle:
                     await self._live.record_error(describe(error))
                 await asyncio.sleep(backoff.next_pause())
 
+    def begin(self, term: Term) -> None:
+        """Rebuild from now on in this term."""
+        self._term = term
+
     async def follow_log(self) -> None:
         """Set the live generation up and run its projector, whichever that is."""
         while True:
             await self._set_up_live()
-            async with in_background(self._live.run()):
+            async with (
+                in_background(self._live.run()) as running,
+                in_background(self._switched.wait()) as switched,
+            ):
+                await asyncio.wait([running, switched], return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()
                 # Even a projector that has stopped for good is kept until another generation takes its place.
-                await self._switched.wait()
+                await switched
             self._switched.clear()
 
     async def update(self, status: ProjectionStatus) -> None:
@@ -97,6 +124,8 @@ class Lifecycle:
             if status.live.stale:
                 await self._report_stale()
         if rebuild is None:
+            if time.monotonic() >= self._drop_at:
+                await self._drop_old()
             return
         if rebuild.wanted == "discard":
             await self.stop()
@@ -111,6 +140,13 @@ class Lifecycle:
         if self._rebuilding is not None:
             await cancel_all(self._rebuilding)
             self._rebuilding = None
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator["Session"]:
+        """A transaction of this term. Raises TermOverError."""
+        async with self._deps.database.transaction() as connection:
+            await self._term.hold(connection)
+            yield connection
 
     async def _report_stale(self) -> None:
         """Log that other code folded the live generation; request a rebuild if the settings say so."""
@@ -148,7 +184,7 @@ class Lifecycle:
 
     async def _rebuild(self, rebuild: Rebuild) -> None:
         """Take a rebuild from where it is until it is live."""
-        build = Build(self._projection, self._deps, rebuild.generation)
+        build = Build(self._projection, self._deps, self._term, rebuild.generation)
         try:
             row = await self._read_entry(build.generation)
             if row is None or row["status"] not in REBUILDING:
@@ -157,13 +193,20 @@ class Lifecycle:
             outdated = any(one != build.fingerprint for one in row["fingerprints"])
             # A build by other code is started again; a generation that was live before is taken as it is.
             if row["status"] == "building" or (outdated and row["retired_at"] is None):
-                await build.run(restart=row["target"] is not None)
+                await self._build(build, row, outdated=outdated)
             projector = self._deps.projector(self._projection, build.generation)
             await projector.set_up()
             async with in_background(projector.run()):
                 await self._catch_up(projector)
                 await self._wait_for_promotion(projector)
                 await self._promote(projector)
+        except TermOverError as error:
+            logger.info(
+                "rebuild_left",
+                message="Another process leads by now, and goes on with this rebuild.",
+                projection=self.name,
+                error=str(error),
+            )
         except Exception as error:
             raise_if_cancelled()
             if is_transient(error):
@@ -178,6 +221,20 @@ class Lifecycle:
                 "rebuild_failed", message="A rebuild failed.", projection=self.name, exc_info=error
             )
             await self._fail(build.generation, error)
+
+    async def _build(self, build: Build, row: "Record", *, outdated: bool) -> None:
+        """Build a generation, or start its build again; other code gets attempts of its own."""
+        attempts = 0 if outdated else row["attempts"]
+        if attempts and self._interrupted == build.generation:
+            # That attempt did not end by a fault of its own.
+            attempts -= 1
+        self._interrupted = None
+        try:
+            await build.run(restart=row["target"] is not None, attempts=attempts)
+        except BaseException as error:
+            if is_transient(error) or isinstance(error, asyncio.CancelledError):
+                self._interrupted = build.generation
+            raise
 
     async def _read_entry(self, generation: int) -> "Record | None":
         return await self._deps.database.fetchrow(QUERIES["find_generation"], self.name, generation)
@@ -200,7 +257,9 @@ class Lifecycle:
             self.name,
             projector.generation,
             None if diff is None else msgspec.json.encode(diff),
+            self._term.number,
         )
+        await self._term.check(self._deps.database)
         logger.info(
             "rebuild_ready",
             message="A rebuild is ready to be promoted.",
@@ -259,10 +318,18 @@ class Lifecycle:
             connection.terminate()
 
     async def _promote(self, projector: Projector[Any]) -> None:
-        """Make a generation live, once nobody reads the view; it is not behind the one that was."""
-        while not await self._try_to_switch(projector):  # noqa: ASYNC110 - a reader tells nobody
-            # A report may read the view for long, and whoever waited for its lock would hold up every later reader.
-            await asyncio.sleep(SWITCH_PAUSE_SECONDS)
+        """Make a generation live once nobody reads the views for long; it is not behind the one that was."""
+        watch = ReaderWatch(self._deps.database, self._live.tables)
+        backoff = Backoff(FIRST_SWITCH_PAUSE, LONGEST_SWITCH_PAUSE)
+        since = time.monotonic()
+        while True:
+            readers = await watch.long_readers()
+            if not readers and await self._try_to_switch(projector):
+                break
+            # A report may read the views for long, and whoever waited for its lock would hold up every later reader.
+            pause = backoff.next_pause()
+            await self._show_wait(projector.generation, readers, time.monotonic() - since)
+            await asyncio.sleep(pause)
         self._switched.set()
         generation = projector.generation
         logger.info(
@@ -273,12 +340,34 @@ class Lifecycle:
         )
         await self._drop_old()
 
+    async def _show_wait(self, generation: int, readers: str, seconds: float) -> None:
+        """Show what a promotion waits for, and for how long, in the registry and in the log."""
+        if seconds < SHOW_WAIT_SECONDS:
+            return
+        name = self.name
+        who = readers or "many short queries"
+        await self._deps.database.execute(
+            QUERIES["record_waiting"],
+            name,
+            generation,
+            f"{who}: reading {name} for {seconds:.0f} s already",
+            self._term.number,
+        )
+        logger.info(
+            "promotion_waiting",
+            message="A promotion waits until nobody is reading the views any more.",
+            projection=name,
+            generation=generation,
+            seconds=round(seconds, 1),
+            readers=who,
+        )
+
     async def _try_to_switch(self, projector: Projector[Any]) -> bool:
-        """Make a generation live instead of the other; False if somebody is reading the view."""
+        """Make a generation live instead of the other; False if somebody is reading the views."""
         live, new = self._live.generation, projector.generation
         async with self._held_at_one_position(projector):
             try:
-                async with self._deps.database.transaction() as connection:
+                async with self._transaction() as connection:
                     await connection.execute(QUERIES["commit_durably"])
                     await connection.execute(QUERIES["limit_lock_wait"])
                     await lock_schema(connection)
@@ -300,18 +389,22 @@ class Lifecycle:
             )
             for row in rows:
                 await self._drop(row["generation"])
+            self._drop_at = math.inf
         except Exception as error:  # noqa: BLE001 - it is only room on the disk
             raise_if_cancelled()
-            logger.warning(
-                "generation_not_dropped",
-                message="An old generation could not be dropped; trying again later.",
-                projection=self.name,
-                error=describe(error),
-            )
+            if self._drop_at in {0, math.inf}:
+                logger.warning(
+                    "generation_not_dropped",
+                    message="An old generation could not be dropped; trying again now and then.",
+                    projection=self.name,
+                    error=describe(error),
+                )
+            self._drop_at = time.monotonic() + DROP_SECONDS
 
     async def _drop(self, generation: int) -> None:
-        """Drop a generation and delete its entry, unless it is live."""
-        async with self._deps.database.transaction() as connection:
+        """Drop a generation and delete its entry, unless it is live. Raises LockNotAvailableError if it is read."""
+        async with self._transaction() as connection:
+            await connection.execute(QUERIES["limit_lock_wait"])
             if await connection.fetchval(QUERIES["delete_generation"], self.name, generation):
                 await GenerationTables(self._projection, generation).drop(connection)
                 logger.info(
@@ -324,17 +417,20 @@ class Lifecycle:
     async def _discard(self, rebuild: Rebuild) -> None:
         """Drop a rebuild; a generation that was live before is kept as it was."""
         retired = await self._deps.database.fetchval(
-            QUERIES["return_to_retired"], self.name, rebuild.generation, None
+            QUERIES["return_to_retired"], self.name, rebuild.generation, None, self._term.number
         )
         if retired is None:
-            await self._drop(rebuild.generation)
+            with suppress(asyncpg.LockNotAvailableError):
+                # Somebody is reading its tables: it is tried again soon.
+                await self._drop(rebuild.generation)
 
     async def _fail(self, generation: int, error: Exception) -> None:
         """Record why a rebuild failed, and drop it; a generation that was live before is kept as it was."""
         text = describe(error)
-        database = self._deps.database
-        if await database.fetchval(QUERIES["return_to_retired"], self.name, generation, text):
+        if await self._deps.database.fetchval(
+            QUERIES["return_to_retired"], self.name, generation, text, self._term.number
+        ):
             return
-        async with database.transaction() as connection:
+        async with self._transaction() as connection:
             if await connection.fetchval(QUERIES["mark_failed"], self.name, generation, text):
                 await GenerationTables(self._projection, generation).drop(connection)

@@ -1,12 +1,12 @@
 -- find_generation --
--- How far a generation is, which code folded it, and when it was live last.
-SELECT status, target, fingerprints, retired_at FROM projections WHERE name = $1 AND generation = $2
+-- How far a generation is, which code folded it, when it was live last, and how many attempts at its build there were.
+SELECT status, target, fingerprints, retired_at, attempts FROM projections WHERE name = $1 AND generation = $2
 
 -- start_build --
 -- Enter up to where a generation is going to be built, and by which code.
 UPDATE projections
-SET version = $3, fingerprints = ARRAY[$4], target = $5, built = 0, created_at = clock_timestamp(),
-    updated_at = clock_timestamp()
+SET version = $3, fingerprints = ARRAY[$4], target = $5, built = 0, attempts = $6,
+    created_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE name = $1 AND generation = $2 AND status = 'building'
 RETURNING generation
 
@@ -18,7 +18,9 @@ WHERE p.name = $1 AND p.status = 'live' AND c.oid = to_regclass(p.name || '_' ||
 
 -- record_progress --
 -- Enter how far a build is.
-UPDATE projections SET built = $3, updated_at = clock_timestamp() WHERE name = $1 AND generation = $2
+UPDATE projections SET built = $3, updated_at = clock_timestamp()
+WHERE name = $1 AND generation = $2
+    AND EXISTS (SELECT FROM leadership WHERE only_row AND term = $4 FOR SHARE)
 
 -- finish_build --
 -- Enter that a generation is built, and its counts; a CHECK holds their sum to the target.
@@ -26,6 +28,7 @@ UPDATE projections
 SET status = 'catching-up', checkpoint = target, built = target, folded = $3, ignored = $4, quarantined = $5,
     updated_at = clock_timestamp()
 WHERE name = $1 AND generation = $2 AND status = 'building'
+    AND EXISTS (SELECT FROM leadership WHERE only_row AND term = $6 FOR SHARE)
 
 -- count_ignored --
 -- How many events up to $1 are of other topics than these.
@@ -47,7 +50,8 @@ DELETE FROM quarantine WHERE projection = $1 AND generation = $2
 -- Start the build of a generation again, under the next number.
 UPDATE projections
 SET generation = generation + 1, status = 'building', checkpoint = 0, folded = 0, ignored = 0, quarantined = 0,
-    failing = 0, error = NULL, target = NULL, built = 0, ready_at = NULL, diff = NULL
+    failing = 0, error = NULL, target = NULL, built = 0, ready_at = NULL, diff = NULL,
+    waiting = NULL
 WHERE name = $1 AND generation = $2 AND status IN ('building', 'catching-up', 'ready') AND retired_at IS NULL
 RETURNING generation
 
@@ -55,6 +59,7 @@ RETURNING generation
 -- Enter that a generation has caught up with the live one, and how it differs from it.
 UPDATE projections SET status = 'ready', ready_at = clock_timestamp(), diff = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live'
+    AND EXISTS (SELECT FROM leadership WHERE only_row AND term = $4 FOR SHARE)
 
 -- retire_live --
 -- Retire the live generation $2, if $3 is not behind it.
@@ -67,7 +72,8 @@ RETURNING live.generation
 
 -- make_live --
 -- Make a generation live, once the other is retired.
-UPDATE projections SET status = 'live', wanted = NULL, diff = NULL, retired_at = NULL, updated_at = clock_timestamp()
+UPDATE projections
+SET status = 'live', wanted = NULL, waiting = NULL, diff = NULL, retired_at = NULL, updated_at = clock_timestamp()
 WHERE name = $1 AND generation = $2
 
 -- list_surplus_generations --
@@ -83,13 +89,14 @@ DELETE FROM projections WHERE name = $1 AND generation = $2 AND status <> 'live'
 
 -- return_to_retired --
 -- Give up to make a retired generation live again: it is retired as before.
-UPDATE projections SET status = 'retired', wanted = NULL, error = $3
+UPDATE projections SET status = 'retired', wanted = NULL, waiting = NULL, error = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live' AND retired_at IS NOT NULL
+    AND EXISTS (SELECT FROM leadership WHERE only_row AND term = $4 FOR SHARE)
 RETURNING generation
 
 -- mark_failed --
 -- Enter why a generation could not be built, unless it is live.
-UPDATE projections SET status = 'failed', wanted = NULL, error = $3
+UPDATE projections SET status = 'failed', wanted = NULL, waiting = NULL, error = $3
 WHERE name = $1 AND generation = $2 AND status <> 'live'
 RETURNING generation
 
@@ -98,8 +105,24 @@ RETURNING generation
 SET LOCAL synchronous_commit = on
 
 -- limit_lock_wait --
--- For this transaction: give up soon where others hold a lock, such as whoever reads the view.
-SET LOCAL lock_timeout = '200ms'
+-- For this transaction: give up at once where others hold a lock. Whoever waits for one holds up every reader that comes
+-- after; so long that what reads briefly is waited for, and not so long that a reader would notice.
+SET LOCAL lock_timeout = '20ms'
+
+-- list_readers --
+-- The transactions that hold a lock on one of these views, and whose they are as far as this role may know.
+SELECT DISTINCT l.pid, l.virtualtransaction, a.usename, a.application_name
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.relation = ANY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) AS name)
+ORDER BY l.pid
+
+-- record_waiting --
+-- Enter what a promotion waits for.
+UPDATE projections SET waiting = $3
+WHERE name = $1 AND generation = $2 AND status = 'ready'
+    AND EXISTS (SELECT FROM leadership WHERE only_row AND term = $4 FOR SHARE)
 
 -- disable_idle_timeout --
 -- For this session: between two statements may pass as much time as it takes to fold a long history.

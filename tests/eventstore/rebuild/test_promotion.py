@@ -4,10 +4,12 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 
 from eventstore.fold import projector
 from eventstore.fold.writing import GenerationWriter
+from eventstore.rebuild import lifecycle
 from tests.conftest import StartLoopledger
 from tests.support import values
 from tests.support.rebuilding import (
@@ -63,28 +65,87 @@ async def test_who_reads_and_sends_while_a_generation_is_promoted_notices_nothin
         assert await differences(connection, "gift_cards", 2, 3) == {}
 
 
+# Whoever waits for a lock on a table or a view, and who is waited for.
+WAITING = """
+SELECT pid, pg_blocking_pids(pid), query FROM pg_stat_activity
+WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
+"""
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_report_that_runs_for_long_holds_up_a_promotion_but_nobody_who_reads(
-    start: StartLoopledger, connection: "Connection[Record]"
+    start: StartLoopledger, dsn: str, connection: "Connection[Record]"
 ) -> None:
+    watcher = await asyncpg.connect(dsn)
     async with running(start) as client:
         await send_cards(client, 3, 1)
         await ready(client, CARDS)
         async with connection.transaction():
             await connection.fetch("SELECT * FROM gift_cards")
-            async with meanwhile(client.request("POST", f"{CARDS}/promote")):
-                waiting = (
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                )
-                async with asyncio.timeout(5):
-                    await eventually(lambda: connection.fetchval(waiting))
+            promoting = asyncio.create_task(client.request("POST", f"{CARDS}/promote"))
+            async with asyncio.timeout(10):
+                await until(client, f"{CARDS}/rebuild", lambda r: r["waiting"])
+                for balance in range(20):
+                    assert await watcher.fetch(WAITING) == []
                     assert (await client.get("/v1/gift-cards/c-1")).status == 200
-                    sent = await client.loopz("gift-card.updated", {"id": "c-1", "balance": 8})
+                    sent = await client.loopz(
+                        "gift-card.updated", {"id": "c-1", "balance": balance}
+                    )
                     at_least = sent.json["position"]
                     answer = await client.get(f"/v1/gift-cards/c-1?at_least={at_least}")
-                    assert answer.json["balance"] == 8
-        await until(client, CARDS, lambda p: p["generation"] == 2)
+                    assert answer.json["balance"] == balance
+            found = (await client.get(f"{CARDS}/rebuild")).json
+            assert f"session {connection.get_server_pid()} (" in found["waiting"]
+            assert (found["status"], found["wanted"]) == ("ready", "promote")
+        shown = await until(client, CARDS, lambda p: p["generation"] == 2)
+        await promoting
+        assert shown["lag"] == 0
+    await watcher.close()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_promotion_comes_about_among_readers_that_are_always_there_but_brief(
+    start: StartLoopledger, dsn: str
+) -> None:
+    async with running(start) as client, AsyncExitStack() as stack:
+        await send_cards(client, 3, 1)
+        await ready(client, CARDS)
+
+        async def keep_reading() -> None:
+            reader = await asyncpg.connect(dsn)
+            stack.push_async_callback(reader.close)
+            while True:
+                await reader.fetch("SELECT * FROM gift_cards")
+
+        async with meanwhile(*(keep_reading() for _ in range(4))):
+            await asyncio.sleep(0.2)
+            await post(client, f"{CARDS}/promote")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_report_on_an_old_generation_holds_up_nobody_and_only_puts_off_its_end(
+    start: StartLoopledger,
+    dsn: str,
+    connection: "Connection[Record]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "DROP_SECONDS", 0.1)
+    watcher = await asyncpg.connect(dsn)
+    async with running(start) as client:
+        await send_cards(client, 3, 1)
+        await ready(client, CARDS)
+        await post(client, f"{CARDS}/promote")
+        await ready(client, CARDS)
+        gone = "SELECT to_regclass('gift_cards_1') IS NULL"
+        async with connection.transaction():
+            await connection.fetch("SELECT * FROM gift_cards_1")
+            await post(client, f"{CARDS}/promote")
+            await until(client, CARDS, lambda p: p["generation"] == 3)
+            await asyncio.sleep(0.5)
+            assert await watcher.fetch("SELECT * FROM gift_cards_1", timeout=1)
+            assert not await watcher.fetchval(gone)
+        await eventually(lambda: watcher.fetchval(gone))
+    await watcher.close()
 
 
 @pytest.mark.usefixtures("quick")
