@@ -1,1 +1,2 @@
 -- Roles of least privilege: to come.
+SELECT 1;

@@ -22,7 +22,7 @@ from eventstore.log.partitions import PartitionKeeper
 from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
-from eventstore.postgres.leader import lead
+from eventstore.postgres.leader import Term, lead
 from eventstore.query.history import History
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
@@ -188,9 +188,9 @@ async def projecting(
     conductor = make_conductor(settings, parts, dsn)
     partitions = PartitionKeeper(parts.database)
 
-    async def work() -> None:
+    async def work(term: Term) -> None:
         async with in_background(partitions.run(), "partitions"):
-            await conductor.run()
+            await conductor.run(term)
 
     async with in_background(lead(parts.database.connect, work), "leadership") as task:
         yield task

@@ -44,11 +44,15 @@ ONE_OF: Mapping[str, frozenset[Role]] = {
     "one HTTP worker": frozenset({"http"}),
     "one process of Postgres": frozenset({"postgres"}),
 }
+LEADER = "the leader's session"
 SESSIONS = "sessions (pg_terminate_backend)"
 STOP_BACKENDS = "stopped: processes of Postgres"
 STOP_WORKER = "stopped: a worker"
 
-KINDS = (*VICTIMS, *ONE_OF, SESSIONS, STOP_BACKENDS, STOP_WORKER)
+KINDS = (*VICTIMS, *ONE_OF, LEADER, SESSIONS, STOP_BACKENDS, STOP_WORKER)
+
+# How a Postgres shows that is away: then there is nothing to do there.
+_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # Kinds that need processes of Postgres: those of somebody else's are left alone.
 OF_POSTGRES = frozenset(
@@ -98,8 +102,8 @@ class Killer:
 
     async def _do(self, kind: str) -> list[int]:
         """Do it; gives back the pids of the processes that it hit."""
-        if kind == SESSIONS:
-            return await self._end_sessions()
+        if kind in {SESSIONS, LEADER}:
+            return await (self._end_sessions() if kind == SESSIONS else self._kill_leader())
         family = self._target.family()
         if kind in VICTIMS:
             needed = NEEDED.get(kind, VICTIMS[kind])
@@ -127,22 +131,26 @@ class Killer:
             task.add_done_callback(self._stopped.discard)
         return hit
 
+    async def _kill_leader(self) -> list[int]:
+        """SIGKILL for the process of Postgres that holds the projecting process's lock; none other."""
+        pids: list[int] = []
+        with contextlib.suppress(*_AWAY):
+            async with asyncio.timeout(3), connected(self._target.dsn) as connection:
+                pids = [row["pid"] for row in await connection.fetch(QUERIES["leader"])]
+        family = self._target.family()
+        postgres = [each for each in _with(family, {"postgres"}) if each.pid in pids]
+        return _signal(postgres, psutil.Process.kill)
+
     async def _end_sessions(self) -> list[int]:
         share = self._random.choice((0.2, 0.5, 1.0))
-        try:
+        with contextlib.suppress(*_AWAY):
             async with asyncio.timeout(3), connected(self._target.dsn) as connection:
                 rows = await connection.fetch(QUERIES["client_backends"])
                 pids = [row["pid"] for row in rows]
                 chosen = self._random.sample(pids, math.ceil(share * len(pids)))
                 await connection.execute(QUERIES["terminate"], chosen)
-        except (
-            OSError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ):
-            return []
-        return chosen
+                return chosen
+        return []
 
 
 def _with(family: Iterable[Member], roles: Iterable[Role]) -> list[psutil.Process]:

@@ -30,6 +30,12 @@ SELECT pid FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()
 ORDER BY pid
 
+-- leader --
+-- The session that holds the lock of the projecting process.
+SELECT pid FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND (classid::bigint << 32 | objid::bigint) = hashtext('loopledger projector')::bigint
+
 -- terminate --
 -- End some of them.
 SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) AS pid

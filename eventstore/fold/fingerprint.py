@@ -2,11 +2,14 @@
 
 It is taken from the source code of what the fold calls and of everything in this project that this refers to by name,
 definition by definition. Comments, docstrings, layout, the place of a definition and whatever is not reached do not
-count; neither do annotations, but for those of classes and decorated functions, by which msgspec decodes. Code of other
-projects counts by its name only.
+count; neither do annotations, but for those of classes and decorated functions, by which msgspec decodes.
 
-It does not see names made at run time, `import *`, or what a callable was made with unless that is a callable, a text
-or a number. The settings that a source decodes by are its `decoding_settings`.
+The engine's own part of a fold counts in the same way: `ENGINE` are the definitions in which it begins. Code of other
+projects counts by its name only, but for the version of msgspec and, where a fold reads local times, that of the rules
+of time zones.
+
+It does not see SQL, names made at run time, `import *`, or what a callable was made with unless that is a callable, a
+text or a number. The settings that a source decodes by are its `decoding_settings`.
 """
 
 import ast
@@ -25,11 +28,25 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from eventstore.fold.dependencies import msgspec_version, time_zones
 from eventstore.fold.projection import Projection, Source
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 DIGITS = 16
+
+# Where the engine decides what is folded from an event, and how it is written: how events are read, folded and
+# collected, what is refused, and what becomes of a value in a column.
+ENGINE = (
+    "eventstore.log.copy_out.EventReader",
+    "eventstore.fold.folding.Accumulator",
+    "eventstore.fold.columns.columns_of",
+    "eventstore.fold.columns.values_of",
+    "eventstore.fold.projection.STATE_COLUMNS",
+    "eventstore.fold.projection.JOURNAL_COLUMNS",
+    "eventstore.fold.writing.state_rows",
+    "eventstore.fold.writing.copy_rows",
+)
 
 
 def fingerprint(
@@ -58,9 +75,23 @@ def fingerprint(
         "topics": {name: topics[name] for name in concerned},
         "settings": {name: source.decoding_settings for name, source in concerned.items()},
         "code": walk.lines(),
+        "engine": engine_code(ROOT),
+        "msgspec": msgspec_version(),
+        "time zones": time_zones() if walk.uses("zoneinfo") else None,
     }
     encoded = msgspec.json.encode(decisive, order="deterministic")
     return hashlib.sha256(encoded).hexdigest()[:DIGITS]
+
+
+@cache
+def engine_code(root: Path) -> tuple[str, ...]:
+    """What the engine's own part of a fold is, below `root`. Raises TypeError if some of it is not there."""
+    walk = _Walk(root)
+    for name in ENGINE:
+        if not walk.start_at(name):
+            message = f"{name} of the engine has no source in {root}"
+            raise TypeError(message)
+    return tuple(walk.lines())
 
 
 def _roots(
@@ -87,6 +118,18 @@ class _Walk:
         self._definitions: list[_Definition] = []
         self._numbers: dict[_Definition, int] = {}
         self._started: dict[int, tuple[object, bool]] = {}
+        self._elsewhere: set[str] = set()
+
+    def start_at(self, dotted: str) -> bool:
+        """Start from a definition by its full name; True if it is there."""
+        found = _find_module(self._root, dotted)
+        numbers = [] if found is None else list(self._resolve(*found))
+        self._lines.append(f"root: {numbers}")
+        return bool(numbers)
+
+    def uses(self, project: str) -> bool:
+        """Say whether something of another project is reached. Only after `lines`."""
+        return any(name.partition(".")[0] == project for name in self._elsewhere)
 
     def start(self, role: str, value: object) -> bool:
         """Start from a callable and from what it was made with; True if any of that has source code here."""
@@ -125,6 +168,7 @@ class _Walk:
         for imported in module.imported.get(name, ()):
             target = f"{imported}.{rest}" if rest else imported
             if (found := _find_module(self._root, target)) is None:
+                self._elsewhere.add(target)
                 yield target
             else:
                 # A module that is used as a value may be asked for any of its names.

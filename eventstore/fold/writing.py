@@ -59,7 +59,7 @@ class GenerationWriter(Generic[State]):
         json = msgspec.json.encode
         values: list[object] = [
             json(batch.quarantined).decode(),
-            json(list(_state_rows(batch.changed))).decode(),
+            json(list(state_rows(batch.changed))).decode(),
             batch.bases,
         ]
         if self._tables.journal is not None:
@@ -87,7 +87,7 @@ class GenerationWriter(Generic[State]):
     ) -> None:
         """Put states into a table that holds none of their streams."""
         table = self._tables.states
-        await copy_rows(connection, table.name, table.column_names, _state_rows(changed))
+        await copy_rows(connection, table.name, table.column_names, state_rows(changed))
 
     async def copy_journal(self, connection: "Session", rows: Sequence[Row]) -> None:
         """Put rows into a journal that holds none of them."""
@@ -126,7 +126,8 @@ class GenerationWriter(Generic[State]):
         )
 
 
-def _state_rows(changed: Mapping[str, StateAt[State]]) -> Iterable[Row]:
+def state_rows(changed: Mapping[str, StateAt[State]]) -> Iterable[Row]:
+    """States as rows of their table."""
     return (
         (stream, position, *msgspec.structs.astuple(state))
         for stream, (position, state) in changed.items()

@@ -137,9 +137,9 @@ class FaultyConnection:
         if name not in {"fetch", "fetchrow", "fetchval", "execute"}:
             return method
 
-        async def run(query: str, *values: object) -> object:
+        async def run(query: str, *values: object, **options: object) -> object:
             return await self._faults.run(
-                _NAMES.get(query, name), lambda: method(query, *values), self._lose
+                _NAMES.get(query, name), lambda: method(query, *values, **options), self._lose
             )
 
         return run

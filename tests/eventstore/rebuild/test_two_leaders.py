@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class SlowBuilderPool(QuickBuilderPool):
-    """Builders of which the first of all waits until it is told to go on."""
+    """Builders of which the first of all waits until it is told to go on, and none is quick."""
 
     begun: asyncio.Event
     go_on: asyncio.Event
@@ -42,6 +42,8 @@ class SlowBuilderPool(QuickBuilderPool):
         if not self.begun.is_set():
             self.begun.set()
             await self.go_on.wait()
+        else:
+            await asyncio.sleep(0.7)
         return await super().build_ranges(job, on_progress)
 
 
@@ -88,9 +90,10 @@ async def test_a_leader_that_is_not_told_of_its_end_cannot_disturb_the_rebuild_o
         await second.request("POST", f"{CARDS}/rebuild")
         await slow.begun.wait()
         await connection.execute("SELECT pg_terminate_backend(pid) FROM leadership")
-        await _is_right(second, connection, 3)
-        # The first goes on with what it takes for its own.
+        await until(second, f"{CARDS}/rebuild", lambda r: r["generation"] == 3 and r["target"])
+        # The first goes on with what it takes for its own, while the second builds.
         slow.go_on.set()
+        await _is_right(second, connection, 3)
         await asyncio.sleep(1)
         await _is_right(second, connection, 3)
         await post(second, f"{CARDS}/promote")
@@ -113,8 +116,9 @@ async def test_a_leader_that_is_cut_off_in_a_rebuild_passes_it_on_once(
         await second.request("POST", f"{CARDS}/rebuild")
         await slow.begun.wait()
         proxy.silent.set()
-        await _is_right(second, connection, 3)
+        await until(second, f"{CARDS}/rebuild", lambda r: r["generation"] == 3 and r["target"])
         slow.go_on.set()
+        await _is_right(second, connection, 3)
         await asyncio.sleep(1)
         await _is_right(second, connection, 3)
 
