@@ -5,6 +5,7 @@ One process builds one range at a time, in bounded memory, and knows of no other
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Generic
 
 from eventstore.errors import SystematicError
@@ -70,31 +71,33 @@ class Builder(Generic[State]):
         What an earlier attempt at the same range left behind is deleted first.
         """
         accumulator = Accumulator(self._projection, self._sources)
-        reading, writing = await connect(), await connect()
         rows_written: asyncio.Task[None] | None = None
         try:
-            await self._delete_range(writing, range_)
-            after = 0
-            while after < self._target:
-                until = min(after + self._limits.rebuild_events, self._target)
-                await self._wait_for_live(reading)
-                await self._fold_events(reading, accumulator, range_, after, until)
+            with ExitStack() as connections:
+                reading = await connect()
+                connections.callback(reading.terminate)
+                writing = await connect()
+                connections.callback(writing.terminate)
+                await self._delete_range(writing, range_)
+                after = 0
+                while after < self._target:
+                    until = min(after + self._limits.rebuild_events, self._target)
+                    await self._wait_for_live(reading)
+                    await self._fold_events(reading, accumulator, range_, after, until)
+                    if rows_written is not None:
+                        await rows_written
+                    # The next events are read while the journal of these is written.
+                    rows_written = asyncio.create_task(
+                        self._write_rows(writing, *accumulator.take_rows())
+                    )
+                    after = until
+                    on_progress(after)
+                    self._check_memory(len(accumulator.changed), range_, after)
                 if rows_written is not None:
                     await rows_written
-                # The next events are read while the journal of these is written.
-                rows_written = asyncio.create_task(
-                    self._write_rows(writing, *accumulator.take_rows())
-                )
-                after = until
-                on_progress(after)
-                self._check_memory(len(accumulator.changed), range_, after)
-            if rows_written is not None:
-                await rows_written
-            await self._writer.copy_states(writing, accumulator.changed)
-            return BuildCounts(accumulator.folded, accumulator.quarantined)
+                await self._writer.copy_states(writing, accumulator.changed)
+                return BuildCounts(accumulator.folded, accumulator.quarantined)
         finally:
-            reading.terminate()
-            writing.terminate()
             if rows_written is not None:
                 await asyncio.gather(rows_written, return_exceptions=True)
 
