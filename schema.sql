@@ -225,8 +225,8 @@ CREATE TABLE projections (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- The code that folded it: one, unless the code changed under it.
     fingerprints text[] NOT NULL DEFAULT '{}',
-    -- How many events in a row went to quarantine, up to the checkpoint.
-    failing bigint NOT NULL DEFAULT 0 CHECK (failing >= 0),
+    -- By "provider topic": the streams of which events went to quarantine in a row, up to the checkpoint.
+    failing jsonb NOT NULL DEFAULT '{}',
     -- What the process that rebuilds is asked to do.
     wanted text CHECK (wanted IN ('promote', 'discard')),
     -- The position up to which it is built, before it follows the log, and how much of that is done.

@@ -73,9 +73,9 @@ class UnstorableError(LoopledgerError):
 
 
 class SystematicError(LoopledgerError):
-    """{projection} stopped at position {checkpoint}: of the events that concern it, {count} in a row could not be
-    folded, the last because of: {error}. This looks like a fault of the code or of the settings, not of single events.
-    Fix it, restart, and rebuild for those in quarantine already; or, if they belong there, raise
+    """{projection} stopped at position {checkpoint}: of the events of {topic}, {count} in a row, each of another thing,
+    could not be folded, the last because of: {error}. This looks like a fault of the code or of the settings, not of
+    single events. Fix it, restart, and rebuild for those in quarantine already; or, if they belong there, raise
     LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
     """  # noqa: D205 - one message
 

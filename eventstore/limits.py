@@ -43,7 +43,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # its last ten folds.
     fold_streams: Positive = 20_000
 
-    # So many events in a row that cannot be folded are no accident: the projection stops instead of going on.
+    # So many things in a row of which no event of one topic can be folded are no accident: the projection stops instead
+    # of going on. Of one tenant at most nine tenths count, if others are known; above 1,000 it never stops.
     failures_in_a_row: Positive = 100
 
     # How long a projection waits for an event that the head says is on record and that is not there, before that is an

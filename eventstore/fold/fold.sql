@@ -10,7 +10,7 @@ ON CONFLICT DO NOTHING
 SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'live'
 
 -- read_checkpoint --
--- The checkpoint of a generation, and how many failures in a row end at it.
+-- The checkpoint of a generation, and the failures in a row that end at it.
 SELECT checkpoint, failing FROM projections WHERE name = $1 AND generation = $2
 
 -- record_fingerprint --
@@ -200,6 +200,10 @@ CREATE OR REPLACE VIEW {view} AS SELECT {names} FROM {table}
 -- Drop a table of a generation that nobody needs any more.
 DROP TABLE IF EXISTS {table}
 
+-- find_other_tenant --
+-- A state of a provider (streams begin with $1) that is not of one tenant of it (streams begin with $2).
+SELECT 1 FROM {table} WHERE starts_with(stream, $1) AND NOT starts_with(stream, $2) LIMIT 1
+
 -- load_states --
 -- The states of these streams.
 SELECT stream, position, {names} FROM {table} WHERE stream = ANY($1::text[])
@@ -215,7 +219,7 @@ SELECT stream, position, {names} FROM {table} WHERE stream = ANY($1::text[])
 -- another transaction has yet to commit is waited for first.
 WITH moved AS (
     UPDATE projections
-    SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7,
+    SET checkpoint = $4, folded = folded + $5, ignored = ignored + $6, failing = $7::text::jsonb,
         quarantined = quarantined + jsonb_array_length($8::text::jsonb), updated_at = clock_timestamp()
     WHERE name = $1 AND generation = $2 AND checkpoint = $3
     RETURNING checkpoint

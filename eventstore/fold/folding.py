@@ -4,13 +4,14 @@ The live projector and a rebuild collect what comes of it in the same `Accumulat
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from eventstore.fold.columns import LONGEST_INDEXED, check_storable
+from eventstore.fold.failures import NOTHING_FAILING, Failing, FailureRows
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.log.events import Event, LogSlice
 from eventstore.postgres.failures import describe
@@ -85,15 +86,14 @@ class FoldBatch(NamedTuple, Generic[State]):
     """What the events after position `after` up to `checkpoint` changed: all that is written in one transaction.
 
     `changed` are states by their streams; `bases`, in ascending order, the positions of those in the table that they
-    were folded from, where there was one. `failures_in_a_row` is how many events in a row, up to the checkpoint, could
-    not be folded.
+    were folded from, where there was one. `failing` are the failures in a row, up to the checkpoint.
     """
 
     after: int
     checkpoint: int
     folded: int
     ignored: int
-    failures_in_a_row: int
+    failing: Failing
     changed: Mapping[str, StateAt[State]]
     bases: list[int]
     quarantined: list[tuple[int, str, str]]
@@ -104,8 +104,8 @@ class Accumulator(Generic[State]):
     """Folds events that concern a projection, in order, and collects what is to be written.
 
     `loaded` are the states before the first event, by stream; None or no entry where there is none. `changed` are the
-    states that differ from these. `failures_in_a_row` counts the events in a row, up to the last one, that could not be
-    folded, those before the first event included; `last_error` is why the last of them could not.
+    states that differ from these. `failures` are those in a row up to the last event, `failing` those before the
+    first one; `last_error` is why the last of them failed.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Accumulator(Generic[State]):
         projection: Projection[State],
         sources: Mapping[str, Source],
         loaded: "Mapping[str, StateAt[State] | None]" = MappingProxyType({}),
-        failures_in_a_row: int = 0,
+        failing: Failing = NOTHING_FAILING,
     ) -> None:
         self.changed: dict[str, StateAt[State]] = {}
         self.folded = 0
         self.quarantined = 0
-        self.failures_in_a_row = failures_in_a_row
+        self.failures = FailureRows(failing)
         self.last_error = ""
         self._projection = projection
         self._sources = sources
@@ -126,39 +126,51 @@ class Accumulator(Generic[State]):
         self._journal_rows: list[Row] = []
         self._quarantine_rows: list[tuple[int, str, str]] = []
 
-    def fold(self, events: Iterable[Event], failure_limit: int = sys.maxsize) -> None:
-        """Fold events; stops behind the one that makes `failures_in_a_row` reach the limit."""
+    def fold(
+        self,
+        events: Iterable[Event],
+        failure_limit: int = sys.maxsize,
+        excused: Collection[str] = (),
+    ) -> str | None:
+        """Fold events; stops behind one that makes the failures in a row of its "provider topic" reach the limit.
+
+        Gives back that topic, or None. For `excused` see FailureRows.reaches.
+        """
         projection, sources = self._projection, self._sources
         loaded, changed, journal_rows = self._loaded, self.changed, self._journal_rows
         nothing: tuple[int, Any] = (0, None)
         # In local variables, since a rebuild does little else than this loop.
-        count, failures = self.folded, self.failures_in_a_row
+        count, failures = self.folded, self.failures
         for event in events:
             stream = event.stream
             before = (changed.get(stream) or loaded.get(stream) or nothing)[1]
             folded = fold_handled(projection, sources, before, event)
             if folded.error is not None:
-                self.quarantine(event, folded.error)
-                failures += 1
-                if failures >= failure_limit:
-                    break
+                topic = self.quarantine(event, folded.error)
+                if failures.reaches(topic, failure_limit, excused):
+                    self.folded = count
+                    return topic
                 continue
             count += 1
-            failures = 0
+            if failures:
+                failures.end(f"{event.provider} {event.topic}")
             after = folded.state
             # An event that repeats what is known already, in another object, changes nothing.
             if after is not before and after != before:
                 changed[stream] = (event.position, after)
             if folded.entry is not None:
                 journal_rows.append(journal_row(event, folded.entry))
-        self.folded, self.failures_in_a_row = count, failures
+        self.folded = count
+        return None
 
-    def quarantine(self, event: Event, error: str) -> None:
-        """Count an event as one that could not be folded, because of `error`."""
+    def quarantine(self, event: Event, error: str) -> str:
+        """Count an event as one that could not be folded, because of `error`; gives back its "provider topic"."""
+        topic = f"{event.provider} {event.topic}"
         self.quarantined += 1
-        self.failures_in_a_row += 1
+        self.failures.add(topic, event.stream)
         self.last_error = error
         self._quarantine_rows.append((event.position, event.stream, error))
+        return topic
 
     def batch(self, log_slice: LogSlice) -> FoldBatch[State]:
         """Everything that came of a slice of the log, which this has folded and nothing else."""
@@ -167,7 +179,7 @@ class Accumulator(Generic[State]):
             checkpoint=log_slice.through,
             folded=self.folded,
             ignored=log_slice.ignored,
-            failures_in_a_row=self.failures_in_a_row,
+            failing=self.failures.to_failing(),
             changed=self.changed,
             bases=sorted(
                 base[0] for stream in self.changed if (base := self._loaded.get(stream)) is not None

@@ -17,6 +17,7 @@ from eventstore.errors import (
     StateChangedError,
     SystematicError,
 )
+from eventstore.fold.failures import NOTHING_FAILING, Failing
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.folding import Accumulator, FoldBatch, StateAt, handled_topics
 from eventstore.fold.generation import GenerationTables
@@ -99,7 +100,9 @@ class Projector(Generic[State]):
         self._limits = limits
         self._topics = handled_topics(projection, sources)
         self._fingerprint = fingerprint(projection, sources)
-        self._failures_in_a_row = 0
+        self._failing: Failing = NOTHING_FAILING
+        # Tenants that fail while others of their provider are known to fold.
+        self._excused: set[str] = set()
         # States as they are in the table, None where there is none: nobody else writes there, or the fence would tell.
         self._states: dict[str, StateAt[State] | None] = {}
         self._error_recorded = False
@@ -215,7 +218,7 @@ class Projector(Generic[State]):
         self._evict_states()
         writing: _PreparedBatch[State] | None = None
         try:
-            prepared = await self._prepare(start, end, self._failures_in_a_row)
+            prepared = await self._prepare(start, end, self._failing)
             for left in reversed(range(BATCHES_PER_LOCK)):
                 if prepared is None:
                     break
@@ -240,7 +243,7 @@ class Projector(Generic[State]):
     async def reload(self) -> None:
         """Read the checkpoint from the registry."""
         self._states.clear()
-        self.checkpoint, self._failures_in_a_row = await self._registry.read_checkpoint(
+        self.checkpoint, self._failing = await self._registry.read_checkpoint(
             self.projection.name, self.generation
         )
 
@@ -305,7 +308,7 @@ class Projector(Generic[State]):
             self._fingerprint_recorded = True
 
     async def _prepare(
-        self, after: int, end: int | None, failures_in_a_row: int
+        self, after: int, end: int | None, failing: Failing
     ) -> _PreparedBatch[State] | None:
         """Read the next slice of the log and fold it in memory; None if there is none."""
         limit = self._limits.fold_events
@@ -313,7 +316,7 @@ class Projector(Generic[State]):
         log_slice = await self._reader.read_slice(after, limit, self._topics)
         if log_slice.through == log_slice.after:
             return None
-        batch = await self._fold_slice(log_slice, failures_in_a_row)
+        batch = await self._fold_slice(log_slice, failing)
         more = self._head.position - batch.checkpoint >= self._limits.fold_events
         return _PreparedBatch(log_slice, batch, more)
 
@@ -324,7 +327,7 @@ class Projector(Generic[State]):
         if batch.checkpoint == end:
             return None
         try:
-            return await self._prepare(batch.checkpoint, end, batch.failures_in_a_row)
+            return await self._prepare(batch.checkpoint, end, batch.failing)
         except IncompleteReadError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
@@ -360,7 +363,7 @@ class Projector(Generic[State]):
             raise FencedError(projection=self.projection.name, checkpoint=batch.after) from error
         if not moved:
             raise FencedError(projection=self.projection.name, checkpoint=batch.after)
-        self.checkpoint, self._failures_in_a_row = batch.checkpoint, batch.failures_in_a_row
+        self.checkpoint, self._failing = batch.checkpoint, batch.failing
         if self.live:
             self._registry.on_checkpoint(self.projection.name, batch.checkpoint)
         if batch.quarantined:
@@ -379,14 +382,13 @@ class Projector(Generic[State]):
         raise_if_cancelled()
         if log_slice is None or not log_slice.events or not is_refused_value(error):
             raise error
-        failures = self._failures_in_a_row
         if len(log_slice.events) == 1:
-            batch = await self._fold_slice(log_slice, failures, refused=describe(error))
+            batch = await self._fold_slice(log_slice, self._failing, refused=describe(error))
             await self._write(_PreparedBatch(log_slice, batch))
             return
         for half in log_slice.split(len(log_slice.events) // 2):
             try:
-                batch = await self._fold_slice(half, self._failures_in_a_row)
+                batch = await self._fold_slice(half, self._failing)
                 await self._write(_PreparedBatch(half, batch))
             except BaseException as half_error:  # noqa: BLE001 - as above
                 await self._recover(half_error, half)
@@ -414,33 +416,52 @@ class Projector(Generic[State]):
             del self._states[stream]
 
     async def _fold_slice(
-        self, log_slice: LogSlice, failures_in_a_row: int, refused: str | None = None
+        self, log_slice: LogSlice, failing: Failing, refused: str | None = None
     ) -> FoldBatch[State]:
         """Fold events in memory, on the states of their streams.
 
-        So many `failures_in_a_row` came before; `refused` is why the database would not take the only event. Raises
-        SystematicError.
+        `failing` are the failures in a row before them; `refused` is why the database would not take the only event.
+        Raises SystematicError.
         """
         states = await self._load_states({event.stream for event in log_slice.events})
-        accumulator = Accumulator(self.projection, self._sources, states, failures_in_a_row)
-        failure_limit = self._limits.failures_in_a_row
+        accumulator = Accumulator(self.projection, self._sources, states, failing)
+        failures, limit = accumulator.failures, self._limits.failures_in_a_row
+        topic: str | None
         if refused is None:
-            accumulator.fold(log_slice.events, failure_limit)
+            topic = accumulator.fold(log_slice.events, limit, self._excused)
         else:
-            accumulator.quarantine(log_slice.events[0], refused)
-        failures = accumulator.failures_in_a_row
-        if failures >= failure_limit:
-            # What was folded before these failures is written; the next fold begins with them, and raises.
-            good = accumulator.folded + accumulator.quarantined - failures
+            topic = accumulator.quarantine(log_slice.events[0], refused)
+            topic = topic if failures.reaches(topic, limit, self._excused) else None
+        if topic is not None:
+            if await self._is_excused_now(failures.main_tenant(topic)):
+                return await self._fold_slice(log_slice, failing, refused)
+            # What came before is written; the next fold begins with the event that reaches the limit, and raises.
+            good = accumulator.folded + accumulator.quarantined - 1
             if good > 0:
-                return await self._fold_slice(log_slice.split(good)[0], failures_in_a_row)
+                return await self._fold_slice(log_slice.split(good)[0], failing)
             raise SystematicError(
                 projection=self.projection.name,
                 checkpoint=log_slice.after,
-                count=failures,
+                topic=topic,
+                count=limit,
                 error=accumulator.last_error,
             )
         batch = accumulator.batch(log_slice)
         states.update(accumulator.changed)
         self._remember(states)
         return batch
+
+    async def _is_excused_now(self, tenant: str) -> bool:
+        """Excuse a tenant ("provider/tenant/") if others of its provider are known; False if it was already."""
+        if tenant in self._excused or not await self._writer.has_other_tenant(
+            self._database, tenant
+        ):
+            return False
+        self._excused.add(tenant)
+        logger.warning(
+            "tenant_failing",
+            message="Events of one tenant fail in a row, and those of others did not: the projection goes on.",
+            projection=self.projection.name,
+            tenant=tenant.rstrip("/"),
+        )
+        return True

@@ -16,6 +16,7 @@ from eventstore.errors import (
     NotSetUpError,
     RebuildingError,
 )
+from eventstore.fold.failures import Failing
 from eventstore.fold.queries import QUERIES
 from eventstore.fold.status import REBUILDING, Diff, GenerationStatus, ProjectionStatus, Rebuild
 
@@ -58,13 +59,14 @@ class Registry:
             **{name: row[name] for name in GenerationStatus.__struct_fields__ if name != "stale"},
         )
 
-    async def read_checkpoint(self, name: str, generation: int) -> tuple[int, int]:
-        """The checkpoint of a generation, and how many failures in a row end at it. Raises LookupError."""
+    async def read_checkpoint(self, name: str, generation: int) -> tuple[int, Failing]:
+        """The checkpoint of a generation, and the failures in a row that end at it. Raises LookupError."""
         row = await self._database.fetchrow(QUERIES["read_checkpoint"], name, generation)
         if row is None:
             message = f"generation {generation} of {name} is not registered"
             raise LookupError(message)
-        return row["checkpoint"], row["failing"]
+        failing = msgspec.json.decode(row["failing"], type=dict[str, list[str]])
+        return row["checkpoint"], failing
 
     async def live_checkpoint(self, name: str) -> int:
         """The checkpoint of the live generation of a projection. Raises NotSetUpError."""

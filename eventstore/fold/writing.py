@@ -40,6 +40,9 @@ class GenerationWriter(Generic[State]):
         self._load_statement = QUERIES["load_states"].format(
             **tables.states.placeholders, names=names_of(tables.columns)
         )
+        self._other_tenant_statement = QUERIES["find_other_tenant"].format(
+            **tables.states.placeholders
+        )
         self._write_statement = self._write_batch_statement()
 
     async def load_states(
@@ -49,6 +52,11 @@ class GenerationWriter(Generic[State]):
         make = self._tables.projection.state
         rows = await database.fetch(self._load_statement, streams)
         return {stream: (position, make(*values)) for stream, position, *values in rows}
+
+    async def has_other_tenant(self, database: "Database", tenant: str) -> bool:
+        """Say whether there are states of the same provider that are not of `tenant` ("provider/tenant/")."""
+        provider = f"{tenant.split('/', 1)[0]}/"
+        return await database.fetchval(self._other_tenant_statement, provider, tenant) is not None
 
     async def write_batch(self, database: "Database", batch: FoldBatch[State]) -> bool:
         """Write a batch, states and checkpoint together; False if somebody else has moved the checkpoint.
@@ -73,7 +81,7 @@ class GenerationWriter(Generic[State]):
                 batch.checkpoint,
                 batch.folded,
                 batch.ignored,
-                batch.failures_in_a_row,
+                json(batch.failing).decode(),
                 *values,
             )
         except asyncpg.DivisionByZeroError as error:

@@ -2,6 +2,10 @@
 -- Let one server at a time set the schema up; others wait.
 SELECT pg_advisory_xact_lock(hashtext('loopledger schema'))
 
+-- limit_turn_wait --
+-- For this transaction: whoever waits for the lock below holds up nobody, but is to say so now and then.
+SET LOCAL lock_timeout = '5s'
+
 -- limit_lock_wait --
 -- For this transaction: nobody waits for long behind us for a lock that we wait for.
 SET LOCAL lock_timeout = '100ms'

@@ -77,8 +77,8 @@ async def _change_schema(connection: "Connection[Record]") -> None:
         for number in migrations:
             await connection.execute(QUERIES["record_version"], number)
         logger.info("schema_created", message="The schema was created.", version=max(migrations))
-    elif (number := version + 1) in migrations:
-        await migrate(connection, number, migrations[number])
+    elif later := [number for number in migrations if number > version]:
+        await migrate(connection, later[0], migrations[later[0]])
 
 
 async def change_patiently(
@@ -97,8 +97,9 @@ async def change_patiently(
     while True:
         try:
             async with connection.transaction():
-                await connection.execute(QUERIES["limit_lock_wait"])
+                await connection.execute(QUERIES["limit_turn_wait"])
                 await connection.execute(QUERIES["lock_schema"])
+                await connection.execute(QUERIES["limit_lock_wait"])
                 await change(connection)
         except asyncpg.LockNotAvailableError as error:
             raise_if_cancelled()
@@ -123,8 +124,13 @@ async def lock_schema(connection: "Connection[Record] | PoolConnectionProxy[Reco
 
 
 def all_migrations() -> dict[int, Path]:
-    """The migrations by number, in order."""
-    return {int(file.name.split("_")[0]): file for file in sorted(MIGRATIONS.glob("*.sql"))}
+    """The migrations by number, in order. Raises ValueError if two have one number."""
+    files = sorted(MIGRATIONS.glob("*.sql"))
+    migrations = {int(file.name.split("_")[0]): file for file in files}
+    if len(migrations) < len(files):
+        message = "two migrations have the same number"
+        raise ValueError(message)
+    return migrations
 
 
 async def migrate(connection: "Connection[Record]", number: int, file: Path) -> None:

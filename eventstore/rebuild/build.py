@@ -197,6 +197,7 @@ class Build:
             raise SystematicError(
                 projection=self.name,
                 checkpoint=0,
+                topic="all topics",
                 count=counts.quarantined,
                 error="see the quarantine",
             )

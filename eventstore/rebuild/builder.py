@@ -159,11 +159,12 @@ class Builder(Generic[State]):
             await asyncio.sleep(WAIT_SECONDS)
 
     def _check_failures(self, accumulator: Accumulator[State]) -> None:
-        count = accumulator.failures_in_a_row
+        count = accumulator.quarantined
         if not accumulator.folded and count >= FAILURE_FACTOR * self._limits.failures_in_a_row:
             raise SystematicError(
                 projection=self._projection.name,
                 checkpoint=0,
+                topic="all topics",
                 count=count,
                 error=accumulator.last_error,
             )

@@ -50,7 +50,7 @@ DELETE FROM quarantine WHERE projection = $1 AND generation = $2
 -- Start the build of a generation again, under the next number.
 UPDATE projections
 SET generation = generation + 1, status = 'building', checkpoint = 0, folded = 0, ignored = 0, quarantined = 0,
-    failing = 0, error = NULL, target = NULL, built = 0, ready_at = NULL, diff = NULL,
+    failing = '{}', error = NULL, target = NULL, built = 0, ready_at = NULL, diff = NULL,
     waiting = NULL
 WHERE name = $1 AND generation = $2 AND status IN ('building', 'catching-up', 'ready') AND retired_at IS NULL
 RETURNING generation

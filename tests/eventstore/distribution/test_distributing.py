@@ -206,7 +206,7 @@ async def test_a_state_that_arrives_late_on_citus_is_read_again(
     await log.start()
     one = await projector(database, log)
     await log.appender.append(new_event("gift-card.updated", {"id": "a", "balance": 5}))
-    prepared = await one._prepare(one.checkpoint, None, 0)
+    prepared = await one._prepare(one.checkpoint, None, {})
     assert prepared is not None
     # What a projector that died had written.
     await connection.execute("UPDATE gift_cards_1 SET position = 999 WHERE id = 'a'")

@@ -48,7 +48,7 @@ def take(tmp_path: Path) -> Take:
         ("fold/folding.py", "if after is state:", "if after == state:"),
         ("fold/folding.py", 'if b"\\\\" in body', 'if b"/" in body'),
         ("fold/folding.py", "after is not before and after != before", "after is not before"),
-        ("fold/folding.py", "            failures = 0\n", ""),
+        ("fold/folding.py", "            if failures:\n", "            if not failures:\n"),
         ("fold/folding.py", "(event.stream, event.position, event.recorded_at,", "(event.stream,"),
         ("fold/projection.py", 'Column("position", "bigint")', 'Column("position", "integer")'),
         ("fold/projection.py", '"recorded_at", "timestamp', '"recorded_on", "timestamp'),

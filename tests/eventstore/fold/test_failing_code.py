@@ -1,5 +1,7 @@
 """Code that fails for many events: it stops before it fills the quarantine."""
 
+import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -7,7 +9,7 @@ import pytest
 
 from providers import loopz
 from tests.conftest import StartLoopledger
-from tests.support.rebuilding import CARDS, FEW, broken, level, running, until
+from tests.support.rebuilding import CARDS, CASH, FEW, broken, level, running, until
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -35,7 +37,7 @@ async def test_a_fold_that_fails_for_every_event_stops_before_it_fills_the_quara
         assert (await level(client, "/v1/projections/locations"))["folded"] == 12
         assert (await client.get("/v1/gift-cards/c-0")).json["balance"] == 1
         failing, quarantined = await failures(connection)
-        assert failing == quarantined <= 4
+        assert (len(failing["loopz gift-card.updated"]), quarantined) == (4, 4)
     # It is remembered: the same code gets no further at the next start.
     async with running(start, limits=FEW) as client:
         await until(client, CARDS, lambda p: p["error"] is not None)
@@ -46,16 +48,52 @@ async def test_a_fold_that_fails_for_every_event_stops_before_it_fills_the_quara
     async with running(start, limits=FEW) as client:
         after = await until(client, CARDS, lambda p: p["lag"] == 0 and p["error"] is None)
         assert after["quarantined"] == quarantined
-        assert await failures(connection) == (0, quarantined)
+        assert await failures(connection) == ({}, quarantined)
         assert (await client.get("/healthz/projections")).status == 200
 
 
-async def failures(connection: "Connection[Record]") -> tuple[int, int]:
+async def failures(connection: "Connection[Record]") -> tuple[dict[str, list[str]], int]:
     row = await connection.fetchrow(
         "SELECT failing, quarantined FROM projections WHERE name = 'gift_cards' AND status = 'live'"
     )
     assert row is not None
-    return row["failing"], row["quarantined"]
+    return json.loads(row["failing"]), row["quarantined"]
+
+
+async def test_a_hundred_bad_bodies_of_one_tenant_stop_nobody(start: StartLoopledger) -> None:
+    async with running(start) as client:
+        await client.fitbank(transaction(66, "good", "20.00"))
+        await asyncio.gather(
+            *(client.fitbank(transaction(77, f"t-{n % 150}", "20,00")) for n in range(300))
+        )
+        await client.fitbank(transaction(66, "later", "21.00"))
+        after = await level(client, CASH)
+        assert (after["error"], after["quarantined"], after["folded"]) == (None, 300, 2)
+        assert (await client.get("/healthz/projections")).status == 200
+
+
+async def test_a_decoder_that_fails_for_every_tenant_stops_though_one_was_excused(
+    start: StartLoopledger,
+) -> None:
+    async with running(start, limits=FEW) as client:
+        await client.fitbank(transaction(66, "good", "20.00"))
+        for n in range(8):
+            await client.fitbank(transaction(77, f"t-{n}", "20,00"))
+        await level(client, CASH)
+        await client.fitbank(transaction(66, "bad", "20,00"))
+        stopped = await until(client, CASH, lambda p: p["error"] is not None)
+        assert "5 in a row, each of another thing" in stopped["error"]
+        assert "fitbank UpdateDepositClosedLoopStatusMongo" in stopped["error"]
+
+
+def transaction(unit: int, id_: str, value: str) -> dict[str, object]:
+    return {
+        "Method": "UpdateDepositClosedLoopStatusMongo",
+        "BusinessUnitId": unit,
+        "TransactionIdentifier": id_,
+        "Status": "Created",
+        "TotalValue": value,
+    }
 
 
 @pytest.mark.parametrize("fold_events", [3, 1_000])

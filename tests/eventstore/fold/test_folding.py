@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eventstore.fold.failures import MOST_STREAMS, Failing, FailureRows
 from eventstore.fold.folding import Accumulator, fold, handled_topics, handles, journal_row
 from eventstore.fold.projection import Projection
 from eventstore.log.events import Event, LogSlice
@@ -32,7 +33,7 @@ class Written(NamedTuple):
     quarantine: list[tuple[int, str, str]]
     folded: int
     quarantined: int
-    failures_in_a_row: int
+    failing: Failing
 
 
 def one_by_one(projection: Projection[Any], events: Sequence[Event]) -> Written:
@@ -40,20 +41,22 @@ def one_by_one(projection: Projection[Any], events: Sequence[Event]) -> Written:
     states: dict[str, tuple[int, Any]] = {}
     journal: list[tuple[object, ...]] = []
     quarantine: list[tuple[int, str, str]] = []
-    count = failures = 0
+    count = 0
+    failures = FailureRows()
     for event in events:
         before = states[event.stream][1] if event.stream in states else None
         one = fold(projection, PROVIDERS, before, event)
         if one.error is not None:
             quarantine.append((event.position, event.stream, one.error))
-            failures += 1
+            failures.add(f"{event.provider} {event.topic}", event.stream)
             continue
-        count, failures = count + 1, 0
+        count += 1
+        failures.end(f"{event.provider} {event.topic}")
         if one.state != before:
             states[event.stream] = (event.position, one.state)
         if one.entry is not None:
             journal.append(journal_row(event, one.entry))
-    return Written(states, journal, quarantine, count, len(quarantine), failures)
+    return Written(states, journal, quarantine, count, len(quarantine), failures.to_failing())
 
 
 def as_a_rebuild(
@@ -68,7 +71,7 @@ def as_a_rebuild(
         rows, errors = accumulator.take_rows()
         journal += rows
         quarantine += errors
-    counts = accumulator.folded, accumulator.quarantined, accumulator.failures_in_a_row
+    counts = accumulator.folded, accumulator.quarantined, accumulator.failures.to_failing()
     return Written(accumulator.changed, journal, quarantine, *counts)
 
 
@@ -76,11 +79,11 @@ def as_the_live_projector(
     projection: Projection[Any], events: Sequence[Event], cuts: Sequence[int]
 ) -> Written:
     """Fold slice after slice of the log, each on the states that the one before left."""
-    written = Written({}, [], [], 0, 0, 0)
+    written = Written({}, [], [], 0, 0, {})
     for first, last in pairwise(cuts):
         part = events[first:last]
         after, through = (part[0].position - 1, part[-1].position) if part else (0, 0)
-        accumulator = Accumulator(projection, PROVIDERS, written.states, written.failures_in_a_row)
+        accumulator = Accumulator(projection, PROVIDERS, written.states, written.failing)
         accumulator.fold(part)
         batch = accumulator.batch(LogSlice(after, through, list(part)))
         written = Written(
@@ -89,7 +92,7 @@ def as_the_live_projector(
             [*written.quarantine, *batch.quarantined],
             written.folded + batch.folded,
             written.quarantined + len(batch.quarantined),
-            batch.failures_in_a_row,
+            batch.failing,
         )
     return written
 
@@ -143,15 +146,50 @@ def test_an_event_that_says_nothing_new_of_a_stream_changes_no_state_and_is_coun
     assert accumulator.folded == 2
 
 
+TOPIC = "loopz gift-card.updated"
+
+
+def bad(*ids: str, good: str = "") -> list[Event]:
+    return cards(*({"id": id_, "balance": 1 if id_ == good else "x"} for id_ in ids))
+
+
 def test_it_stops_behind_the_failure_that_reaches_the_limit() -> None:
-    bad = {"id": "a", "balance": "x"}
-    accumulator = Accumulator(PROJECTION, PROVIDERS, failures_in_a_row=1)
-    accumulator.fold(cards(bad, {"id": "a"}, bad, bad, {"id": "b"}), failure_limit=2)
+    accumulator = Accumulator(PROJECTION, PROVIDERS, failing={TOPIC: ["loopz/m-1/gift-card/z"]})
+    assert accumulator.fold(bad("a", "b", "c"), failure_limit=2) == TOPIC
     assert (accumulator.folded, accumulator.quarantined) == (0, 1)
     accumulator = Accumulator(PROJECTION, PROVIDERS)
-    accumulator.fold(cards(bad, {"id": "a"}, bad, bad, {"id": "b"}), failure_limit=2)
+    assert accumulator.fold(bad("a", "good", "c", "d", "e", good="good"), failure_limit=2) == TOPIC
     assert (accumulator.folded, accumulator.quarantined) == (1, 3)
     assert accumulator.last_error == "UndecodableError: balance is not a whole number of cents."
+
+
+def test_a_stream_that_fails_again_and_again_counts_once() -> None:
+    accumulator = Accumulator(PROJECTION, PROVIDERS)
+    assert accumulator.fold(bad(*["a"] * 50, "b"), failure_limit=3) is None
+    assert accumulator.quarantined == 51
+    assert accumulator.failures.to_failing() == {
+        TOPIC: ["loopz/m-1/gift-card/a", "loopz/m-1/gift-card/b"]
+    }
+
+
+def test_of_an_excused_tenant_only_a_part_counts() -> None:
+    rows = FailureRows({TOPIC: [f"loopz/m-1/gift-card/{n}" for n in range(500)]})
+    assert rows.main_tenant(TOPIC) == "loopz/m-1/"
+    assert rows.reaches(TOPIC, 100, ())
+    assert not rows.reaches(TOPIC, 100, {"loopz/m-1/"})
+    for n in range(10):
+        assert not rows.reaches(TOPIC, 100, {"loopz/m-1/"})
+        rows.add(TOPIC, f"loopz/m-{n + 2}/gift-card/1")
+    assert rows.reaches(TOPIC, 100, {"loopz/m-1/"})
+    rows.end(TOPIC)
+    assert not rows
+
+
+def test_a_row_remembers_a_bounded_number_of_streams() -> None:
+    rows = FailureRows()
+    for n in range(MOST_STREAMS + 10):
+        rows.add(TOPIC, f"loopz/m-1/gift-card/{n}")
+    assert len(rows.to_failing()[TOPIC]) == MOST_STREAMS
 
 
 def test_rows_are_given_away_once() -> None:

@@ -137,7 +137,7 @@ async def test_a_state_that_appears_where_there_was_none_is_not_overwritten(
     await append_cards(log, {"id": "b", "balance": 1})
     await one.fold_next()
     await append_cards(log, {"id": "a", "balance": 2})
-    prepared = await one._prepare(one.checkpoint, None, 0)
+    prepared = await one._prepare(one.checkpoint, None, {})
     assert prepared is not None
     await connection.execute("INSERT INTO gift_cards_1 SELECT * FROM kept")
     with pytest.raises(StateChangedError, match="generation 1"):
