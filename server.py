@@ -27,15 +27,20 @@ from eventstore.errors import ExposedError, LoopledgerError, SettingsError
 from eventstore.postgres.cluster import embedded_dsn
 from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.failures import describe, is_outage
+from eventstore.postgres.processes import Account, account_for
+from eventstore.postgres.roles import OWNER, PROJECTOR, RECEIVER, with_password
 from eventstore.query.readiness import NOT_SET_UP
 from providers import load_providers
 from runtime.arguments import whole_number
 from runtime.data_directory import data_directory
 from runtime.logging import configure_logging
+from runtime.privileges import choose_account, drop_privileges, keeps_root_for
 from runtime.process import allow_connections, collect_garbage_seldom
 from runtime.settings import Settings
 from runtime.supervisor import Workers, parent_gone
 from runtime.wiring import (
+    Urls,
+    keeping_partitions,
     make_verifier,
     open_parts,
     prepare,
@@ -50,6 +55,12 @@ logger = structlog.get_logger()
 
 # Connections of Postgres reserved for people and their tools.
 SPARE_CONNECTIONS = 20
+
+# The name of the process that projects, and of its role.
+PROJECTING = "projecting"
+
+# What the parent alone is told: of these a worker gets its own, as DATABASE_URL.
+ROLE_URLS = frozenset({"LOOPLEDGER_RECEIVING_URL", "LOOPLEDGER_PROJECTING_URL"})
 
 # How much the projecting process yields to the processes that take deliveries.
 PROJECTING_NICENESS = 5
@@ -79,23 +90,21 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         # The address first, so that a port in use is reported before anything is started.
         listener = stack.enter_context(_bound_socket(settings))
-        dsn, storage = await _postgres(settings, stack)
+        account = _worker_account(settings)
+        urls, storage = await _postgres(settings, stack, account)
         if settings.database_url is None:
             # Its supervisor restarts it, so there is no reason to give up while it is away.
             never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            head = await retry_until_available(lambda: prepare(settings, dsn), never)
+            head = await retry_until_available(lambda: prepare(settings, urls), never)
         else:
-            head = await prepare(settings, dsn)
+            head = await prepare(settings, urls)
         url = _url(listener)
         workers = Workers(
-            _commands(settings, listener),
-            environ={
-                **os.environ,
-                "DATABASE_URL": dsn,
-                "LOOPLEDGER_INSECURE": str(settings.insecure).lower(),
-            },
+            _commands(settings, listener, account),
+            environ=lambda name: _worker_environ(settings, urls, name),
             inherit=[listener.fileno()],
         )
+        await stack.enter_async_context(keeping_partitions(urls.owner))
         stack.push_async_callback(workers.stop, settings.limits.drain_seconds + 1)
         await workers.start()
         await _until_ready(url)
@@ -107,19 +116,43 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
     """Run a whole server in this process, on the database of the settings: for tests."""
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_bound_socket(settings))
-        dsn, storage = await _postgres(settings, stack)
+        (dsn, *_), storage = await _postgres(settings, stack, None)
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
+        await stack.enter_async_context(keeping_partitions(dsn))
         await stack.enter_async_context(projecting(settings, parts, dsn))
         await stack.enter_async_context(serving_http(settings, parts, listener))
         await _until_set_up(_url(listener))
         yield Running(url=_url(listener), storage=storage, head=parts.head.position)
 
 
-def _commands(settings: Settings, listener: socket.socket) -> dict[str, list[str]]:
+def _commands(
+    settings: Settings, listener: socket.socket, account: Account
+) -> dict[str, list[str]]:
     program = str(Path(__file__).resolve())
-    http = [program, "--role", "http", "--socket", str(listener.fileno())]
+    user = [] if account is None else ["--user", account.pw_name]
+    http = [program, "--role", "http", "--socket", str(listener.fileno()), *user]
     names = [f"http-{n}" for n in range(1, settings.workers + 1)]
-    return {**dict.fromkeys(names, http), "projecting": [program, "--role", "projecting"]}
+    return {**dict.fromkeys(names, http), PROJECTING: [program, "--role", PROJECTING, *user]}
+
+
+def _worker_environ(settings: Settings, urls: Urls, name: str) -> dict[str, str]:
+    """The environment of a worker: of the databases' URLs it has its own."""
+    return {
+        **{name: value for name, value in os.environ.items() if name not in ROLE_URLS},
+        "DATABASE_URL": urls.projecting if name == PROJECTING else urls.receiving,
+        "LOOPLEDGER_INSECURE": str(settings.insecure).lower(),
+    }
+
+
+def _worker_account(settings: Settings) -> Account:
+    """Whom the workers run as; None is whoever we are. Raises SettingsError, PostgresError."""
+    if settings.database_url is not None:
+        if keeps_root_for(settings.database_url, settings.worker_user):
+            return None
+        return choose_account(settings.worker_user, None)
+    data_dir = data_directory(settings.data_dir)
+    postgres = account_for(settings.postgres_user, data_dir / "postgres")
+    return choose_account(settings.worker_user, postgres, data_dir)
 
 
 async def _work(settings: Settings, given: argparse.Namespace) -> None:
@@ -130,7 +163,8 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         end = asyncio.ensure_future(parent_gone(given.lifeline))
         stack.callback(end.cancel)
-        dsn = settings.database_url
+        # Now, because who we become may not read it.
+        dsn = with_password(settings.database_url)
         parts = await retry_until_available(
             lambda: stack.enter_async_context(
                 open_parts(settings, dsn, append=http, follow=not http)
@@ -143,12 +177,15 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
                 settings.limits, connections=allow_connections(settings.limits.connections)
             )
             settings = msgspec.structs.replace(settings, limits=limits)
-            await stack.enter_async_context(serving_http(settings, parts, listener))
+            await stack.enter_async_context(
+                serving_http(settings, parts, listener, lambda: _cease_to_be_root(given))
+            )
             collect_garbage_seldom()
             await end
         else:
             # Deliveries that wait for their 200 come first; a fold can catch up.
             os.nice(PROJECTING_NICENESS)
+            _cease_to_be_root(given)
             leading = await retry_until_available(
                 lambda: stack.enter_async_context(projecting(settings, parts, dsn)), end
             )
@@ -157,6 +194,11 @@ async def _work(settings: Settings, given: argparse.Namespace) -> None:
             if leading.done():
                 # An unexpected error: the parent restarts this process.
                 leading.result()
+
+
+def _cease_to_be_root(given: argparse.Namespace) -> None:
+    if given.user is not None:
+        drop_privileges(given.user)
 
 
 async def _serve(settings: Settings) -> None:
@@ -243,8 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve, and return the exit code. Also takes the arguments that the parent passes to its workers."""
     parser = argparse.ArgumentParser(prog="server.py", description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--role", choices=["http", "projecting"], help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=["http", PROJECTING], help=argparse.SUPPRESS)
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--user", help=argparse.SUPPRESS)
     parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
     return run(parser.parse_args(arguments))
 
@@ -320,25 +363,49 @@ def _url(listener: socket.socket) -> str:
 
 
 def dsn_of(settings: Settings) -> str:
-    """The URL of the database of a server that runs with these settings."""
-    return settings.database_url or embedded_dsn(data_directory(settings.data_dir) / "socket")
+    """The URL of the database of a server that runs with these settings, for its owner."""
+    return settings.database_url or embedded_dsn(data_directory(settings.data_dir), OWNER)
 
 
-async def _postgres(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
-    """The URL of the database, and a description for people without its password."""
-    if settings.database_url is not None:
-        parts = urlsplit(settings.database_url)
-        return settings.database_url, f"{parts.hostname or 'local'}{parts.path} (DATABASE_URL)"
+async def _postgres(
+    settings: Settings, stack: AsyncExitStack, workers: Account
+) -> tuple[Urls, str]:
+    """The URLs of the database, and a description for people without their passwords. Raises SettingsError."""
+    urls = _given_urls(settings)
+    if urls is not None:
+        parts = urlsplit(urls.owner)
+        return urls, f"{parts.hostname or 'local'}{parts.path} (DATABASE_URL)"
     data_dir = data_directory(settings.data_dir)
     processes = settings.workers + 1
     embedded = EmbeddedPostgres(
         data_dir,
         run_as=settings.postgres_user,
+        group=workers and workers.pw_gid,
         stop_seconds=settings.limits.stop_seconds,
         max_connections=processes * (settings.limits.pool_connections + 4) + SPARE_CONNECTIONS,
     )
     await stack.enter_async_context(embedded)
-    return embedded.dsn, f"{data_dir} (embedded Postgres)"
+    urls = Urls(*(embedded.dsn_for(role) for role in (OWNER, RECEIVER, PROJECTOR)))
+    return urls, f"{data_dir} (embedded Postgres)"
+
+
+def _given_urls(settings: Settings) -> Urls | None:
+    """The URLs of a Postgres that is not ours; None if it is. Raises SettingsError."""
+    receiving, projecting = settings.receiving_url, settings.projecting_url
+    if settings.database_url is None:
+        if receiving is None and projecting is None:
+            return None
+        missing = "database_url"
+    elif (receiving is None) == (projecting is None):
+        owner = settings.database_url
+        return Urls(owner, receiving or owner, projecting or owner)
+    else:
+        missing = "receiving_url" if receiving is None else "projecting_url"
+    raise SettingsError(
+        key=missing,
+        problem="is missing: who owns the log, who takes deliveries and who folds need a URL each",
+        source="settings",
+    )
 
 
 def _bound_socket(settings: Settings) -> socket.socket:

@@ -30,7 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: Positive = 1
     data_dir: Path | None = None
     database_url: str | None = None
-    postgres_user: str = "nobody"
+    receiving_url: str | None = None
+    projecting_url: str | None = None
+    postgres_user: str | None = None
+    worker_user: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     insecure: bool = False

@@ -155,7 +155,7 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
 
 
 def _may_be_secret(key: str) -> bool:
-    return key == "database_url" or "verification" in key.split(".")
+    return key.endswith("_url") or "verification" in key.split(".")
 
 
 def _quoted(value: object) -> str:

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -30,13 +30,13 @@ STABLE_SECONDS = 5.0
 
 
 class Workers:
-    """Processes of our own program, by the names that log lines give them."""
+    """Processes of our own program, by the names that log lines give them; `environ` gives the environment of each."""
 
     def __init__(
         self,
         commands: Mapping[str, Sequence[str]],
         *,
-        environ: Mapping[str, str],
+        environ: Callable[[str], Mapping[str, str]],
         inherit: Sequence[int],
     ) -> None:
         self._commands = commands
@@ -79,7 +79,7 @@ class Workers:
     def _spawn(self, name: str) -> None:
         self._running[name] = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, *self._commands[name], "--lifeline", str(self._lifeline)],
-            env=self._environ,
+            env=self._environ(name),
             pass_fds=(self._lifeline, *self._inherit),
             stdin=subprocess.DEVNULL,
             # Ctrl-C in the terminal reaches the parent only, which then stops its workers in order.

@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 import structlog
@@ -22,7 +22,8 @@ from eventstore.log.partitions import PartitionKeeper
 from eventstore.log.reader import Reader
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
-from eventstore.postgres.leader import Term, lead
+from eventstore.postgres.leader import lead
+from eventstore.postgres.roles import PROJECTOR, RECEIVER, check_role, grant_privileges
 from eventstore.query.history import History
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
@@ -64,6 +65,19 @@ BUILDER = ("-m", "runtime.builder_process")
 def settings_from(environ: Mapping[str, str]) -> Settings:
     """Read the settings of this process. Raises SettingsError."""
     return load_settings(environ, settings_types())
+
+
+class Urls(NamedTuple):
+    """The URLs of a database: for its owner, for who takes deliveries and for who folds. They may be the same."""
+
+    owner: str
+    receiving: str
+    projecting: str
+
+    @property
+    def apart(self) -> bool:
+        """Whether each has a role of its own."""
+        return self.owner != self.receiving
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,9 +122,12 @@ async def open_parts(
 
 @asynccontextmanager
 async def serving_http(
-    settings: Settings, parts: Parts, listener: socket.socket
+    settings: Settings,
+    parts: Parts,
+    listener: socket.socket,
+    before_listening: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
-    """Take deliveries and answer requests."""
+    """Take deliveries and answer requests. `before_listening` is called once all is there that it takes."""
     context = context_of(settings, parts)
     receiver = Receiver(context.endpoints, parts.appender, context.rejections, settings.limits)
     runner = make_runner(make_app(context, receiver), settings.limits)
@@ -121,6 +138,7 @@ async def serving_http(
         settings.limits,
         idle_seconds=KEEPALIVE_SECONDS,
     )
+    before_listening()
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
     listening: asyncio.Server | None = None
     try:
@@ -186,14 +204,17 @@ async def projecting(
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """Fold the log whenever this process holds the lead; gives the task."""
     conductor = make_conductor(settings, parts, dsn)
-    partitions = PartitionKeeper(parts.database)
-
-    async def work(term: Term) -> None:
-        async with in_background(partitions.run(), "partitions"):
-            await conductor.run(term)
-
-    async with in_background(lead(parts.database.connect, work), "leadership") as task:
+    leading = lead(parts.database.connect, conductor.run)
+    async with in_background(leading, "leadership") as task:
         yield task
+
+
+@asynccontextmanager
+async def keeping_partitions(owner_url: str) -> AsyncIterator[None]:
+    """Make partitions of the log ahead and vacuum full ones, which is for its owner to do."""
+    database = Database(owner_url, pool_connections=1)
+    async with in_background(PartitionKeeper(database).run(), "partitions"):
+        yield
 
 
 def make_conductor(settings: Settings, parts: Parts, dsn: str) -> Conductor:
@@ -223,15 +244,46 @@ def fingerprints_of(settings: Settings) -> dict[str, str]:
     return {name: fingerprint(one, sources) for name, one in load_projections().items()}
 
 
-async def prepare(settings: Settings, dsn: str) -> int:
-    """Set up the schema of the log before any worker starts; returns the head. Raises SettingsError.
+async def prepare(settings: Settings, urls: Urls) -> int:
+    """Set up the schema of the log, and roles, before any worker starts; returns the head. Raises SettingsError.
 
     That is all that deliveries need. The process that projects sets its projections up by itself.
     """
     for name in load_providers(settings.providers):
         make_verifier(settings, name)
-    async with open_parts(settings, dsn, append=False, follow=False) as parts:
+    await _set_up_privileges(urls)
+    async with open_parts(settings, urls.owner, append=False, follow=False) as parts:
         return parts.head.position
+
+
+async def _set_up_privileges(urls: Urls) -> None:
+    """Set up the schema as its owner, and let the other roles do what they have to. Raises PostgresError."""
+    database = Database(urls.owner, pool_connections=1)
+    await database.open()
+    try:
+        connection = await database.connect()
+        try:
+            await grant_privileges(connection, apart=urls.apart)
+        finally:
+            connection.terminate()
+    finally:
+        await database.close()
+    if not urls.apart:
+        logger.info(
+            "one_role",
+            message="What takes deliveries and what folds log in as the owner of the log; docs/operations.md tells "
+            "how to give each a role of its own.",
+        )
+        return
+    for setting, url, role in (
+        ("LOOPLEDGER_RECEIVING_URL", urls.receiving, RECEIVER),
+        ("LOOPLEDGER_PROJECTING_URL", urls.projecting, PROJECTOR),
+    ):
+        connection = await Database(url, pool_connections=1).connect()
+        try:
+            await check_role(connection, setting, role)
+        finally:
+            connection.terminate()
 
 
 async def retry_until_available(step: Callable[[], Awaitable[T]], end: "asyncio.Future[None]") -> T:

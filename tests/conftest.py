@@ -26,6 +26,7 @@ from hypothesis import settings as hypothesis_settings
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.postgres.embedded import EmbeddedPostgres
+from eventstore.postgres.roles import ADMIN
 from runtime.settings import Settings
 from server import Running, running_alone
 from tests.support import Client
@@ -79,6 +80,8 @@ class Cluster:
         """A fresh database, by its URL, dropped afterwards whoever is still connected."""
         name = f"{PREFIX}_{next(_NUMBERS)}"
         await self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
+        # A copy has what its template has but for this.
+        await self.execute(f'ALTER DATABASE {name} SET search_path = "$user", public, projected')
         try:
             yield self.dsn(name)
         finally:
@@ -138,7 +141,7 @@ def cluster(public_directory: Path) -> Iterator[Cluster]:
     postgres = EmbeddedPostgres(public_directory / "cluster")
     asyncio.run(postgres.start())
     try:
-        found = Cluster(postgres.dsn)
+        found = Cluster(postgres.dsn_for(ADMIN))
         asyncio.run(_make_template(found))
         yield found
     finally:

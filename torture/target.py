@@ -10,12 +10,13 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 import psutil
 
 from benchmarks.harness.server_process import LoopledgerProcess, free_port, postmaster_pid
+from eventstore.postgres.cluster import embedded_dsn
+from eventstore.postgres.roles import ADMIN
 
 WATCH_SECONDS = 0.02
 # How long the service manager that we play waits before it starts the server again.
@@ -53,11 +54,8 @@ class Target:
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.data_dir = directory / "data"
-        host = quote(str(self.data_dir / "socket"), safe="/")
         self.embedded = database_url is None
-        self.dsn = database_url or (
-            f"postgresql://loopledger@/loopledger?host={host}&port=5432&sslmode=disable"
-        )
+        self.dsn = database_url or embedded_dsn(self.data_dir, ADMIN)
         self.starts = 0
         # Starts that ended by themselves, by what they said last.
         self.failed_starts: Counter[str] = Counter()

@@ -22,7 +22,7 @@ SELECT position FROM quarantine WHERE projection = $1 AND generation = $2
 
 -- states --
 -- Every state of a projection, as everybody sees it.
-SELECT stream, position, {names} FROM {view}
+SELECT stream, position, {names} FROM projected.{view}
 
 -- client_backends --
 -- The sessions of the server in its database, ours left out.

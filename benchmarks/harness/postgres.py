@@ -13,6 +13,7 @@ import psutil
 from benchmarks.harness.command import fail
 from benchmarks.harness.server_process import postmaster_pid
 from eventstore.postgres.embedded import EmbeddedPostgres
+from eventstore.postgres.roles import ADMIN
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -26,7 +27,7 @@ class Postgres(msgspec.Struct, frozen=True):
 
 
 def parameters_of(dsn: str) -> dict[str, str]:
-    """The URL of a database of an embedded Postgres in parts: what libpq calls dbname, host, port and user."""
+    """The URL of a database of an embedded Postgres in parts: dbname, host, port, user and password."""
     parts = urlsplit(dsn)
     query = parse_qs(parts.query)
     return {
@@ -34,6 +35,7 @@ def parameters_of(dsn: str) -> dict[str, str]:
         "host": query["host"][0],
         "port": query["port"][0],
         "user": parts.username or "",
+        "password": Path(query["passfile"][0]).read_text("utf-8").strip().rpartition(":")[2],
     }
 
 
@@ -58,8 +60,8 @@ def postgres_in(data_dir: Path) -> psutil.Process:
 async def start_postgres(stack: AsyncExitStack, data_dir: Path) -> Postgres:
     """Start an embedded Postgres that loses nothing. Raises BenchmarkError if it would."""
     embedded = await stack.enter_async_context(EmbeddedPostgres(data_dir))
-    async with connected(embedded.dsn) as connection:
+    async with connected(embedded.dsn_for(ADMIN)) as connection:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             if (value := await connection.fetchval(f"SHOW {setting}")) != "on":
                 fail(f"{setting} is {value}: only durable servers are compared")
-    return Postgres(embedded.dsn, postgres_in(data_dir))
+    return Postgres(embedded.dsn_for(ADMIN), postgres_in(data_dir))

@@ -67,7 +67,7 @@ def eventsourcing(app: web.Application, dsn: str) -> None:
     library: Any = importlib.import_module("eventsourcing.postgres")
     stored_event: Any = importlib.import_module("eventsourcing.persistence").StoredEvent
     recorder = library.PostgresApplicationRecorder(
-        library.PostgresDatastore(**parameters_of(dsn), password="", pool_size=POOL)
+        library.PostgresDatastore(**parameters_of(dsn), pool_size=POOL)
     )
     recorder.create_table()
     threads = ThreadPoolExecutor(POOL)

@@ -45,6 +45,7 @@ from benchmarks.rebuild.report import (
     results,
 )
 from eventstore.postgres.cluster import embedded_dsn
+from eventstore.postgres.roles import ADMIN
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -139,7 +140,7 @@ class RebuildComparison:
         """A server that has caught up; how long that took when it had all to fold is kept."""
         began = time.perf_counter()
         process = self._process(checkout, data_dir)
-        dsn = embedded_dsn(data_dir / "socket")
+        dsn = embedded_dsn(data_dir, ADMIN)
         async with (
             servers.running(process) as program,
             aiohttp.ClientSession() as session,

@@ -90,7 +90,6 @@ def settings(dsn: str) -> dict[str, str]:
         "PERSISTENCE_MODULE": "eventsourcing.postgres",
         "ORIGINATOR_ID_TYPE": "text",
         **{f"POSTGRES_{name.upper()}": value for name, value in parameters_of(dsn).items()},
-        "POSTGRES_PASSWORD": "not asked for",
     }
 
 

@@ -13,6 +13,7 @@ from benchmarks.rebuild.events import COLUMNS, Plan, lines
 from benchmarks.rebuild.queries import QUERIES
 from eventstore.postgres.cluster import embedded_dsn
 from eventstore.postgres.embedded import EmbeddedPostgres
+from eventstore.postgres.roles import ADMIN
 from providers import load_providers
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ async def load(data: Path, plan: Plan) -> None:
     Raises BenchmarkError if an event is not where its provider would have put it.
     """
     async with EmbeddedPostgres(data, stop_seconds=STOP_SECONDS) as postgres:
-        if postgres.dsn != embedded_dsn(data / "socket"):
+        if postgres.dsn_for(ADMIN) != embedded_dsn(data, ADMIN):
             fail(f"the path of {data} is too long for a socket; TMPDIR chooses another")
-        async with connected(postgres.dsn) as connection:
+        async with connected(postgres.dsn_for(ADMIN)) as connection:
             with progress(f"loading {plan.events:,} events", plan.events) as show:
                 await copy_events(connection, plan, show)
             with progress("loading: vacuum and checkpoint"):

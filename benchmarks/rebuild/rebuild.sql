@@ -36,7 +36,7 @@ CREATE TABLE {table} (LIKE {live})
 
 -- indexes --
 -- How the indexes of a table are made; one may be a primary key.
-SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = $1 ORDER BY indexname
+SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'projected' AND tablename = $1 ORDER BY indexname
 
 -- table_hash --
 -- How many rows a table has, and what all of them together hash to.

@@ -41,40 +41,21 @@ LEFT JOIN (
 WHERE $1::text IS NULL OR p.name = $1
 ORDER BY p.name, p.generation
 
--- delete_failed --
--- Delete the entry of a rebuild that failed; its tables are gone already.
-DELETE FROM projections WHERE name = $1 AND status = 'failed'
-
 -- request_rebuild --
--- Ask for a new generation; a rebuild that failed makes room for it.
-INSERT INTO projections (name, generation, status, version, wanted)
-SELECT name, max(generation) + 1, 'building', 0, $2
-FROM projections
-WHERE name = $1
-GROUP BY name
-ON CONFLICT DO NOTHING
-RETURNING generation
+-- Ask for a new generation, of which $2 is wanted once it is ready, if anything; null if a rebuild is under way.
+SELECT request_rebuild($1, $2)
 
 -- request_promotion --
--- Ask for the generation that is ready to be made live.
-UPDATE projections SET wanted = 'promote' WHERE name = $1 AND status = 'ready' RETURNING generation
+-- Ask for the generation that is ready to be made live; null if none is.
+SELECT request_promotion($1)
 
 -- request_discard --
--- Ask for the rebuild under way to be discarded.
-UPDATE projections SET wanted = 'discard'
-WHERE name = $1 AND status IN ('building', 'catching-up', 'ready', 'failed')
-RETURNING generation
+-- Ask for the rebuild under way to be discarded; null if there is none.
+SELECT request_discard($1)
 
 -- request_rollback --
--- Ask for the newest retired generation to be made live again.
-UPDATE projections SET status = 'catching-up', wanted = 'promote', ready_at = NULL, diff = NULL, error = NULL
-WHERE name = $1 AND generation = (
-    SELECT generation FROM projections
-    WHERE name = $1 AND status = 'retired'
-    ORDER BY retired_at DESC
-    LIMIT 1
-)
-RETURNING generation
+-- Ask for the newest retired generation to be made live again; null if there is none.
+SELECT request_rollback($1)
 
 -- quarantined_streams --
 -- The streams whose names end in /$2 and of which events are in quarantine in a projection's live generation.
@@ -130,7 +111,7 @@ SELECT to_regclass($1) IS NULL OR EXISTS (SELECT FROM pg_dist_partition WHERE lo
 
 -- create_key --
 -- Hold a table of states to one row a stream.
-CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream)
+CREATE UNIQUE INDEX IF NOT EXISTS {name}_pkey ON {table} (stream)
 
 -- create_index --
 -- Serve one filter of the API. Only the column is indexed: with the stream beside it equal values would not be
@@ -143,11 +124,11 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
 
 -- create_journal_key --
 -- Serve the entries of one stream in order, and hold a journal to one entry an event.
-CREATE UNIQUE INDEX IF NOT EXISTS {table}_pkey ON {table} (stream, position)
+CREATE UNIQUE INDEX IF NOT EXISTS {name}_pkey ON {table} (stream, position)
 
 -- create_journal_time_index --
 -- Serve the entries of a period of time; they are stored in about that order already.
-CREATE INDEX IF NOT EXISTS {table}_recorded_at ON {table} USING brin (recorded_at)
+CREATE INDEX IF NOT EXISTS {name}_recorded_at ON {table} USING brin (recorded_at)
 
 -- list_columns --
 -- The columns of a table or a view; none if it does not exist.
@@ -173,7 +154,8 @@ ALTER TABLE {table} DROP COLUMN "{column}"
 ALTER TABLE {table} ADD COLUMN "{column}" {sql_type}
 
 -- drop_view --
--- Drop a view, to create it with other column types.
+-- Drop a view and its masked counterpart, to create them with other column types.
+DROP VIEW IF EXISTS {masked};
 DROP VIEW IF EXISTS {view}
 
 -- relation_exists --
@@ -190,11 +172,24 @@ SELECT EXISTS (
 
 -- drop_index --
 -- Drop the index of a column that is given up.
-DROP INDEX IF EXISTS {index}
+DROP INDEX IF EXISTS {schema}.{index}
 
 -- create_view --
 -- Have the view with the plain name show the live generation.
 CREATE OR REPLACE VIEW {view} AS SELECT {names} FROM {table}
+
+-- create_masked_view --
+-- Show the same without secrets: the comment says what is masked, and what this code does not know.
+CREATE OR REPLACE VIEW {masked} AS SELECT {names} FROM {view};
+COMMENT ON VIEW {masked} IS '{comment}'
+
+-- read_comment --
+-- The comment on a view; null if there is none, or no such view.
+SELECT obj_description(to_regclass($1), 'pg_class')
+
+-- drop_masked_view --
+-- Drop a masked view, to create it with other columns.
+DROP VIEW IF EXISTS {masked}
 
 -- drop_table --
 -- Drop a table of a generation that nobody needs any more.

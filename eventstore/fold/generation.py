@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from eventstore.postgres.database import Session
 
 
+# The schema of what is folded, and that of the views in which secrets are masked.
+SCHEMA = "projected"
+MASKED = "masked"
+
+# A text as eventstore/fold/columns.py masks it.
+MASKING = """'****' || right("{column}", CASE WHEN length("{column}") >= 8 THEN 4 ELSE 0 END)"""
+
+
 class Table(NamedTuple):
     """A table of a generation, the view that shows it while it is live, and its columns."""
 
@@ -27,11 +35,29 @@ class Table(NamedTuple):
         return [column.name for column in self.columns]
 
     @property
+    def qualified_name(self) -> str:
+        """Its name with its schema, as SQL has it."""
+        return f"{SCHEMA}.{identifier(self.name)}"
+
+    @property
+    def qualified_view(self) -> str:
+        """The view's name with its schema, as SQL has it."""
+        return f"{SCHEMA}.{identifier(self.view)}"
+
+    @property
+    def masked_view(self) -> str:
+        """The name of the view that masks secrets, with its schema, as SQL has it."""
+        return f"{MASKED}.{identifier(self.view)}"
+
+    @property
     def placeholders(self) -> dict[str, str]:
         """The values of the placeholders in statements about it."""
         return {
-            "table": identifier(self.name),
-            "view": identifier(self.view),
+            "schema": SCHEMA,
+            "name": identifier(self.name),
+            "table": self.qualified_name,
+            "view": self.qualified_view,
+            "masked": self.masked_view,
             "columns": ",\n    ".join(column.definition for column in self.columns),
         }
 
@@ -59,7 +85,9 @@ class GenerationTables(Generic[State]):
     async def create(self, connection: "Session") -> None:
         """Create the tables, without indexes, if they do not exist; distributed, if the log is."""
         missing = [
-            table for table in self.tables if not await _existing_columns(connection, table.name)
+            table
+            for table in self.tables
+            if not await _existing_columns(connection, table.qualified_name)
         ]
         for table in missing:
             await connection.execute(QUERIES["create_table"].format(**table.placeholders))
@@ -78,7 +106,7 @@ class GenerationTables(Generic[State]):
         """Say whether the tables are distributed, where there is Citus; those that do not exist count as such."""
         return all(
             [
-                await connection.fetchval(QUERIES["table_is_distributed"], table.name)
+                await connection.fetchval(QUERIES["table_is_distributed"], table.qualified_name)
                 for table in self.tables
             ]
         )
@@ -87,7 +115,7 @@ class GenerationTables(Generic[State]):
         """Create the indexes that do not exist."""
         # Even CREATE INDEX IF NOT EXISTS waits for those who vacuum or index the table, or write to it.
         for name, statement in self._indexes().items():
-            if not await connection.fetchval(QUERIES["relation_exists"], name):
+            if not await connection.fetchval(QUERIES["relation_exists"], f"{SCHEMA}.{name}"):
                 await connection.execute(statement, timeout=NO_LIMIT)
 
     def index_statements(self) -> list[str]:
@@ -120,7 +148,7 @@ class GenerationTables(Generic[State]):
         is kept under another name.
         """
         for table in self.tables:
-            existing = await _existing_columns(connection, table.name)
+            existing = await _existing_columns(connection, table.qualified_name)
             wanted = {column.name: column.sql_type for column in table.columns}
             for name, column in existing.items():
                 if wanted.get(name) == column.sql_type:
@@ -146,11 +174,14 @@ class GenerationTables(Generic[State]):
         PostgresError where a column has another type now, and another view or rule depends on it.
         """
         for table in self.tables:
-            in_view = await _existing_columns(connection, table.view)
-            in_table = await _existing_columns(connection, table.name)
+            in_view = await _existing_columns(connection, table.qualified_view)
+            in_table = await _existing_columns(connection, table.qualified_name)
             wanted = {column.name: column.sql_type for column in table.columns}
-            shown = await connection.fetchval(QUERIES["view_shows_table"], table.view, table.name)
+            shown = await connection.fetchval(
+                QUERIES["view_shows_table"], table.qualified_view, table.qualified_name
+            )
             if shown and list(in_view) == list(dict.fromkeys([*in_view, *wanted])):
+                await _create_masked_view(connection, table, in_view)
                 continue
             if any(
                 wanted.get(name, column.sql_type) != column.sql_type
@@ -166,6 +197,9 @@ class GenerationTables(Generic[State]):
             await connection.execute(
                 QUERIES["create_view"].format(**table.placeholders, names=", ".join(columns))
             )
+            await _create_masked_view(
+                connection, table, await _existing_columns(connection, table.qualified_view)
+            )
 
     async def drop(self, connection: "Session") -> None:
         """Drop the tables."""
@@ -179,9 +213,45 @@ async def _existing_columns(connection: "Session", relation: str) -> dict[str, C
     return {row["name"]: Column(*row) for row in rows}
 
 
-async def _drop_view(connection: "Session", table: Table) -> None:
+async def _create_masked_view(
+    connection: "Session", table: Table, in_view: dict[str, Column]
+) -> None:
+    """Have the view without secrets show what the other shows, if it does not yet.
+
+    A column that this code does not know may hold secrets: it is null there.
+    """
+    wanted = {column.name: column for column in table.columns}
+    secrets = [name for name in in_view if name in wanted and wanted[name].secret]
+    unknown = [name for name in in_view if name not in wanted]
+    comment = f"masked: {', '.join(secrets)}; left out: {', '.join(unknown)}"
+    in_masked = await _existing_columns(connection, table.masked_view)
+    is_same = _types(in_masked) == _types(in_view)
+    if is_same and comment == await connection.fetchval(QUERIES["read_comment"], table.masked_view):
+        return
+    if _types(in_masked) != _types(in_view)[: len(in_masked)]:
+        await _drop_view(connection, table, "drop_masked_view")
+    names = []
+    for name, column in in_view.items():
+        shown = f'"{name}"'
+        if name in unknown or (name in secrets and column.sql_type != "text"):
+            shown = f"NULL::{column.sql_type}"
+        elif name in secrets:
+            shown = MASKING.format(column=name)
+        names.append(f'{shown} AS "{name}"')
+    await connection.execute(
+        QUERIES["create_masked_view"].format(
+            **table.placeholders, names=", ".join(names), comment=comment
+        )
+    )
+
+
+def _types(columns: dict[str, Column]) -> list[tuple[str, str]]:
+    return [(name, column.sql_type) for name, column in columns.items()]
+
+
+async def _drop_view(connection: "Session", table: Table, statement: str = "drop_view") -> None:
     try:
-        await connection.execute(QUERIES["drop_view"].format(**table.placeholders))
+        await connection.execute(QUERIES[statement].format(**table.placeholders))
     except asyncpg.DependentObjectsStillExistError as error:
         raise PostgresError(
             problem=f"a column of the view {table.view} has another type now, and other objects depend on it",

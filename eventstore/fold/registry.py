@@ -88,7 +88,6 @@ class Registry:
         """Ask for a new generation, to be promoted as soon as it is ready if `promote`. Raises RebuildingError."""
         wanted = "promote" if promote else None
         async with self._database.transaction() as connection:
-            await connection.execute(QUERIES["delete_failed"], name)
             if await connection.fetchval(QUERIES["request_rebuild"], name, wanted) is None:
                 raise await self._rebuilding_error(name)
 

@@ -11,7 +11,7 @@ import msgspec
 from eventstore.errors import StateChangedError
 from eventstore.fold.columns import names_of, values_of
 from eventstore.fold.folding import FoldBatch, Row, StateAt
-from eventstore.fold.generation import GenerationTables
+from eventstore.fold.generation import SCHEMA, GenerationTables
 from eventstore.fold.projection import State
 from eventstore.fold.queries import QUERIES
 
@@ -95,13 +95,13 @@ class GenerationWriter(Generic[State]):
     ) -> None:
         """Put states into a table that holds none of their streams."""
         table = self._tables.states
-        await copy_rows(connection, table.name, table.column_names, state_rows(changed))
+        await copy_rows(connection, SCHEMA, table.name, table.column_names, state_rows(changed))
 
     async def copy_journal(self, connection: "Session", rows: Sequence[Row]) -> None:
         """Put rows into a journal that holds none of them."""
         table = self._tables.journal
         if table is not None and rows:
-            await copy_rows(connection, table.name, table.column_names, rows)
+            await copy_rows(connection, SCHEMA, table.name, table.column_names, rows)
 
     async def copy_quarantine(
         self, connection: "Session", rows: Sequence[tuple[int, str, str]]
@@ -110,7 +110,11 @@ class GenerationWriter(Generic[State]):
         if rows:
             generation = self._name, self._tables.generation
             await copy_rows(
-                connection, "quarantine", _QUARANTINE_COLUMNS, [(*generation, *row) for row in rows]
+                connection,
+                None,
+                "quarantine",
+                _QUARANTINE_COLUMNS,
+                [(*generation, *row) for row in rows],
             )
 
     def _write_batch_statement(self) -> str:
@@ -144,13 +148,15 @@ def state_rows(changed: Mapping[str, StateAt[State]]) -> Iterable[Row]:
 
 async def copy_rows(
     connection: "Session",
+    schema: str | None,
     table: str,
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
 ) -> None:
-    """Put rows into a table."""
+    """Put rows into a table; None is the default schema."""
     await connection.copy_to_table(
         table,
+        schema_name=schema,
         source=_csv_of(rows),
         columns=columns,
         format="csv",

@@ -27,7 +27,7 @@ WHERE to_regclass('pg_dist_partition') IS NOT NULL
 
 -- lock_head --
 -- Wait for every append under way, and keep others out until this transaction ends.
-SELECT position, timeline, acceptance, current_timeline() AS now FROM log_head WHERE only_row FOR UPDATE
+SELECT position, timeline, acceptance, current_timeline() AS now FROM lock_head()
 
 -- this_session --
 -- What identifies this session: a pid alone may be another session's by now.

@@ -1,14 +1,16 @@
 """The files of an embedded Postgres: a data directory, taken by a lock, with a cluster and a socket in it.
 
-Below the data directory lie `postgres/` (the cluster), `postgres.log`, `lock` and, where that path is short enough,
-`socket/`. Whoever holds the flock on `lock` owns all of it, processes included.
+Below the data directory lie `postgres/` (the cluster), `postgres.log`, `lock`, `passwords/` (a file for each role) and,
+where that path is short enough, `socket/`. Whoever holds the flock on `lock` owns all of it, processes included.
 """
 
 import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -21,8 +23,10 @@ import psutil
 
 from eventstore.errors import PostgresError
 from eventstore.postgres.binaries import MAJOR, binaries_for
+from eventstore.postgres.directory import Directory
 from eventstore.postgres.processes import (
     OWN_POSTGRES,
+    Account,
     account_for,
     check_reachable,
     end_leftovers,
@@ -30,8 +34,8 @@ from eventstore.postgres.processes import (
     run,
     spawn,
 )
+from eventstore.postgres.roles import ADMIN, NAME, ROLES, new_password, password_line
 
-NAME: Final = "loopledger"
 PORT: Final = 5432
 
 # sun_path holds 104 bytes on macOS, 108 on Linux, the closing NUL included.
@@ -46,7 +50,6 @@ MOST_BUFFERS_MIB: Final = 512
 SERVER_SETTINGS: Final = {
     "listen_addresses": "",
     "port": str(PORT),
-    "unix_socket_permissions": "0700",
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
@@ -67,26 +70,46 @@ SERVER_SETTINGS: Final = {
 
 # Collation and case come from Postgres itself: an upgrade of the system cannot corrupt an index.
 INITDB_OPTIONS: Final = (
-    f"--username={NAME} --auth-local=trust --auth-host=reject --data-checksums "
+    f"--username={ADMIN} --auth-local=reject --auth-host=reject --data-checksums "
     "--encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
 ).split()
+
+# What may lie in the data directory.
+ENTRIES: Final = frozenset(
+    {"lock", "passwords", "postgres", "postgres.log", "postgres.log.1", "postgres.new", "socket"}
+)
+
+# Who may log in: whoever knows the password of a role. While roles and passwords are made, only the superuser may, and
+# only if the operating system says that it is us.
+LOGIN_RULES: Final = """# Loopledger wrote this, and writes it again.
+local all all scram-sha-256
+local replication all scram-sha-256
+"""
+SET_UP_RULES: Final = f"local all {ADMIN} peer map={NAME}\n"
 
 
 class Cluster:
     """One data directory: ours, with a cluster of our major version in it, from `take` to `release`.
 
-    `run_as` is the existing unprivileged user that Postgres runs as if we are root. Its methods block, and raise
-    PostgresError.
+    `run_as` is the existing unprivileged user that Postgres runs as if we are root; None is `loopledger` or `nobody`.
+    `group` is the one besides whose members can reach the socket. Its methods block, and raise PostgresError.
     """
 
-    def __init__(self, data_dir: Path, *, run_as: str, max_connections: int) -> None:
+    def __init__(
+        self, data_dir: Path, *, run_as: str | None, group: int | None, max_connections: int
+    ) -> None:
         self.data_dir = data_dir.resolve()
         self.pgdata = self.data_dir / "postgres"
         self.log_file = self.data_dir / "postgres.log"
         # None while the data directory is not ours.
         self.socket_dir: Path | None = None
         self._run_as = run_as
+        self._group = group
         self._max_connections = max_connections
+        # What a password file says, by role.
+        self._passwords: dict[str, str] = {}
+        self._account: Account = None
+        self._directory: Directory | None = None
         self._lock: int | None = None
         self._log_start = 0
 
@@ -98,13 +121,15 @@ class Cluster:
     def take(self, stopping: threading.Event) -> None:
         """Take the data directory and see that a cluster of our major version is in it."""
         with self._disk_errors():
-            self._account = account_for(self._run_as)
+            self._account = account_for(self._run_as, self.pgdata)
             self._binaries = binaries_for(self._account)
             self._check_binaries()
             self._make_data_dir()
-            self._lock = _lock(self.data_dir)
+            self._directory = self._open_data_dir()
+            self._lock = _lock(self._directory)
             self.socket_dir = self._choose_socket_dir()
             self._make_cluster(stopping)
+            self._make_passwords()
 
     def release(self) -> None:
         """Give the data directory back."""
@@ -114,6 +139,9 @@ class Cluster:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if self._directory is not None:
+            self._directory.close()
+            self._directory = None
 
     def start_postmaster(self, stopping: threading.Event) -> subprocess.Popen[bytes]:
         """End what an earlier server left, then start a postmaster."""
@@ -121,34 +149,95 @@ class Cluster:
             end_leftovers(self.pgdata, stopping)
             if stopping.is_set() or self.socket_dir is None:
                 raise PostgresError(problem="it is being stopped", remedy="Start it again.")
-            # Postgres trusts any live process with the pid in these files, be it another program.
-            (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
-            self._make_private(self.socket_dir)
-            for each in self.socket_dir.iterdir():
-                each.unlink()
-            if self.log_file.exists() and self.log_file.stat().st_size > LOG_BYTES:
-                self.log_file.replace(self.log_file.with_name("postgres.log.1"))
-            command: list[str | Path] = [self._binaries / "postgres", "-D", self.pgdata]
-            settings = SERVER_SETTINGS | {
-                "unix_socket_directories": f'"{self.socket_dir}"',
-                "max_connections": str(self._max_connections),
-                "shared_buffers": f"{_shared_buffers_mib()}MB",
-            }
-            for name, value in settings.items():
-                command += ["-c", f"{name}={value}"]
-            output = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with self._open_pgdata() as pgdata:
+                # Postgres trusts any live process with the pid in these files, be it another program.
+                pgdata.unlink("postmaster.pid")
+            if not self.is_set_up:
+                self.let_in(None, set_up=True)
+            self._make_socket_dir()
+            directory = self._opened
+            output = directory.open("postgres.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
+                if os.fstat(output).st_size > LOG_BYTES:
+                    directory.rename("postgres.log", "postgres.log.1")
+                    os.close(output)
+                    output = directory.open("postgres.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 self._log_start = os.fstat(output).st_size
-                return spawn(self._account, command, Path("/"), output)
+                return spawn(self._account, self._command(), Path("/"), output)
             finally:
                 os.close(output)
 
+    def _command(self) -> list[str | Path]:
+        settings = SERVER_SETTINGS | {
+            "unix_socket_directories": f'"{self.socket_dir}"',
+            # Its directory tells who may come near, and a password who may enter.
+            "unix_socket_permissions": "0700" if self._group is None else "0777",
+            "max_connections": str(self._max_connections),
+            "shared_buffers": f"{_shared_buffers_mib()}MB",
+        }
+        command: list[str | Path] = [self._binaries / "postgres", "-D", self.pgdata]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        return command
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the roles have the passwords that we know, and nobody is let in without one."""
+        with self._open_pgdata() as pgdata:
+            return pgdata.read("pg_hba.conf") == LOGIN_RULES
+
+    @property
+    def passwords(self) -> dict[str, str]:
+        """The passwords of the roles, by their names."""
+        return self._passwords
+
+    def let_in(self, process: "subprocess.Popen[bytes] | None", *, set_up: bool) -> None:
+        """Let in whoever knows a password; or, for `set_up`, nobody but the superuser, by who we are."""
+        with self._disk_errors(), self._open_pgdata() as pgdata:
+            owner, group = self._owner
+            user = pwd.getpwuid(os.geteuid()).pw_name
+            mapping = f'{NAME} "{user}" {ADMIN}\n' if set_up else ""
+            pgdata.write("pg_ident.conf", mapping, owner=owner, group=group)
+            rules = SET_UP_RULES if set_up else LOGIN_RULES
+            pgdata.write("pg_hba.conf", rules, owner=owner, group=group)
+        if process is not None:
+            process.send_signal(signal.SIGHUP)
+
     def log_tail(self) -> str:
         """The last lines that the postmaster logged, in one."""
-        with self.log_file.open("rb") as file:
+        with os.fdopen(self._opened.open("postgres.log", os.O_RDONLY), "rb") as file:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").splitlines()
         return " / ".join(lines[-TAIL_LINES:]) or "it logged nothing"
+
+    @property
+    def _opened(self) -> Directory:
+        if self._directory is None:
+            raise PostgresError(problem="it is being stopped", remedy="Start it again.")
+        return self._directory
+
+    @property
+    def _owner(self) -> tuple[int, int]:
+        """The uid and gid that Postgres runs as."""
+        if self._account is None:
+            return os.geteuid(), os.getegid()
+        return self._account.pw_uid, self._account.pw_gid
+
+    def _open_pgdata(self) -> Directory:
+        return self._opened.enter(self.pgdata.name)
+
+    def _open_data_dir(self) -> Directory:
+        """Open the data directory. Raises PostgresError if something in it is a stranger's, or may be."""
+        ours = {os.geteuid(), self._owner[0]}
+        found = Directory(self.data_dir, ours)
+        try:
+            # Root may have made it for whoever we are; what is in it, we made.
+            found.check_owner({0, *ours})
+            found.check_entries(ENTRIES)
+        except BaseException:
+            found.close()
+            raise
+        return found
 
     def _check_binaries(self) -> None:
         """Run the server's binary as the account that is to run it."""
@@ -188,12 +277,13 @@ class Cluster:
     def _make_cluster(self, stopping: threading.Event) -> None:
         """Run initdb beside the place and rename, so that what is there is always whole."""
         new = self.data_dir / "postgres.new"
-        if new.exists():
+        if self._opened.exists("postgres.new"):
             end_leftovers(new, stopping)
             shutil.rmtree(new)
-        if (self.pgdata / "PG_VERSION").exists():
-            found = (self.pgdata / "PG_VERSION").read_text().strip()
-            if found != str(MAJOR):
+        if self._opened.exists("postgres"):
+            with self._open_pgdata() as old:
+                found = (old.read("PG_VERSION") or "").strip()
+            if found and found != str(MAJOR):
                 raise PostgresError(
                     problem=f"{self.pgdata} was written by Postgres {found}, "
                     f"and the embedded server is Postgres {MAJOR}",
@@ -201,8 +291,10 @@ class Cluster:
                     "LOOPLEDGER_DATA_DIR; "
                     f"or set DATABASE_URL to a running Postgres {found}.",
                 )
-            return
-        self._make_private(new)
+            if found:
+                return
+        owner, group = self._owner
+        self._opened.make("postgres.new", 0o700, owner, group).close()
         status, output = run(
             self._account, [self._binaries / "initdb", *INITDB_OPTIONS, "-D", new], new
         )
@@ -212,18 +304,39 @@ class Cluster:
                 problem=f"initdb ended with status {status}: {output}",
                 remedy=f"See that {self.data_dir} is on a writable disk with 100 MB to spare.",
             )
-        new.rename(self.pgdata)
-        directory = os.open(self.data_dir, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        self._opened.rename("postgres.new", "postgres")
+        self._opened.sync()
 
-    def _make_private(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        directory.chmod(0o700)
-        if self._account is not None:
-            os.chown(directory, self._account.pw_uid, self._account.pw_gid)
+    def _make_passwords(self) -> None:
+        """Read the passwords of the roles; make those that are missing, and have them set."""
+        directory = self._opened.make("passwords", 0o700, os.geteuid(), os.getegid())
+        with directory:
+            for role in (ADMIN, *ROLES):
+                line = directory.read(role) or ""
+                password = line.strip().rpartition(":")[2]
+                if line != password_line(role, password):
+                    password = new_password()
+                    # First, so that a crash between the two leads to the same again.
+                    self.let_in(None, set_up=True)
+                    line = password_line(role, password)
+                    directory.write(role, line, owner=os.geteuid(), group=os.getegid())
+                self._passwords[role] = password
+
+    def _make_socket_dir(self) -> None:
+        """Make the directory of the socket, and remove what an earlier server left in it."""
+        if self.socket_dir is None:
+            return
+        owner, group = self._owner
+        mode = 0o700 if self._group is None else 0o710
+        if self.socket_dir.parent == self.data_dir:
+            directory = self._opened.make("socket", mode, owner, self._group or group)
+        else:
+            # It has a name that nobody could foresee, and is nobody's but ours.
+            directory = Directory(self.socket_dir, {os.geteuid(), owner})
+            directory.set_access(mode, owner, self._group or group)
+        with directory:
+            for each in (f".s.PGSQL.{PORT}", f".s.PGSQL.{PORT}.lock"):
+                directory.unlink(each)
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -237,11 +350,14 @@ class Cluster:
             ) from error
 
 
-def embedded_dsn(socket_dir: Path) -> str:
-    """The URL of an embedded server, by the directory of its socket."""
-    host = quote(os.fsencode(socket_dir), safe="/")
+def embedded_dsn(data_dir: Path, role: str, socket_dir: Path | None = None) -> str:
+    """The URL of an embedded server for a role; the password is not in it, but where it is."""
+    host = quote(os.fsencode(socket_dir or data_dir / "socket"), safe="/")
+    passfile = quote(os.fsencode(data_dir / "passwords" / role), safe="/")
     # Port and sslmode are named so that PGPORT and PGSSLMODE are not asked.
-    return f"postgresql://{NAME}@/{NAME}?host={host}&port={PORT}&sslmode=disable"
+    return (
+        f"postgresql://{role}@/{NAME}?host={host}&port={PORT}&sslmode=disable&passfile={passfile}"
+    )
 
 
 def _shared_buffers_mib() -> int:
@@ -250,9 +366,9 @@ def _shared_buffers_mib() -> int:
     return max(LEAST_BUFFERS_MIB, min(share, MOST_BUFFERS_MIB))
 
 
-def _lock(data_dir: Path) -> int:
+def _lock(directory: Directory) -> int:
     """Take the lock of the data directory; the file descriptor holds it, no child inherits it."""
-    lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = directory.open("lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
@@ -261,7 +377,7 @@ def _lock(data_dir: Path) -> int:
         pid = os.pread(lock, 20, 0).decode().strip()
         os.close(lock)
         raise PostgresError(
-            problem=f"{data_dir} is in use by another Loopledger (pid {pid})",
+            problem=f"{directory.path} is in use by another Loopledger (pid {pid})",
             remedy="Stop that one first, or set LOOPLEDGER_DATA_DIR to another directory.",
         ) from error
     return lock

@@ -12,6 +12,7 @@ import structlog
 from eventstore.errors import PoolerError, PostgresError
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.queries import QUERIES
+from eventstore.postgres.roles import with_password
 from eventstore.postgres.schema import (
     change_patiently,
     check_head,
@@ -72,7 +73,7 @@ class Database:
     def __init__(self, dsn: str, *, pool_connections: int, durable: bool = True) -> None:
         self._set_up_session = _set_up_durable if durable else _set_up_for_folding
         self.distributed = False
-        self._dsn = dsn
+        self._dsn = with_password(dsn)
         self._pool_connections = pool_connections
         self._pool: Pool[Record] | None = None
         # Whoever waits for a connection gets one in turn: the pool alone lets newcomers overtake, again and again.

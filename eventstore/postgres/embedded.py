@@ -14,14 +14,17 @@ import psutil
 import structlog
 
 from eventstore.errors import PostgresError
-from eventstore.postgres.cluster import NAME, Cluster, embedded_dsn
+from eventstore.postgres.cluster import PORT, Cluster, embedded_dsn
 from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import WATCH_SECONDS, end, postgres_in
+from eventstore.postgres.roles import ADMIN, NAME, OWNER, set_up_roles
 from eventstore.tasks import Backoff, cancel_all
 
 REPORT_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 60.0
+# How long a server may take to notice that others are let in than before.
+NOTICE_SECONDS: Final = 5.0
 # Seconds before a server that died is started again: the first time, doubled up to the longest.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
@@ -31,40 +34,56 @@ STABLE_SECONDS: Final = 5.0
 logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
+_NOT_LET_IN: Final = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+
 
 class EmbeddedPostgres:
     """One Postgres server for one data directory, restarted whenever it dies.
 
     `run_as` is the existing unprivileged user that Postgres runs as if we are root, because it
-    refuses to be root; anyone else runs it as themselves. `stop_seconds` is what a clean shutdown
-    may take. Every failure is a PostgresError.
+    refuses to be root (None: `loopledger` if there is one, else `nobody`); anyone else runs it as
+    themselves. Members of `group` can reach its socket too, but enter only with a password.
+    `stop_seconds` is what a clean shutdown may take. Every failure is a PostgresError.
     """
 
     def __init__(
         self,
         data_dir: Path,
         *,
-        run_as: str = "nobody",
+        run_as: str | None = None,
+        group: int | None = None,
         stop_seconds: float = 3.0,
         max_connections: int = 60,
     ) -> None:
-        self._cluster = Cluster(data_dir, run_as=run_as, max_connections=max_connections)
+        self._cluster = Cluster(
+            data_dir, run_as=run_as, group=group, max_connections=max_connections
+        )
         self._stop_seconds = stop_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        # Until when it may be that the server has not noticed yet who is let in, and whether that was begun again.
+        self._noticed_by = 0.0
+        self._set_up_again = False
         # What blocks runs in threads, perhaps of two event loops: one at a time, and none after stop().
         self._turn = threading.Lock()
         self._stopping = threading.Event()
 
     @property
     def dsn(self) -> str:
-        """The URL to connect to; it stays the same from start() to stop()."""
+        """The URL for the owner of its database."""
+        return self.dsn_for(OWNER)
+
+    def dsn_for(self, role: str) -> str:
+        """The URL to connect to as a role; it stays the same from start() to stop()."""
         if self._cluster.socket_dir is None:
             raise PostgresError(
                 problem=f"the embedded server of {self._cluster.data_dir} is not started",
                 remedy="Start it before connecting.",
             )
-        return embedded_dsn(self._cluster.socket_dir)
+        return embedded_dsn(self._cluster.data_dir, role, self._cluster.socket_dir)
 
     @property
     def postmaster_pid(self) -> int | None:
@@ -114,14 +133,15 @@ class EmbeddedPostgres:
     async def _launch(self) -> None:
         """Start a postmaster, wait until it answers, and see that our database is there."""
         process = await _in_thread(self._spawn)
+        self._set_up_again = False
         began = time.monotonic()
         report = began + REPORT_SECONDS
         pause = 0.02
         while True:
             try:
-                await self._make_database()
+                await self._enter(process)
             except Exception as error:
-                if not is_outage(error):
+                if not is_outage(error) and not self._is_let_in_soon(error):
                     raise PostgresError(
                         problem=f"the server of {self._cluster.data_dir} does not let us in: {error}",
                         remedy=f"Its log is {self._cluster.log_file}.",
@@ -148,16 +168,46 @@ class EmbeddedPostgres:
             pause = min(pause * 1.5, 1.0)
             await asyncio.sleep(pause)
 
-    async def _make_database(self) -> None:
-        """Create our database if a crash came between initdb and here."""
-        connection = await asyncpg.connect(
-            self.dsn, database="postgres", timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
-        )
+    async def _enter(self, process: "subprocess.Popen[bytes]") -> None:
+        """See that the owner can enter our database; first make roles and database, if that is not done."""
+        if not await _in_thread(lambda: self._cluster.is_set_up):
+            await set_up_roles(self._connect_as_admin, self._cluster.passwords)
+            await self._let_in(process, set_up=False)
         try:
-            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", NAME):
-                await connection.execute(f"CREATE DATABASE {NAME}")
-        finally:
+            connection = await self._connect(OWNER, NAME, self._cluster.passwords[OWNER])
             connection.terminate()
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError):
+            # Passwords that were lost, a crash between initdb and the database: once is enough.
+            if not self._set_up_again:
+                self._set_up_again = True
+                await self._let_in(process, set_up=True)
+            raise
+
+    async def _let_in(self, process: "subprocess.Popen[bytes]", *, set_up: bool) -> None:
+        await _in_thread(lambda: self._cluster.let_in(process, set_up=set_up))
+        self._noticed_by = time.monotonic() + NOTICE_SECONDS
+
+    def _is_let_in_soon(self, error: Exception) -> bool:
+        """Whether the server has only to notice who is let in from now on, which takes it a moment."""
+        return isinstance(error, _NOT_LET_IN) and time.monotonic() < self._noticed_by
+
+    async def _connect_as_admin(self, database: str) -> "asyncpg.Connection[asyncpg.Record]":
+        return await self._connect(ADMIN, database, None)
+
+    async def _connect(
+        self, role: str, database: str, password: str | None
+    ) -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(
+            host=str(self._cluster.socket_dir),
+            port=PORT,
+            user=role,
+            database=database,
+            # Without one asyncpg looks for files.
+            password=password or "",
+            ssl=False,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+        )
 
     async def _supervise(self) -> None:
         """Start the postmaster again whenever it is gone, at growing intervals while it fails."""

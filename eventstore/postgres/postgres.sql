@@ -137,3 +137,145 @@ WHERE l.only_row AND a.state_change < clock_timestamp() - make_interval(secs => 
 -- ping --
 -- Succeeds if the server answers queries.
 SELECT 1
+
+
+-- has_role --
+-- Whether there is a role of this name.
+SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
+
+-- create_role --
+-- Make a role that may do nothing yet.
+CREATE ROLE {role} LOGIN
+
+-- set_password --
+-- Set a password. It is random and long: to hash it often, as is done for those that people choose, would only make
+-- every connection slower.
+SET scram_iterations = 1;
+ALTER ROLE {role} LOGIN PASSWORD '{password}'
+
+-- has_database --
+-- Whether there is a database of this name.
+SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)
+
+-- create_database --
+-- Make a database that belongs to a role.
+CREATE DATABASE {name} OWNER {owner}
+
+-- set_up_roles --
+-- Who may enter the embedded server's databases, and what else concerns the roles as such.
+ALTER DATABASE loopledger OWNER TO loopledger_owner;
+REVOKE ALL ON DATABASE loopledger, postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE loopledger TO loopledger_receiver, loopledger_projector, loopledger_reader;
+GRANT loopledger_projector TO loopledger_owner;
+ALTER ROLE loopledger_reader SET search_path = masked;
+ALTER ROLE loopledger_reader SET default_transaction_read_only = on
+
+-- list_new_owners --
+-- What gives all that $1 owns in this database to $2, if it is nothing of Postgres's own.
+SELECT format('ALTER %s OWNER TO %I', what, $2::text)
+FROM (
+    SELECT format('SCHEMA %I', n.nspname) AS what
+    FROM pg_namespace AS n
+    WHERE n.nspowner = $1::text::regrole AND n.nspname <> 'public' AND n.oid >= 16384
+    UNION ALL
+    SELECT format('%s %s', CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END,
+        c.oid::regclass)
+    FROM pg_class AS c
+    WHERE c.relowner = $1::text::regrole AND c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm')
+        AND c.relnamespace::regnamespace::text !~ '^pg_'
+    UNION ALL
+    SELECT format('FUNCTION %s', p.oid::regprocedure)
+    FROM pg_proc AS p
+    WHERE p.proowner = $1::text::regrole AND p.oid >= 16384 AND p.prokind = 'f'
+) AS owned
+
+-- current_role --
+-- As whom this session acts.
+SELECT current_user
+
+-- missing_privileges --
+-- What the roles have to do and may not yet, as the statements that allow it; this is all that they may. Without $1 the
+-- receiver and the projector are not in use, and there is only the reader to think of.
+WITH wanted (role, kind, object, privilege) AS (
+    SELECT role, 'SCHEMA', quote_ident(current_schema()), 'USAGE'
+    FROM unnest(ARRAY['loopledger_receiver', 'loopledger_projector']) AS role
+    UNION ALL
+    VALUES
+        ('loopledger_receiver', 'SCHEMA', 'projected', 'USAGE'),
+        ('loopledger_projector', 'SCHEMA', 'masked', 'USAGE'),
+        ('loopledger_projector', 'SCHEMA', 'masked', 'CREATE'),
+        ('loopledger_reader', 'SCHEMA', 'masked', 'USAGE')
+    UNION ALL
+    SELECT role, 'TABLE', name, 'SELECT'
+    FROM unnest(ARRAY['loopledger_receiver', 'loopledger_projector']) AS role,
+        unnest(ARRAY['schema_versions', 'log_head', 'timelines', 'events', 'projections', 'quarantine']) AS name
+    UNION ALL
+    SELECT 'loopledger_projector', 'TABLE', name, privilege
+    FROM unnest(ARRAY['projections', 'quarantine']) AS name, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) AS privilege
+    UNION ALL
+    SELECT 'loopledger_projector', 'TABLE', 'leadership', unnest(ARRAY['SELECT', 'UPDATE'])
+    UNION ALL
+    VALUES
+        ('loopledger_receiver', 'TABLE', 'rejections', 'SELECT'),
+        ('loopledger_receiver', 'TABLE', 'rejections', 'DELETE')
+    UNION ALL
+    -- It may not vouch for what it has refused.
+    SELECT 'loopledger_receiver', 'COLUMN', a.attname, privilege
+    FROM pg_attribute AS a, unnest(ARRAY['INSERT', 'UPDATE']) AS privilege
+    WHERE a.attrelid = 'rejections'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.attname NOT IN ('id', 'trusted')
+    UNION ALL
+    SELECT 'loopledger_receiver', 'FUNCTION', p.oid::regprocedure::text, 'EXECUTE'
+    FROM pg_proc AS p
+    WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef AND p.proname <> 'make_partitions'
+    UNION ALL
+    SELECT CASE c.relnamespace::regnamespace::text WHEN 'masked' THEN 'loopledger_reader' ELSE 'loopledger_receiver' END,
+        'TABLE', c.oid::regclass::text, 'SELECT'
+    FROM pg_class AS c
+    WHERE c.relnamespace IN ('projected'::regnamespace, 'masked'::regnamespace) AND c.relkind IN ('r', 'p', 'v')
+), folding (role) AS (
+    SELECT CASE WHEN $1 THEN 'loopledger_projector' ELSE current_user END
+)
+SELECT statement
+FROM (
+    SELECT 1 AS step, 'ALTER SCHEMA projected OWNER TO loopledger_projector' AS statement
+    FROM pg_namespace AS n
+    WHERE $1 AND n.nspname = 'projected' AND n.nspowner::regrole::text <> 'loopledger_projector'
+    UNION ALL
+    SELECT CASE w.kind WHEN 'SCHEMA' THEN 2 ELSE 4 END,
+        CASE w.kind
+            WHEN 'COLUMN' THEN format('GRANT %s (%I) ON TABLE rejections TO %I', w.privilege, w.object, w.role)
+            ELSE format('GRANT %s ON %s %s TO %I', w.privilege, w.kind, w.object, w.role)
+        END
+    FROM wanted AS w
+    JOIN pg_roles AS r ON r.rolname = w.role
+    WHERE ($1 OR w.role = 'loopledger_reader') AND NOT CASE w.kind
+        WHEN 'SCHEMA' THEN has_schema_privilege(r.oid, w.object::regnamespace, w.privilege)
+        WHEN 'TABLE' THEN has_table_privilege(r.oid, w.object, w.privilege)
+        WHEN 'COLUMN' THEN has_column_privilege(r.oid, 'rejections', w.object, w.privilege)
+        ELSE has_function_privilege(r.oid, w.object, w.privilege)
+    END
+    UNION ALL
+    SELECT 3, format('ALTER %s %s OWNER TO loopledger_projector', CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+        c.oid::regclass)
+    FROM pg_class AS c
+    WHERE $1 AND c.relkind IN ('r', 'p', 'v') AND c.relowner::regrole::text <> 'loopledger_projector'
+        AND (
+            c.relnamespace = 'projected'::regnamespace
+            OR c.relnamespace = 'masked'::regnamespace AND c.oid <> 'masked.events'::regclass
+        )
+    UNION ALL
+    SELECT 5, format(
+        'ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %s GRANT SELECT ON TABLES TO %s', f.role, d.place, d.role
+    )
+    FROM folding AS f, (
+        VALUES ('projected', 'loopledger_receiver'), ('masked', 'loopledger_reader')
+    ) AS d (place, role)
+    JOIN pg_roles AS r ON r.rolname = d.role
+    WHERE ($1 OR d.role = 'loopledger_reader') AND NOT EXISTS (
+        SELECT FROM pg_default_acl AS a, aclexplode(a.defaclacl) AS e
+        WHERE a.defaclrole::regrole::text = quote_ident(f.role) AND a.defaclnamespace = d.place::regnamespace
+            AND a.defaclobjtype = 'r' AND e.grantee = r.oid AND e.privilege_type = 'SELECT'
+    )
+) AS missing (step, statement)
+ORDER BY step

@@ -31,18 +31,36 @@ ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C"}
 Account: TypeAlias = pwd.struct_passwd | None
 
 
-def account_for(run_as: str) -> Account:
-    """The account that Postgres runs as: our own, or that of the user `run_as` if we are root. Raises PostgresError."""
+# Which of these runs Postgres if we are root: whoever has before, or else the first that there is.
+ACCOUNTS: Final = ("loopledger", "nobody")
+
+
+def account_for(run_as: str | None, pgdata: Path) -> Account:
+    """The account that Postgres runs as: our own, or if we are root that of `run_as`, or one of ACCOUNTS.
+
+    Raises PostgresError.
+    """
     if os.geteuid() != 0:
         return None
-    with contextlib.suppress(KeyError):
-        entry = pwd.getpwnam(run_as)
-        if entry.pw_uid != 0:
-            return entry
+    found = [entry for name in ([run_as] if run_as else ACCOUNTS) if (entry := _unprivileged(name))]
+    with contextlib.suppress(OSError):
+        owner = pgdata.lstat().st_uid
+        found.sort(key=lambda entry: entry.pw_uid != owner)
+    if found:
+        return found[0]
     raise PostgresError(
-        problem=f"it refuses to run as root, and there is no unprivileged user {run_as!r}",
+        problem="it refuses to run as root, and there is no unprivileged user "
+        f"{run_as or ACCOUNTS[-1]!r}",
         remedy=f"Run Loopledger as an ordinary user; or {OWN_POSTGRES}.",
     )
+
+
+def _unprivileged(name: str) -> Account:
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwnam(name)
+        if entry.pw_uid != 0:
+            return entry
+    return None
 
 
 def postgres_in(directory: Path) -> list[psutil.Process]:

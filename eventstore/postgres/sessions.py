@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from asyncpg import Connection, Record
 
-# Where the tables are, unless DATABASE_URL says `?search_path=...`.
+# Where the tables are, unless DATABASE_URL says `?search_path=...`; and nowhere else, so that no function that another
+# role made can take the place of one of ours.
 SEARCH_PATH = "public"
 
 SESSION_SETTINGS = {

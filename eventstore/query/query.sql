@@ -31,7 +31,7 @@ SELECT position FROM log_head WHERE only_row
 SELECT known.name
 FROM unnest($1::text[]) AS known (name)
 LEFT JOIN projections AS p ON p.name = known.name AND p.status = 'live'
-WHERE p.name IS NULL OR to_regclass(known.name) IS NULL
+WHERE p.name IS NULL OR to_regclass('projected.' || known.name) IS NULL
 
 -- find_held_up --
 -- Live generations that an error holds up, or whose next event has waited for more than 30 s, and for how long.

@@ -11,6 +11,7 @@ import msgspec
 
 from eventstore.errors import AmbiguousError, NotFoundError, NotSetUpError
 from eventstore.fold.columns import columns_of, identifier, mask, names_of
+from eventstore.fold.generation import SCHEMA
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
 from eventstore.query.filters import OWNER_FILTERS, Filter, conditions, filters_of
@@ -50,7 +51,7 @@ class States:
         # Behind stream and position.
         self._secrets = tuple(n for n, column in enumerate(columns, 2) if column.secret)
         self._words = {
-            "table": identifier(projection.name),
+            "table": f"{SCHEMA}.{identifier(projection.name)}",
             "names": names_of(columns),
             "key": projection.key,
         }

@@ -41,8 +41,8 @@ class Comparison(Generic[State]):
         # States are matched by their streams, which are therefore equal.
         self._columns = (STATE_COLUMNS[1], *columns_of(projection.state))
         self._placeholders = {
-            "old": self._old.states.name,
-            "new": self._new.states.name,
+            "old": self._old.states.qualified_name,
+            "new": self._new.states.qualified_name,
             "differs": _differs(self._columns),
         }
 
@@ -108,7 +108,12 @@ class Comparison(Generic[State]):
         if old is None or new is None:
             return None
         fields = tuple(column for column in new.columns if column not in JOURNAL_COLUMNS)
-        return {"name": new.view, "old": old.name, "new": new.name, "differs": _differs(fields)}
+        return {
+            "name": new.view,
+            "old": old.qualified_name,
+            "new": new.qualified_name,
+            "differs": _differs(fields),
+        }
 
     async def _sample(
         self, position: int, history: Callable[[str], AsyncIterator[Event]]

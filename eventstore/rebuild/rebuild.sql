@@ -14,7 +14,7 @@ RETURNING generation
 -- About how many streams the live generation has, by the statistics of Postgres; 0 if it has none.
 SELECT coalesce(greatest(max(c.reltuples), 0), 0)::bigint
 FROM projections AS p, pg_class AS c
-WHERE p.name = $1 AND p.status = 'live' AND c.oid = to_regclass(p.name || '_' || p.generation)
+WHERE p.name = $1 AND p.status = 'live' AND c.oid = to_regclass('projected.' || p.name || '_' || p.generation)
 
 -- record_progress --
 -- Enter how far a build is.

@@ -125,7 +125,7 @@ async def test_the_query_makes_what_is_folded_live_and_what_a_rebuild_makes(
             assert made == live
             assert made.rows > 0
             assert await indexes(connection, f"by_hand.{name}") == await indexes(
-                connection, f"public.{name}_1"
+                connection, f"projected.{name}_1"
             )
             rebuilt = await rebuild(api, name, lambda _: None)
             assert rebuilt.build > 0

@@ -18,6 +18,8 @@ from urllib.request import Request, urlopen
 import asyncpg
 import pytest
 
+from eventstore.postgres.cluster import embedded_dsn
+from eventstore.postgres.roles import READER
 from tests.support import ROOT, encoded, loopz_headers
 from tests.support.documented import follow, steps
 from tests.support.server_process import ServerProcess
@@ -182,9 +184,7 @@ def test_a_bug_is_mended_as_the_page_says_and_nobody_sees_an_error(traffic: Traf
 @pytest.mark.usefixtures("traffic")
 async def test_the_statements_of_the_page_say_what_the_api_says(site: Site) -> None:
     """On what the steps left behind; the day that they ask about is yet to come."""
-    connection = await asyncpg.connect(
-        host=str(site.data_dir / "socket"), user="loopledger", database="loopledger"
-    )
+    connection = await asyncpg.connect(embedded_dsn(site.data_dir, READER))
     later = (datetime.now(UTC) + timedelta(days=2)).date().isoformat()
     try:
         answers = [

@@ -114,7 +114,7 @@ class Live:
         """The states of these events' streams, as anyone with SQL sees them."""
         streams = list({event.stream for event in log})
         rows = await self.database.fetch(
-            f"SELECT * FROM {name} WHERE stream = ANY($1)",  # noqa: S608 - a name of ours
+            f"SELECT * FROM projected.{name} WHERE stream = ANY($1)",  # noqa: S608 - a name of ours
             streams,
         )
         found = {row["stream"]: dict(row) for row in rows}

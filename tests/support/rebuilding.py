@@ -179,7 +179,10 @@ async def differences(
     """What only one of two generations holds, by table; empty if they are equal."""
     projection = PROJECTIONS[name]
     tables = [name] if projection.journal is None else [name, projection.journal.name]
-    selects = {table: (f"TABLE {table}_{one}", f"TABLE {table}_{other}") for table in tables}
+    selects = {
+        table: (f"TABLE projected.{table}_{one}", f"TABLE projected.{table}_{other}")
+        for table in tables
+    }
     selects["quarantine"] = tuple(  # type: ignore[assignment]
         f"SELECT position, stream FROM quarantine WHERE projection = '{name}' AND generation = {n}"  # noqa: S608
         for n in (one, other)

@@ -21,9 +21,11 @@ class SilentProxy:
         """Listen while the block runs."""
         server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
+        found = parse_qs(urlsplit(self._target).query).get("passfile")
+        passfile = f"&passfile={found[0]}" if found else ""
         parts = urlsplit(self._target)
         user = f"{parts.username}:{parts.password}" if parts.password else parts.username
-        self.dsn = f"postgresql://{user}@127.0.0.1:{port}{parts.path}?sslmode=disable"
+        self.dsn = f"postgresql://{user}@127.0.0.1:{port}{parts.path}?sslmode=disable{passfile}"
         try:
             yield self
         finally:

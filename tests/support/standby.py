@@ -34,9 +34,9 @@ class PairServer:
     """One server of the two."""
 
     def __init__(self, directory: Path, port: int) -> None:
-        self.account = account_for(USER)
-        self.binaries = binaries_for(self.account)
         self.pgdata = directory / f"pair-{port}"
+        self.account = account_for(USER, self.pgdata)
+        self.binaries = binaries_for(self.account)
         self.socket = directory / f"s{port}"
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
@@ -113,7 +113,9 @@ class Pair:
 
     async def start(self, *, synchronous: bool) -> None:
         """Start the primary, then the standby as a copy of it."""
-        self.primary.tool("initdb", *INITDB_OPTIONS, "-D", str(self.primary.pgdata))
+        self.primary.tool(
+            "initdb", *INITDB_OPTIONS, "--auth-local=trust", "-D", str(self.primary.pgdata)
+        )
         await self.primary.start()
         source = f"host={self.primary.socket} port=5432 user=loopledger application_name=standby"
         self.standby.tool(

@@ -49,7 +49,7 @@ async def test_tables_of_other_code_are_adapted_and_keep_what_they_hold(
 ) -> None:
     await append(database, [new_event("gift-card.updated", {"id": "a", "balance": 5})])
     await fold_live(database)
-    await connection.execute("DROP VIEW gift_cards, balance_changes")
+    await connection.execute("DROP VIEW gift_cards, balance_changes CASCADE")
     await connection.execute(statement)
     tables = GenerationTables(PROJECTION, 1)
     for _ in range(2):
@@ -73,7 +73,7 @@ async def test_a_column_that_changed_its_type_is_indexed_again(
     database: Database, connection: "Connection[Record]"
 ) -> None:
     await fold_live(database)
-    await connection.execute("DROP VIEW gift_cards")
+    await connection.execute("DROP VIEW gift_cards CASCADE")
     await connection.execute("ALTER TABLE gift_cards_1 ALTER COLUMN status TYPE varchar(20)")
     await fold_live(database)
     definitions = await connection.fetch(
@@ -86,9 +86,9 @@ async def test_a_view_that_somebody_built_on_survives_a_new_column(
     database: Database, connection: "Connection[Record]"
 ) -> None:
     await fold_live(database)
-    await connection.execute("DROP VIEW gift_cards")
+    await connection.execute("DROP VIEW gift_cards CASCADE")
     await connection.execute(
-        "CREATE VIEW gift_cards AS SELECT stream, position, balance, id FROM gift_cards_1"
+        "CREATE VIEW projected.gift_cards AS SELECT stream, position, balance, id FROM gift_cards_1"
     )
     await connection.execute("CREATE VIEW report AS SELECT sum(balance) FROM gift_cards")
     await fold_live(database)
@@ -108,7 +108,7 @@ async def test_a_view_that_somebody_built_on_does_not_keep_a_server_of_newer_cod
 ) -> None:
     await fold_live(database)
     await connection.execute("ALTER TABLE gift_cards_1 ADD COLUMN colour text")
-    await connection.execute("CREATE OR REPLACE VIEW gift_cards AS TABLE gift_cards_1")
+    await connection.execute("CREATE OR REPLACE VIEW projected.gift_cards AS TABLE gift_cards_1")
     await connection.execute("CREATE VIEW report AS SELECT colour FROM gift_cards")
     await fold_live(database)
     assert await connection.fetchval("SELECT count(*) FROM report") == 0

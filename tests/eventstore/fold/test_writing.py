@@ -69,7 +69,7 @@ def test_rows_come_back_as_they_were_given(
 ) -> None:
     async def there_and_back() -> list[tuple[object, ...]]:
         await table.execute("TRUNCATE copied")
-        await copy_rows(table, "copied", list(COLUMNS), iter(rows))
+        await copy_rows(table, None, "copied", list(COLUMNS), iter(rows))
         return [tuple(one) for one in await table.fetch("SELECT * FROM copied")]
 
     assert runner.run(there_and_back()) == rows

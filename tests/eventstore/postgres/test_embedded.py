@@ -23,7 +23,7 @@ from tests.support.embedded import execute, fetch, kill, read, write
 
 async def test_a_started_server_answers(shared: EmbeddedPostgres) -> None:
     assert await fetch(shared.dsn, "SELECT current_user || '@' || current_database()") == (
-        "loopledger@loopledger"
+        "loopledger_owner@loopledger"
     )
     assert shared.postmaster_pid is not None
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from eventstore.postgres import embedded
 from eventstore.postgres.embedded import EmbeddedPostgres
+from eventstore.postgres.roles import ADMIN
 from tests.support.embedded import (
     IS_ROOT,
     USER,
@@ -155,7 +156,7 @@ async def test_an_initdb_killed_half_way_leaves_nothing(place: Path, serve: Serv
 async def test_a_crash_between_initdb_and_the_database_is_survived(
     postgres: EmbeddedPostgres,
 ) -> None:
-    elsewhere = postgres.dsn.replace("@/loopledger", "@/postgres")
+    elsewhere = postgres.dsn_for(ADMIN).replace("@/loopledger", "@/postgres")
     await postgres.stop()
     await postgres.start()
     await execute(elsewhere, "DROP DATABASE loopledger")

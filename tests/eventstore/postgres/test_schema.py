@@ -19,20 +19,21 @@ EMPTY = "template1"
 SNAPSHOT = """
 SELECT 'column', table_name || '.' || column_name,
     concat_ws(' ', ordinal_position, data_type, is_nullable, column_default)
-FROM information_schema.columns WHERE table_schema = 'public'
+FROM information_schema.columns WHERE table_schema IN ('public', 'projected', 'masked')
 UNION ALL
 SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
-FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+FROM pg_constraint WHERE connamespace::regnamespace::text IN ('public', 'projected', 'masked')
 UNION ALL
-SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname IN ('public', 'projected', 'masked')
 UNION ALL
 SELECT 'trigger', tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid) || ' ' || tgenabled::text
 FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL
 SELECT 'function', proname, pg_get_functiondef(oid)
-FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+FROM pg_proc WHERE pronamespace::regnamespace::text IN ('public', 'projected', 'masked')
 UNION ALL
-SELECT 'options', relname, reloptions::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
+SELECT 'options', relname, reloptions::text
+FROM pg_class WHERE relnamespace::regnamespace::text IN ('public', 'projected', 'masked')
 UNION ALL
 SELECT 'version', version::text, '' FROM schema_versions
 ORDER BY 1, 2, 3
@@ -142,3 +143,46 @@ async def test_the_log_is_read_through_its_indexes(cluster: Cluster, name: str) 
     plan = "\n".join(row[0] for row in rows)
     assert index in plan
     assert "Seq Scan" not in plan
+
+
+async def test_generations_move_to_their_schema_with_all_that_was_built_and_granted_on_them(
+    cluster: Cluster,
+) -> None:
+    async with cluster.database(EMPTY) as url:
+        connection = await asyncpg.connect(url)
+        for number, file in all_migrations().items():
+            if number == 6:
+                await connection.execute(GENERATIONS)
+            await migrate(connection, number, file)
+        moved = await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'projected'::regnamespace ORDER BY 1"
+        )
+        kept = await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+            " AND relname IN ('notes_1', 'report', 'events_1') ORDER BY 1"
+        )
+        await connection.execute("SET ROLE pg_monitor")
+        total = await connection.fetchval("SELECT sum FROM report")
+        cards = await connection.fetchval("SELECT count(*) FROM projected.gift_cards")
+        await connection.close()
+    assert [name for (name,) in moved] == [
+        "gift_cards",
+        "gift_cards_1",
+        "gift_cards_1_pkey",
+        "gift_cards_2",
+    ]
+    assert [name for (name,) in kept] == ["events_1", "notes_1", "report"]
+    assert (total, cards) == (7, 1)
+
+
+# A live generation, one that is being built, what somebody built on them, and what only looks like one.
+GENERATIONS = """
+CREATE TABLE gift_cards_1 (stream text NOT NULL, position bigint NOT NULL, balance bigint);
+CREATE UNIQUE INDEX gift_cards_1_pkey ON gift_cards_1 (stream);
+INSERT INTO gift_cards_1 VALUES ('s', 1, 7);
+CREATE TABLE gift_cards_2 (stream text NOT NULL, position bigint NOT NULL, balance bigint);
+CREATE VIEW gift_cards AS SELECT * FROM gift_cards_1;
+CREATE VIEW report AS SELECT sum(balance)::int AS sum FROM gift_cards;
+CREATE TABLE notes_1 (stream text PRIMARY KEY, position bigint);
+GRANT SELECT ON gift_cards, report TO pg_monitor;
+"""

@@ -187,6 +187,7 @@ async def test_a_view_that_somebody_built_on_a_projection_shows_what_is_live(
         await send_cards(client, 3, 2)
         await connection.execute("CREATE ROLE reader_of_cards")
         try:
+            await connection.execute("GRANT USAGE ON SCHEMA projected TO reader_of_cards")
             await connection.execute("GRANT SELECT ON gift_cards TO reader_of_cards")
             await connection.execute("CREATE VIEW report AS SELECT sum(balance) FROM gift_cards")
             await ready(client, CARDS)
