@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
+import psutil
 import pytest
 
 from eventstore.errors import NotFoldedError, NotSetUpError, PostgresError
@@ -19,12 +21,14 @@ from eventstore.postgres.roles import (
     RECEIVER,
     check_role,
     grant_privileges,
+    with_password,
 )
 from eventstore.rejections import NewRejection, Rejections
 from runtime.settings import Settings
 from runtime.wiring import Parts, Urls, open_parts, prepare, projecting
 from tests.conftest import SERVER, Cluster
 from tests.support import NOON, new_event, values
+from tests.support.server_process import ServerProcess, failed_start, patiently
 
 pytestmark = pytest.mark.skipif(
     SERVER is not None, reason="the roles are those of an embedded server"
@@ -339,3 +343,37 @@ async def test_a_member_of_a_role_may_act_as_it(store: Store, cluster: Cluster) 
     await check_role(connection, "LOOPLEDGER_RECEIVING_URL", RECEIVER)
     await connection.close()
     await cluster.execute("DROP ROLE somebody")
+
+
+def test_a_server_with_a_url_for_each_role_gives_a_worker_its_own_alone(
+    store: Store, data_dir: Path
+) -> None:
+    server = ServerProcess(
+        data_dir,
+        environ={
+            "DATABASE_URL": with_password(store.urls.owner),
+            "LOOPLEDGER_RECEIVING_URL": with_password(store.urls.receiving),
+            "LOOPLEDGER_PROJECTING_URL": with_password(store.urls.projecting),
+        },
+    )
+    try:
+        position = server.deliver("l-1")
+        page = patiently(lambda: server.get(f"/v1/locations?at_least={position}"))
+        assert [item["id"] for item in page["items"]] == ["l-1"]
+        for role, url in (("http", store.urls.receiving), ("projecting", store.urls.projecting)):
+            (pid,) = server.workers(role)
+            environ = psutil.Process(pid).environ()
+            assert environ["DATABASE_URL"] == with_password(url)
+            assert not {"LOOPLEDGER_RECEIVING_URL", "LOOPLEDGER_PROJECTING_URL"} & set(environ)
+            assert with_password(store.urls.owner) not in environ.values()
+    finally:
+        assert server.stop() == 0
+    assert "one_role" not in server.output()
+
+
+def test_one_url_for_a_role_asks_for_the_other(store: Store) -> None:
+    found = failed_start(
+        {"DATABASE_URL": store.urls.owner, "LOOPLEDGER_RECEIVING_URL": store.urls.receiving}
+    )
+    assert found.returncode == 1
+    assert "projecting_url" in found.stderr
