@@ -222,7 +222,7 @@ SETUPS: dict[str, tuple[dict[str, Case], dict[str, Any], Limits]] = {
         {},
         Limits(
             body_bytes=200,
-            queue_bytes=300,
+            queue_bytes=200,
             address_requests_at_once=4,
             address_requests_per_second=1,
         ),
