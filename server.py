@@ -382,6 +382,7 @@ async def _postgres(
         run_as=settings.postgres_user,
         group=workers and workers.pw_gid,
         stop_seconds=settings.limits.stop_seconds,
+        wal_ready_mib=settings.limits.wal_ready_mib,
         max_connections=processes * (settings.limits.pool_connections + 4) + SPARE_CONNECTIONS,
     )
     await stack.enter_async_context(embedded)

@@ -152,6 +152,7 @@ class Target:
             arguments=["--workers", str(self._workers)],
             environ={
                 "LOOPLEDGER_LOG_FORMAT": "json",
+                "LOOPLEDGER_LIMITS_WAL_READY_MIB": "0",
                 **({} if self.embedded else {"DATABASE_URL": self.dsn}),
             },
         )

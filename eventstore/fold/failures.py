@@ -35,6 +35,7 @@ class FailureRows:
         self._rows: dict[str, dict[str, None]] = {
             topic: dict.fromkeys(streams) for topic, streams in failing.items()
         }
+        self._counts = {topic: Counter(map(tenant_of, row)) for topic, row in self._rows.items()}
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -42,30 +43,29 @@ class FailureRows:
 
     def add(self, topic: str, stream: str) -> None:
         """An event of this "provider topic" failed."""
-        row = self._rows.setdefault(topic, {})
-        if stream not in row and self._count_by_tenant(topic)[tenant_of(stream)] < MOST_STREAMS:
+        row, counts = self._rows.setdefault(topic, {}), self._counts.setdefault(topic, Counter())
+        if stream not in row and counts[tenant := tenant_of(stream)] < MOST_STREAMS:
             row[stream] = None
+            counts[tenant] += 1
 
     def end(self, topic: str) -> None:
         """An event of this "provider topic" did not fail."""
         self._rows.pop(topic, None)
+        self._counts.pop(topic, None)
 
     def reaches(self, topic: str, limit: int, excused: Collection[str]) -> bool:
         """Say whether so many streams failed in a row; of a tenant that is `excused`, only a part of `limit` counts."""
         if len(self._rows[topic]) < limit:
             return False
         most = limit - max(1, limit // OTHERS_SHARE)
-        counts = self._count_by_tenant(topic).items()
+        counts = self._counts[topic].items()
         return sum(min(n, most) if tenant in excused else n for tenant, n in counts) >= limit
 
     def main_tenant(self, topic: str) -> str:
         """The tenant of most of a row."""
-        ((tenant, _),) = self._count_by_tenant(topic).most_common(1)
+        ((tenant, _),) = self._counts[topic].most_common(1)
         return tenant
 
     def to_failing(self) -> dict[str, list[str]]:
         """The rows as they are put into the registry."""
         return {topic: list(row) for topic, row in self._rows.items()}
-
-    def _count_by_tenant(self, topic: str) -> Counter[str]:
-        return Counter(map(tenant_of, self._rows[topic]))

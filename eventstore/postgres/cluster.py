@@ -43,6 +43,12 @@ SOCKET_BYTES: Final = 103
 LOG_BYTES: Final = 10 * 1024 * 1024
 TAIL_LINES: Final = 10
 
+# What Postgres writes a new database's write-ahead log in, and the least of it that it may be told to keep.
+SEGMENT_MIB: Final = 16
+LEAST_WAL_MIB: Final = 80
+# The share of the disk's free room that write-ahead log made ahead may take.
+WAL_SHARE: Final = 20
+
 LEAST_BUFFERS_MIB: Final = 128
 MOST_BUFFERS_MIB: Final = 512
 
@@ -92,11 +98,18 @@ class Cluster:
     """One data directory: ours, with a cluster of our major version in it, from `take` to `release`.
 
     `run_as` is the existing unprivileged user that Postgres runs as if we are root; None is `loopledger` or `nobody`.
-    `group` is the one besides whose members can reach the socket. Its methods block, and raise PostgresError.
+    `group` is the one besides whose members can reach the socket. `wal_ready_mib` is how much write-ahead log it keeps
+    ready ahead, if the disk is large enough. Its methods block, and raise PostgresError.
     """
 
     def __init__(
-        self, data_dir: Path, *, run_as: str | None, group: int | None, max_connections: int
+        self,
+        data_dir: Path,
+        *,
+        run_as: str | None,
+        group: int | None,
+        max_connections: int,
+        wal_ready_mib: int,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.pgdata = self.data_dir / "postgres"
@@ -106,6 +119,7 @@ class Cluster:
         self._run_as = run_as
         self._group = group
         self._max_connections = max_connections
+        self._wal_ready_mib = wal_ready_mib
         # What a password file says, by role.
         self._passwords: dict[str, str] = {}
         self._account: Account = None
@@ -117,6 +131,12 @@ class Cluster:
     def taken(self) -> bool:
         """Whether the data directory is ours."""
         return self._lock is not None
+
+    @property
+    def wal_ready_mib(self) -> int:
+        """How much write-ahead log is to be ready ahead: what was asked for, if the disk has room for much more."""
+        free = shutil.disk_usage(self.pgdata).free // 2**20
+        return min(self._wal_ready_mib, free // WAL_SHARE)
 
     def take(self, stopping: threading.Event) -> None:
         """Take the data directory and see that a cluster of our major version is in it."""
@@ -174,6 +194,7 @@ class Cluster:
             "unix_socket_permissions": "0700" if self._group is None else "0777",
             "max_connections": str(self._max_connections),
             "shared_buffers": f"{_shared_buffers_mib()}MB",
+            "min_wal_size": f"{max(self.wal_ready_mib, LEAST_WAL_MIB)}MB",
         }
         command: list[str | Path] = [self._binaries / "postgres", "-D", self.pgdata]
         for name, value in settings.items():

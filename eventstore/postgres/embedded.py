@@ -14,9 +14,10 @@ import psutil
 import structlog
 
 from eventstore.errors import PostgresError
-from eventstore.postgres.cluster import PORT, Cluster, embedded_dsn
+from eventstore.postgres.cluster import PORT, SEGMENT_MIB, Cluster, embedded_dsn
 from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import WATCH_SECONDS, end, postgres_in
+from eventstore.postgres.queries import QUERIES
 from eventstore.postgres.roles import ADMIN, NAME, OWNER, set_up_roles
 from eventstore.tasks import Backoff, cancel_all
 
@@ -46,7 +47,9 @@ class EmbeddedPostgres:
     `run_as` is the existing unprivileged user that Postgres runs as if we are root, because it
     refuses to be root (None: `loopledger` if there is one, else `nobody`); anyone else runs it as
     themselves. Members of `group` can reach its socket too, but enter only with a password.
-    `stop_seconds` is what a clean shutdown may take. Every failure is a PostgresError.
+    `stop_seconds` is what a clean shutdown may take. `wal_ready_mib` is how much write-ahead log is
+    made with a new database and kept, since a new file of it would hold up an append. Every failure
+    is a PostgresError.
     """
 
     def __init__(
@@ -57,9 +60,14 @@ class EmbeddedPostgres:
         group: int | None = None,
         stop_seconds: float = 3.0,
         max_connections: int = 60,
+        wal_ready_mib: int = 0,
     ) -> None:
         self._cluster = Cluster(
-            data_dir, run_as=run_as, group=group, max_connections=max_connections
+            data_dir,
+            run_as=run_as,
+            group=group,
+            max_connections=max_connections,
+            wal_ready_mib=wal_ready_mib,
         )
         self._stop_seconds = stop_seconds
         self._process: subprocess.Popen[bytes] | None = None
@@ -172,6 +180,7 @@ class EmbeddedPostgres:
         """See that the owner can enter our database; first make roles and database, if that is not done."""
         if not await _in_thread(lambda: self._cluster.is_set_up):
             await set_up_roles(self._connect_as_admin, self._cluster.passwords)
+            await self._make_segments()
             await self._let_in(process, set_up=False)
         try:
             connection = await self._connect(OWNER, NAME, self._cluster.passwords[OWNER])
@@ -182,6 +191,16 @@ class EmbeddedPostgres:
                 self._set_up_again = True
                 await self._let_in(process, set_up=True)
             raise
+
+    async def _make_segments(self) -> None:
+        """Have files of write-ahead log ready."""
+        if segments := self._cluster.wal_ready_mib // SEGMENT_MIB:
+            connection = await self._connect_as_admin("postgres")
+            try:
+                await connection.execute(QUERIES["fill_segments"].format(segments=segments))
+                await connection.execute("CHECKPOINT")
+            finally:
+                connection.terminate()
 
     async def _let_in(self, process: "subprocess.Popen[bytes]", *, set_up: bool) -> None:
         await _in_thread(lambda: self._cluster.let_in(process, set_up=set_up))

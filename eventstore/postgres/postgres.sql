@@ -32,6 +32,11 @@ FROM (VALUES
 ) AS wanted (name, value)
 WHERE current_setting(name, true) <> value
 
+-- fill_segments --
+-- Go through so many segments of write-ahead log; at the next checkpoint they are made ready to be written again.
+SELECT count(pg_switch_wal())
+FROM (SELECT pg_logical_emit_message(false, 'loopledger', '') FROM generate_series(1, {segments}) OFFSET 0) AS written
+
 -- server_process --
 -- Which process of the server serves this session now, and whether the settings of the session reached it.
 SELECT pg_backend_pid() AS pid, current_setting('loopledger.session', true) IS NOT DISTINCT FROM 'set up' AS set_up

@@ -1,6 +1,9 @@
 """A pooler in front of Postgres, as strangers run them: each session, or each transaction, gets a server connection."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -27,7 +30,11 @@ class Pooler:
         startup_parameters: bool = True,
     ) -> None:
         url = urlsplit(dsn)
-        self._server = f"{parse_qs(url.query)['host'][0]}/.s.PGSQL.{parse_qs(url.query)['port'][0]}"
+        given = parse_qs(url.query)
+        self._server = f"{given['host'][0]}/.s.PGSQL.{given['port'][0]}"
+        self._password = url.password or ""
+        if "passfile" in given:
+            self._password = Path(given["passfile"][0]).read_text().strip().rsplit(":", 1)[1]
         self._user, self._database = url.username or "", url.path.removeprefix("/")
         self._path = directory / ".s.PGSQL.5432"
         self._per_transaction = per_transaction
@@ -58,6 +65,7 @@ class Pooler:
         pairs = {**self._parameters, "user": self._user, "database": self._database}
         body = b"".join(f"{k}\0{v}\0".encode() for k, v in pairs.items()) + b"\0"
         writer.write(struct.pack("!II", len(body) + 8, 196608) + body)
+        await log_in(reader, writer, self._password)
         while (await read_message(reader))[:1] != READY:
             pass
         return reader, writer
@@ -110,6 +118,26 @@ class Pooler:
             if self._per_transaction and answer[-1:] == IDLE:
                 self._free.append(server)
                 server = None
+
+
+async def log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str) -> None:
+    """Authenticate by SCRAM-SHA-256 (RFC 7677)."""
+    first = "n=,r=pooler"
+    data = f"n,,{first}".encode()
+    message = b"SCRAM-SHA-256\0" + struct.pack("!I", len(data)) + data
+    await read_message(reader)
+    writer.write(struct.pack("!cI", b"p", len(message) + 4) + message)
+    challenge = (await read_message(reader))[9:].decode()
+    nonce, salt, rounds = (part[2:] for part in challenge.split(","))
+    key = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), int(rounds))
+    client_key = hmac.digest(key, b"Client Key", "sha256")
+    last = f"c=biws,r={nonce}"
+    signature = hmac.digest(
+        hashlib.sha256(client_key).digest(), f"{first},{challenge},{last}".encode(), "sha256"
+    )
+    proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+    message = f"{last},p={base64.b64encode(proof).decode()}".encode()
+    writer.write(struct.pack("!cI", b"p", len(message) + 4) + message)
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:

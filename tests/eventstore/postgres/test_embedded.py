@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import shutil
 import signal
 import stat
 import tempfile
@@ -176,3 +177,26 @@ async def test_a_file_in_place_of_the_directory_is_refused(place: Path) -> None:
     (place / "data").touch()
     with pytest.raises(PostgresError, match=r"Not a directory.* LOOPLEDGER_DATA_DIR"):
         await EmbeddedPostgres(place / "data").start()
+
+
+def segments(data: Path) -> list[Path]:
+    """The files of write-ahead log below a data directory."""
+    return [each for each in (data / "postgres" / "pg_wal").iterdir() if each.is_file()]
+
+
+async def test_a_new_database_has_its_write_ahead_log_ready_and_keeps_it(place: Path) -> None:
+    data = place / "data"
+    for _ in range(2):
+        async with EmbeddedPostgres(data, wal_ready_mib=128) as postgres:
+            assert await fetch(postgres.dsn, "SHOW min_wal_size") == "128MB"
+            assert 8 <= len(segments(data)) <= 10
+
+
+async def test_a_disk_with_little_room_is_not_filled_with_write_ahead_log(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(place)._replace(free=100 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    async with EmbeddedPostgres(place / "data", wal_ready_mib=128) as postgres:
+        assert await fetch(postgres.dsn, "SHOW min_wal_size") == "80MB"
+        assert len(segments(place / "data")) <= 2

@@ -92,10 +92,10 @@ async def test_a_role_whose_triggers_are_off_is_refused_unless_it_may_switch_the
     cluster: Cluster, dsn: str
 ) -> None:
     await make_hostile(cluster, dsn, "session_replication_role")
-    await cluster.execute("CREATE ROLE weak LOGIN")
+    await cluster.execute("CREATE ROLE weak LOGIN PASSWORD 'weak'")
     try:
         with pytest.raises(PostgresError, match="session_replication_role"):
-            await Database(dsn.replace("loopledger@", "weak@"), pool_connections=1).open()
+            await Database(dsn.replace("loopledger@", "weak:weak@"), pool_connections=1).open()
     finally:
         await cluster.execute("DROP ROLE weak")
 
