@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 import aiohttp
 import pytest
@@ -142,8 +143,24 @@ async def test_no_header_of_a_proxy_takes_the_secret_of_the_path_along(
 ) -> None:
     path, headers = signed(VERIFICATIONS["path"])
     async with verified(VERIFICATIONS["path"]) as client:
+        encoded = path.replace("-", "%2d").replace("s", "%73")
         headers |= {"X-Original-URL": path, "Loopledger-Rejection": "77"}
+        headers |= {
+            "X-Authorization": "a-path-secret",
+            "X-Request-Id": path,
+            "Request-Id": encoded,
+            "Correlation-Id": "r-1",
+        }
         assert (await client.request("POST", path, data=BODY, headers=headers)).status == 200
+        # What refuses a path that is nearly right must not keep the right one.
+        wrong = await client.request("POST", f"{path}x", data=BODY, headers=headers)
+        assert wrong.status == 401
+        await eventually(client, "/v1/rejections/1")
         event = await client.get("/v1/events/1")
-    assert b"a-path-secret" not in event.body
-    assert b"Loopledger-Rejection" not in event.body
+        rejection = await client.get("/v1/rejections/1")
+    for shown in (event, rejection):
+        assert b"a-path-secret" not in unquote_to_bytes(shown.body)
+        assert b"Loopledger-Rejection" not in shown.body
+        assert ["X-Request-Id", "[redacted]"] in shown.json["headers"]
+        assert ["Request-Id", "[redacted]"] in shown.json["headers"]
+        assert ["Correlation-Id", "r-1"] in shown.json["headers"]
