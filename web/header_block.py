@@ -23,7 +23,7 @@ What these numbers mean is on record: both tables may grow at their ends, and ne
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 BLOCK_FORMAT = b"\x01"
@@ -79,6 +79,8 @@ _UUID_TEXT = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _LONGEST_NAME = 0xFF
 _NAMES_REMEMBERED = 1_000
+# Of few merchants come most deliveries.
+_COLUMNS_REMEMBERED = 1_000
 
 _NAME_CODES = {name: bytes([code]) for code, name in enumerate(NAMES, 1)}
 _NAME_CODES |= {name.lower(): bytes([code | _LOWER]) for code, name in enumerate(NAMES, 1)}
@@ -114,7 +116,8 @@ def encode_value(value: bytes) -> bytes:
     return bytes((_LONG | size >> 8, size & 0xFF)) + value
 
 
-def value_codes(topic: str, merchant_id: str, program_id: str | None) -> dict[bytes, bytes]:
+@lru_cache(_COLUMNS_REMEMBERED)
+def value_codes(topic: str, merchant_id: str, program_id: str | None) -> Mapping[bytes, bytes]:
     """The values that a block names by one byte: those that the event has anyway, and common ones."""
     codes = {_encode(topic): b"\xf0", _encode(merchant_id): b"\xf1", **_VALUE_CODES}
     if program_id is not None:
