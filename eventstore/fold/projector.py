@@ -1,7 +1,6 @@
 """The live fold: follow the log, fold each event once, move states and checkpoint in one transaction."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Generic, NamedTuple
@@ -19,10 +18,11 @@ from eventstore.errors import (
 )
 from eventstore.fold.failures import NOTHING_FAILING, Failing
 from eventstore.fold.fingerprint import fingerprint
-from eventstore.fold.folding import Accumulator, FoldBatch, StateAt, handled_topics
+from eventstore.fold.folding import FoldBatch, handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.queries import QUERIES
+from eventstore.fold.slice_folder import SliceFolder
 from eventstore.fold.writing import GenerationWriter
 from eventstore.log.events import LogSlice
 from eventstore.postgres.failures import describe, is_outage, is_refused_value
@@ -90,21 +90,16 @@ class Projector(Generic[State]):
         self.lock = asyncio.Lock()
         self.live = generation is None
         self.is_set_up = False
-        self.tables = GenerationTables(projection, generation or 1)
-        self._writer = GenerationWriter(self.tables)
         self._sources = sources
         self._database = database
         self._reader = reader
         self._head = head
         self._registry = registry
         self._limits = limits
+        self._set_tables(generation or 1)
         self._topics = handled_topics(projection, sources)
         self._fingerprint = fingerprint(projection, sources)
         self._failing: Failing = NOTHING_FAILING
-        # Tenants that fail while others of their provider are known to fold.
-        self._excused: set[str] = set()
-        # States as they are in the table, None where there is none: nobody else writes there, or the fence would tell.
-        self._states: dict[str, StateAt[State] | None] = {}
         self._error_recorded = False
         # Since when the next event has been missing, by the monotonic clock.
         self._gap_since: float | None = None
@@ -119,6 +114,13 @@ class Projector(Generic[State]):
     def lag(self) -> int:
         """How many events are known to wait for it."""
         return max(0, self._head.position - self.checkpoint)
+
+    def _set_tables(self, generation: int) -> None:
+        self.tables = GenerationTables(self.projection, generation)
+        self._writer = GenerationWriter(self.tables)
+        self._folder = SliceFolder(
+            self.projection, self._sources, self._writer, self._database, self._limits
+        )
 
     async def set_up(self) -> None:
         """Create or adapt the tables, and read the checkpoint. Safe when two servers do it at once.
@@ -138,8 +140,7 @@ class Projector(Generic[State]):
         """Change what has to be changed; mostly that is nothing, and then no table is locked."""
         if self.live:
             row = await connection.fetchrow(QUERIES["live_generation"], self.projection.name)
-            self.tables = GenerationTables(self.projection, row["generation"] if row else 1)
-            self._writer = GenerationWriter(self.tables)
+            self._set_tables(row["generation"] if row else 1)
             await self.tables.create(connection)
         await self.tables.adapt(connection)
         await self.tables.create_indexes(connection)
@@ -215,7 +216,7 @@ class Projector(Generic[State]):
         """
         start = self.checkpoint
         end = None if limit is None else start + limit
-        self._evict_states()
+        self._folder.evict_states()
         writing: _PreparedBatch[State] | None = None
         try:
             prepared = await self._prepare(start, end, self._failing)
@@ -242,7 +243,7 @@ class Projector(Generic[State]):
 
     async def reload(self) -> None:
         """Read the checkpoint from the registry."""
-        self._states.clear()
+        self._folder.forget_states()
         self.checkpoint, self._failing = await self._registry.read_checkpoint(
             self.projection.name, self.generation
         )
@@ -316,7 +317,7 @@ class Projector(Generic[State]):
         log_slice = await self._reader.read_slice(after, limit, self._topics)
         if log_slice.through == log_slice.after:
             return None
-        batch = await self._fold_slice(log_slice, failing)
+        batch = await self._folder.fold(log_slice, failing)
         more = self._head.position - batch.checkpoint >= self._limits.fold_events
         return _PreparedBatch(log_slice, batch, more)
 
@@ -338,7 +339,7 @@ class Projector(Generic[State]):
                 projection=self.projection.name,
                 error=describe(error),
             )
-            self._states.clear()
+            self._folder.forget_states()
             return None
 
     async def _write(self, prepared: _PreparedBatch[State]) -> None:
@@ -378,90 +379,17 @@ class Projector(Generic[State]):
     async def _recover(self, error: BaseException, log_slice: LogSlice | None) -> None:
         """Find the events at fault if the database refused what came of `log_slice`, fold the others; else raise."""
         # They may be ahead of the table.
-        self._states.clear()
+        self._folder.forget_states()
         raise_if_cancelled()
         if log_slice is None or not log_slice.events or not is_refused_value(error):
             raise error
         if len(log_slice.events) == 1:
-            batch = await self._fold_slice(log_slice, self._failing, refused=describe(error))
+            batch = await self._folder.fold(log_slice, self._failing, refused=describe(error))
             await self._write(_PreparedBatch(log_slice, batch))
             return
         for half in log_slice.split(len(log_slice.events) // 2):
             try:
-                batch = await self._fold_slice(half, self._failing)
+                batch = await self._folder.fold(half, self._failing)
                 await self._write(_PreparedBatch(half, batch))
             except BaseException as half_error:  # noqa: BLE001 - as above
                 await self._recover(half_error, half)
-
-    async def _load_states(self, streams: set[str]) -> dict[str, StateAt[State] | None]:
-        """The states of these streams: from memory, or else from the table."""
-        found: Mapping[str, StateAt[State] | None] = self._states
-        states = {stream: found[stream] for stream in streams if stream in found}
-        if unknown := streams - states.keys():
-            found = await self._writer.load_states(self._database, list(unknown))
-            states.update({stream: found.get(stream) for stream in unknown})
-        return states
-
-    def _remember(self, states: Mapping[str, StateAt[State] | None]) -> None:
-        """Keep states in memory; the most recent ones come last."""
-        known = self._states
-        for stream in states:
-            known.pop(stream, None)
-        known.update(states)
-
-    def _evict_states(self) -> None:
-        """Keep only the most recent states in memory. All of them have to be in the table."""
-        surplus = len(self._states) - self._limits.fold_streams
-        for stream in list(itertools.islice(self._states, max(0, surplus))):
-            del self._states[stream]
-
-    async def _fold_slice(
-        self, log_slice: LogSlice, failing: Failing, refused: str | None = None
-    ) -> FoldBatch[State]:
-        """Fold events in memory, on the states of their streams.
-
-        `failing` are the failures in a row before them; `refused` is why the database would not take the only event.
-        Raises SystematicError.
-        """
-        states = await self._load_states({event.stream for event in log_slice.events})
-        accumulator = Accumulator(self.projection, self._sources, states, failing)
-        failures, limit = accumulator.failures, self._limits.failures_in_a_row
-        topic: str | None
-        if refused is None:
-            topic = accumulator.fold(log_slice.events, limit, self._excused)
-        else:
-            topic = accumulator.quarantine(log_slice.events[0], refused)
-            topic = topic if failures.reaches(topic, limit, self._excused) else None
-        if topic is not None:
-            if await self._is_excused_now(failures.main_tenant(topic)):
-                return await self._fold_slice(log_slice, failing, refused)
-            # What came before is written; the next fold begins with the event that reaches the limit, and raises.
-            good = accumulator.folded + accumulator.quarantined - 1
-            if good > 0:
-                return await self._fold_slice(log_slice.split(good)[0], failing)
-            raise SystematicError(
-                projection=self.projection.name,
-                checkpoint=log_slice.after,
-                topic=topic,
-                count=limit,
-                error=accumulator.last_error,
-            )
-        batch = accumulator.batch(log_slice)
-        states.update(accumulator.changed)
-        self._remember(states)
-        return batch
-
-    async def _is_excused_now(self, tenant: str) -> bool:
-        """Excuse a tenant ("provider/tenant/") if others of its provider are known; False if it was already."""
-        if tenant in self._excused or not await self._writer.has_other_tenant(
-            self._database, tenant
-        ):
-            return False
-        self._excused.add(tenant)
-        logger.warning(
-            "tenant_failing",
-            message="Events of one tenant fail in a row, and those of others did not: the projection goes on.",
-            projection=self.projection.name,
-            tenant=tenant.rstrip("/"),
-        )
-        return True
