@@ -5,7 +5,7 @@ SELECT citus_version() AS version, citus_is_coordinator() AS coordinator
 -- other_sessions --
 -- How many other sessions of Loopledger there are.
 SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'loopledger' AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND application_name LIKE 'loopledger%' AND pid <> pg_backend_pid()
 
 -- list_generations --
 -- Every generation there is.

@@ -6,24 +6,29 @@ delivery goes at once, and the busier the server, the larger the batches.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import asyncpg
 import structlog
 
 from eventstore.errors import (
-    LoopledgerError,
     QueueFullError,
     RefusedError,
     UnavailableError,
 )
 from eventstore.limits import Limits
-from eventstore.log.batch import OnOutcome, Pending, columns_of, report, report_all
+from eventstore.log.batch import (
+    OnOutcome,
+    Pending,
+    outcome_of,
+    report,
+    report_all,
+    take_batch,
+    too_late,
+)
 from eventstore.log.events import Appended, NewEvent
-from eventstore.log.queries import QUERIES
+from eventstore.log.writer import Doubt, LogWriter
 from eventstore.postgres.failures import (
     describe,
     is_lost_race,
@@ -34,8 +39,6 @@ from eventstore.postgres.failures import (
 from eventstore.tasks import Backoff, raise_if_cancelled
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from asyncpg import Connection, Record
 
 logger = structlog.get_logger()
@@ -47,9 +50,6 @@ LONGEST_PAUSE = 1.0
 # Seconds between two looks whether the database takes appends again, after it refused them all.
 REFUSED_PAUSE = 1.0
 
-# What is told of a delivery that is on record in a database that is not accepted.
-IN_DOUBT = "the database has changed its timeline, or is behind; see the server's log"
-
 # How often, within the time that an append may take, the queue is searched for those whose time is up.
 EXPIRY_CHECKS = 20
 
@@ -58,14 +58,6 @@ BURST = 16
 
 # How long a cancelled task may take to end.
 CANCEL_SECONDS = 0.5
-
-
-class _Session(NamedTuple):
-    """A connection, and what identifies its session in Postgres."""
-
-    connection: "Connection[Record]"
-    pid: int
-    started: datetime
 
 
 class Appender:
@@ -81,22 +73,16 @@ class Appender:
         limits: Limits,
         on_append: Callable[[int], None],
     ) -> None:
-        self._connect = connect
+        self._writer = LogWriter(connect, on_append)
         self._limits = limits
-        self._on_append = on_append
         self._queue: deque[Pending] = deque()
         self._queued_bytes = 0
+        # Batches that were handed to another appender, which is gone.
+        self._unsettled: deque[tuple[list[Pending], Doubt]] = deque()
         self._wake = asyncio.Event()
         self._in_flight: list[Pending] = []
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._session: _Session | None = None
-        # The session that was lost while a batch was sent, whose outcome is therefore unknown. It may live on.
-        self._lost_session: _Session | None = None
-        # Every event of ours whose outcome is unknown lies after this position.
-        self._known_head = 0
-        # How many times a timeline was accepted, as far as we know.
-        self._acceptance = 0
         # Why the database refuses all appends, if it does.
         self._refusal: str | None = None
         # What the last try to append failed of, if that is an outage.
@@ -104,10 +90,7 @@ class Appender:
 
     async def start(self) -> None:
         """Connect, and begin to commit what is appended. Raises what `connect` does."""
-        connection = await self._connection()
-        row = await connection.fetchrow(QUERIES["watch_head"])
-        if row is not None:
-            self._known_head, self._acceptance = row
+        await self._writer.start()
         self._tasks = [
             asyncio.create_task(self._run(), name="appender"),
             asyncio.create_task(self._expire(), name="appender-expire"),
@@ -120,15 +103,14 @@ class Appender:
         if self._tasks:
             await asyncio.wait(self._tasks[:1], timeout=self._limits.drain_seconds)
         # First the connection: a task that waits for a server that hangs may not react to its cancellation.
-        self._disconnect()
+        self._writer.disconnect()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
-        report_all(
-            [*self._in_flight, *self._queue], UnavailableError(problem="the server is stopping")
-        )
+        report_all([*self._waiting()], UnavailableError(problem="the server is stopping"))
         self._queue.clear()
+        self._unsettled.clear()
 
     @property
     def refusal(self) -> str | None:
@@ -143,7 +125,7 @@ class Appender:
     @property
     def known_head(self) -> int:
         """A position that the log has reached."""
-        return self._known_head
+        return self._writer.known_head
 
     async def append(self, event: NewEvent) -> Appended:
         """Append one event; returns after COMMIT.
@@ -151,27 +133,13 @@ class Appender:
         Raises QueueFullError or UnavailableError (nothing was acknowledged: send it again) and RefusedError (the
         database will never take this one). A caller that is cancelled does not take its event back.
         """
-        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        return await outcome_of(lambda on_outcome: self.submit(event, on_outcome))
 
-        def on_outcome(outcome: Appended | LoopledgerError) -> bool:
-            if answer.done():
-                # A caller that was cancelled was told nothing, and may count on the event.
-                return False
-            if isinstance(outcome, Appended):
-                answer.set_result(outcome)
-            else:
-                answer.set_exception(outcome)
-                # The caller may be gone; then nobody fetches this, and asyncio would complain.
-                answer.exception()
-            return True
-
-        self.submit(event, on_outcome)
-        return await answer
-
-    def submit(self, event: NewEvent, on_outcome: OnOutcome) -> None:
+    def submit(self, event: NewEvent, on_outcome: OnOutcome, deadline: float | None = None) -> None:
         """Append one event, as `append` does, and call `on_outcome` with the outcome: that costs less than a task.
 
-        Raises QueueFullError or UnavailableError, as `append` does. `on_outcome` must not raise; it may submit.
+        `deadline` is in the loop's time; `append_seconds` from now if None. Raises QueueFullError or UnavailableError,
+        as `append` does. `on_outcome` must not raise; it may submit.
         """
         size = len(event.headers) + len(event.body)
         limits = self._limits
@@ -184,15 +152,30 @@ class Appender:
             or self._queued_bytes + size > limits.queue_bytes
         ):
             raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
-        deadline = asyncio.get_running_loop().time() + limits.append_seconds
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + limits.append_seconds
         self._queue.append(Pending(event, size, deadline, on_outcome))
         self._queued_bytes += size
         self._wake.set()
 
+    def take_over(self, batch: list[Pending], doubt: Doubt | None) -> None:
+        """Append a batch that another appender took, which is gone; with a `doubt`, it may be on record already."""
+        if doubt is None:
+            self._queue.extend(batch)
+            self._queued_bytes += sum(pending.size for pending in batch)
+        else:
+            self._unsettled.append((batch, doubt))
+        self._wake.set()
+
     async def _run(self) -> None:
         while True:
+            if self._unsettled:
+                self._in_flight, doubt = self._unsettled.popleft()
+                await self._commit(self._in_flight, doubt)
+                self._in_flight = []
+                continue
             most = self._limits.batch_deliveries
-            while not self._queue:
+            while not self._queue and not self._unsettled:
                 if self._stopping:
                     return
                 self._wake.clear()
@@ -207,6 +190,8 @@ class Appender:
                 # commits.
                 if len(self._queue) >= BURST:
                     most = min(most, len(self._queue) // 2)
+            if self._unsettled:
+                continue
             self._in_flight = self._take_batch(most)
             await self._commit(self._in_flight)
             self._in_flight = []
@@ -218,50 +203,36 @@ class Appender:
             await asyncio.sleep(self._limits.append_seconds / EXPIRY_CHECKS)
             now = loop.time()
             # A copy: whoever is told may submit the next event at once.
-            for pending in [*self._in_flight, *self._queue]:
-                if pending.deadline > now:
-                    break
-                report(
-                    pending,
-                    UnavailableError(
-                        problem=f"no commit within {self._limits.append_seconds:g} s;"
-                        " Postgres may be away"
-                    ),
-                )
+            for pending in [*self._waiting()]:
+                if pending.deadline <= now:
+                    report(pending, too_late(self._limits))
+
+    def _waiting(self) -> Iterator[Pending]:
+        yield from self._in_flight
+        for batch, _ in self._unsettled:
+            yield from batch
+        yield from self._queue
 
     def _take_batch(self, most: int) -> list[Pending]:
-        """Take what is queued, at most `most` and `batch_bytes`; what has expired is left out."""
-        batch: list[Pending] = []
-        size = 0
-        while self._queue and len(batch) < most:
-            pending = self._queue[0]
-            if batch and size + pending.size > self._limits.batch_bytes:
-                break
-            self._queue.popleft()
-            self._queued_bytes -= pending.size
-            if not pending.reported:
-                batch.append(pending)
-                size += pending.size
+        batch, size = take_batch(self._queue, most, self._limits.batch_bytes)
+        self._queued_bytes -= size
         return batch
 
-    async def _commit(self, batch: list[Pending]) -> None:
-        """Append `batch`, however often Postgres goes away."""
-        # Whether `batch` may be on record already.
-        outcome_unknown = False
+    async def _commit(self, batch: list[Pending], doubt: Doubt | None = None) -> None:
+        """Append `batch`, however often Postgres goes away. With a `doubt`, it may be on record already."""
         backoff: Backoff | None = None
         while batch:
             try:
-                connection = await self._connection()
-                if outcome_unknown:
-                    batch = await self._recover(connection, batch)
-                    outcome_unknown = False
+                if doubt is not None:
+                    batch = await self._writer.recover(batch, doubt)
+                    doubt = None
                 if batch:
-                    await self._append(connection, batch)
+                    await self._writer.append(batch)
                 self._outage = None
             except Exception as error:
                 raise_if_cancelled()
                 if is_refused_value(error):
-                    await self._bisect(batch, error)
+                    await self._bisect(batch, doubt, error)
                 elif refusal := refusal_of(error):
                     self._refuse(batch, refusal)
                 elif is_lost_race(error):
@@ -275,29 +246,18 @@ class Appender:
                             error=describe(error),
                         )
                     # Sent or not, committed or not: from now on, look before appending.
-                    outcome_unknown = True
+                    doubt = doubt or self._writer.doubt
                     self._outage = f"the last append failed: {describe(error)}"
-                    self._lost_session = self._lost_session or self._session
-                    self._disconnect()
+                    self._writer.disconnect()
                     await asyncio.sleep(backoff.next_pause())
                     continue
                 else:
                     logger.error(
                         "append_failed", message="A batch could not be appended.", exc_info=error
                     )
-                    self._disconnect()
+                    self._writer.disconnect()
                     report_all(batch, UnavailableError(problem=describe(error)))
             return
-
-    async def _append(self, connection: "Connection[Record]", batch: list[Pending]) -> None:
-        ((base, recorded_at, acceptance),) = await connection.fetch(
-            QUERIES["append"], self._known_head, *columns_of(batch)
-        )
-        if acceptance != self._acceptance:
-            await self._note_acceptance(connection)
-        for position, pending in enumerate(batch, base + 1):
-            report(pending, Appended(position, recorded_at))
-        self._advance(base + len(batch))
 
     def _refuse(self, batch: list[Pending], refusal: str) -> None:
         """The database takes no appends at all, until somebody sees to it: tell all who wait, and who come."""
@@ -321,9 +281,7 @@ class Appender:
         if self._stopping:
             return
         try:
-            connection = await self._connection()
-            await self._note_acceptance(connection)
-            await connection.fetch(QUERIES["append"], self._known_head, *columns_of([]))
+            await self._writer.try_nothing()
         except Exception as error:
             raise_if_cancelled()
             if refusal := refusal_of(error):
@@ -333,92 +291,12 @@ class Appender:
                 logger.error(
                     "append_failed", message="A batch could not be appended.", exc_info=error
                 )
-            self._disconnect()
+            self._writer.disconnect()
             return
         self._refusal = None
-        logger.info("appends_resumed", message="Deliveries are taken again.", head=self._known_head)
+        logger.info("appends_resumed", message="Deliveries are taken again.", head=self.known_head)
 
-    async def _note_acceptance(self, connection: "Connection[Record]") -> None:
-        """See what an operator has accepted; name what is lost by it, as far as this process knows."""
-        rows = await connection.fetch(QUERIES["list_acceptances"], self._acceptance)
-        for acceptance, timeline, position in rows:
-            logger.warning(
-                "timeline_accepted",
-                message="An operator accepted that the log goes on from here.",
-                timeline=timeline,
-                head=position,
-            )
-            if position < self._known_head:
-                logger.critical(
-                    "events_lost",
-                    message="Events that were on record are not in the accepted log; others get their positions.",
-                    first=position + 1,
-                    last=self._known_head,
-                )
-            self._acceptance = acceptance
-            self._known_head = min(self._known_head, position)
-
-    async def _recover(
-        self, connection: "Connection[Record]", batch: list[Pending]
-    ) -> list[Pending]:
-        """Find out what became of a batch of unknown outcome; returns what was never committed and is still wanted.
-
-        First the lost session is ended: it may still wait for the head's lock. After that nobody can commit any of the
-        batch, and under the lock no commit is half-way through.
-        """
-        if self._lost_session is not None:
-            gone = await connection.fetchval(
-                QUERIES["end_session"], self._lost_session.pid, self._lost_session.started
-            )
-            if gone is False:
-                problem = "the lost session does not end"
-                raise TimeoutError(problem)
-        async with connection.transaction():
-            ((head, timeline, acceptance, now),) = await connection.fetch(QUERIES["lock_head"])
-            rows = await connection.fetch(
-                QUERIES["find_appended"],
-                [pending.event.event_id for pending in batch],
-                self._known_head,
-                [pending.event.stream for pending in batch],
-            )
-        self._lost_session = None
-        found: dict[UUID, Appended] = {
-            row["event_id"]: Appended(row["position"], row["recorded_at"]) for row in rows
-        }
-        if refused := timeline != now or head < self._known_head:
-            # What is on record here may not be what was acknowledged there; an append tells what is the matter.
-            self._disown(found)
-        missing: list[Pending] = []
-        for pending in batch:
-            if appended := found.get(pending.event.event_id):
-                report(pending, UnavailableError(problem=IN_DOUBT) if refused else appended)
-            elif not pending.reported:
-                missing.append(pending)
-        if refused:
-            return missing
-        logger.info(
-            "batch_recovered",
-            message="A batch of unknown outcome was looked up in the log; what was missing is appended now.",
-            on_record=len(found),
-            missing=len(missing),
-        )
-        if acceptance != self._acceptance:
-            await self._note_acceptance(connection)
-        # None of the rest is on record up to `head`: a later recovery need only look beyond.
-        self._advance(head)
-        return missing
-
-    def _disown(self, found: "dict[UUID, Appended]") -> None:
-        """Log which events are on record though their senders are told otherwise."""
-        if found:
-            logger.critical(
-                "batch_not_acknowledged",
-                message="Events are on record whose senders are told to send them again, since the database that holds"
-                " them is not accepted.",
-                positions=sorted(one.position for one in found.values()),
-            )
-
-    async def _bisect(self, batch: list[Pending], error: Exception) -> None:
+    async def _bisect(self, batch: list[Pending], doubt: Doubt | None, error: Exception) -> None:
         """The database refuses an event of `batch`: find the one at fault, and append the others in order."""
         if len(batch) == 1:
             logger.warning(
@@ -430,27 +308,5 @@ class Appender:
             report(batch[0], RefusedError(problem=describe(error)))
             return
         middle = len(batch) // 2
-        await self._commit(batch[:middle])
-        await self._commit(batch[middle:])
-
-    def _advance(self, head: int) -> None:
-        self._known_head = head
-        self._on_append(head)
-
-    async def _connection(self) -> "Connection[Record]":
-        if self._session is None or self._session.connection.is_closed():
-            connection = await self._connect()
-            try:
-                await connection.execute(QUERIES["set_up_for_appending"])
-                ((pid, started),) = await connection.fetch(QUERIES["this_session"])
-            except BaseException:
-                connection.terminate()
-                raise
-            self._session = _Session(connection, pid, started)
-        return self._session.connection
-
-    def _disconnect(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                session.connection.terminate()
+        await self._commit(batch[:middle], doubt)
+        await self._commit(batch[middle:], doubt)

@@ -1,12 +1,15 @@
 """A batch on its way into the log: what waits for its commit, and how the database takes it."""
 
+import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
 
-from eventstore.errors import LoopledgerError
+from eventstore.errors import LoopledgerError, UnavailableError
+from eventstore.limits import Limits
 from eventstore.log.events import Appended, NewEvent
 
 # The record separator and the unit separator of ASCII: between the names of a column, and for the one that is null.
@@ -61,3 +64,46 @@ def report_all(batch: Sequence[Pending], outcome: LoopledgerError) -> None:
     """Tell all of them the same."""
     for pending in batch:
         report(pending, outcome)
+
+
+def take_batch(queue: deque[Pending], most: int, most_bytes: int) -> tuple[list[Pending], int]:
+    """Take what is queued, at most `most` and `most_bytes`; what has expired is left out. Gives the bytes taken too."""
+    batch: list[Pending] = []
+    size = taken = 0
+    while queue and len(batch) < most:
+        pending = queue[0]
+        if batch and size + pending.size > most_bytes:
+            break
+        queue.popleft()
+        taken += pending.size
+        if not pending.reported:
+            batch.append(pending)
+            size += pending.size
+    return batch, taken
+
+
+async def outcome_of(submit: Callable[[OnOutcome], None]) -> Appended:
+    """Submit an event, and wait for its outcome: returns it, or raises it. Raises what `submit` does."""
+    answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+
+    def on_outcome(outcome: Appended | LoopledgerError) -> bool:
+        if answer.done():
+            # A caller that was cancelled was told nothing, and may count on the event.
+            return False
+        if isinstance(outcome, Appended):
+            answer.set_result(outcome)
+        else:
+            answer.set_exception(outcome)
+            # The caller may be gone; then nobody fetches this, and asyncio would complain.
+            answer.exception()
+        return True
+
+    submit(on_outcome)
+    return await answer
+
+
+def too_late(limits: Limits) -> UnavailableError:
+    """What is told of an event whose deadline has passed."""
+    return UnavailableError(
+        problem=f"no commit within {limits.append_seconds:g} s; Postgres may be away"
+    )

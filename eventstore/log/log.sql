@@ -29,13 +29,15 @@ WHERE to_regclass('pg_dist_partition') IS NOT NULL
 -- Wait for every append under way, and keep others out until this transaction ends.
 SELECT position, timeline, acceptance, current_timeline() AS now FROM lock_head()
 
--- this_session --
--- What identifies this session: a pid alone may be another session's by now.
-SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+-- name_session --
+-- Give this session the name of its writer: no other process has sessions of this name.
+SELECT set_config('application_name', $1, false)
 
--- end_session --
--- End a session, if it is still there; false if it has not ended within five seconds.
-SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
+-- end_sessions --
+-- End the other sessions of a writer, if there are any; false if one has not ended within five seconds.
+SELECT bool_and(pg_terminate_backend(pid, 5000))
+FROM pg_stat_activity
+WHERE application_name = $1 AND pid <> pg_backend_pid()
 
 -- find_appended --
 -- Which of these event ids reached the log after position $2, when the outcome of a COMMIT is unknown. By their streams,

@@ -1,12 +1,21 @@
-"""A log of the test's own."""
+"""A log of the test's own, and appenders."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
 
 import pytest
 
 from eventstore.limits import Limits
+from eventstore.log.appender import Appender
 from eventstore.postgres.database import Database
+from tests.support.appending import DEFAULTS, Plan, StartAppender
+from tests.support.fault_injection import FaultInjector, FaultyConnection, planned_faults
 from tests.support.log import Log
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
 
 
 @pytest.fixture
@@ -16,3 +25,38 @@ async def log(database: Database) -> AsyncIterator[Log]:
     await found.start()
     yield found
     await found.stop()
+
+
+@pytest.fixture
+async def start_appender(database: Database) -> AsyncIterator[StartAppender]:
+    started: list[Appender] = []
+
+    async def start_one(
+        plan: Plan = (), *, faults: FaultInjector | None = None, limits: Limits = DEFAULTS
+    ) -> Appender:
+        injector = faults or planned_faults(plan)
+
+        async def connect() -> "Connection[Record]":
+            real = await injector.run("connect", database.connect, lambda: None)
+            return cast("Connection[Record]", FaultyConnection(real, injector))
+
+        appender = Appender(connect, limits, lambda _: None)
+        await appender.start()
+        started.append(appender)
+        return appender
+
+    yield start_one
+    for appender in started:
+        await asyncio.wait_for(appender.stop(), 10)
+
+
+@pytest.fixture
+def recorded(connection: "Connection[Record]") -> Callable[[], Awaitable[list[UUID]]]:
+    """The ids on record, in order; their positions have no hole."""
+
+    async def read() -> list[UUID]:
+        rows = await connection.fetch("SELECT position, event_id FROM events ORDER BY position")
+        assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
+        return [row["event_id"] for row in rows]
+
+    return read

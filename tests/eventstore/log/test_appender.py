@@ -1,251 +1,36 @@
-"""The appender: acknowledged means on record, once, whatever becomes of the connection meanwhile."""
+"""The appender: its queue, its batches, its end, and when it takes nothing."""
 
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import pytest
 
-from eventstore.errors import QueueFullError, RefusedError, UnavailableError
+from eventstore.errors import QueueFullError, UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
-from eventstore.log.events import Appended, NewEvent
 from eventstore.log.queries import QUERIES as LOG
 from eventstore.postgres.database import Database
 from tests.support import new_event
-from tests.support.fault_injection import (
-    AWAY,
-    LOST,
-    Fault,
-    FaultInjector,
-    FaultyConnection,
-    planned_faults,
+from tests.support.appending import (
+    Plan,
+    Recorded,
+    StartAppender,
+    append_at_last,
+    append_at_once,
+    at_work,
+    each,
+    nobody_appends,
+    positions,
+    until,
 )
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
-
-Plan: TypeAlias = Sequence[tuple[str, Fault]]
-
-DEFAULTS = Limits()
-
-NUL = msgspec.structs.replace(new_event(), topic="a\0b")
-
-
-class StartAppender(Protocol):
-    """Start an appender whose statements meet these faults; limits may differ from the defaults."""
-
-    async def __call__(
-        self, plan: Plan = (), *, faults: FaultInjector | None = None, limits: Limits = DEFAULTS
-    ) -> Appender:
-        """Start it."""
-
-
-@pytest.fixture
-async def start_appender(database: Database) -> AsyncIterator[StartAppender]:
-    started: list[Appender] = []
-
-    async def start_one(
-        plan: Plan = (), *, faults: FaultInjector | None = None, limits: Limits = DEFAULTS
-    ) -> Appender:
-        injector = faults or planned_faults(plan)
-
-        async def connect() -> "Connection[Record]":
-            real = await injector.run("connect", database.connect, lambda: None)
-            return cast("Connection[Record]", FaultyConnection(real, injector))
-
-        appender = Appender(connect, limits, lambda _: None)
-        await appender.start()
-        started.append(appender)
-        return appender
-
-    yield start_one
-    for appender in started:
-        await asyncio.wait_for(appender.stop(), 10)
-
-
-@pytest.fixture
-def recorded(connection: "Connection[Record]") -> Callable[[], Awaitable[list[UUID]]]:
-    """The ids on record, in order; their positions have no hole."""
-
-    async def read() -> list[UUID]:
-        rows = await connection.fetch("SELECT position, event_id FROM events ORDER BY position")
-        assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
-        return [row["event_id"] for row in rows]
-
-    return read
-
-
-Recorded = Callable[[], Awaitable[list[UUID]]]
-
-
-@asynccontextmanager
-async def nobody_appends(connection: "Connection[Record]") -> AsyncIterator[None]:
-    """Hold the head: batches wait at Postgres."""
-    async with connection.transaction():
-        await connection.fetchval(LOG["lock_head"])
-        yield
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Look until it holds: Postgres sends no word of it."""
-    for _ in range(1000):
-        if await holds():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it never held")
-
-
-def at_work() -> list[str]:
-    """The appenders' tasks that have not ended."""
-    names = [task.get_name() for task in asyncio.all_tasks()]
-    return [name for name in names if name.startswith("appender")]
-
-
-async def append_at_once(appender: Appender, events: Sequence[NewEvent]) -> list[Any]:
-    """The answers, errors among them."""
-    return await asyncio.gather(*map(appender.append, events), return_exceptions=True)
-
-
-async def append_at_last(appender: Appender) -> Appended:
-    """Append an event, however often it takes longer than an append may take."""
-    while True:
-        with suppress(UnavailableError):
-            return await appender.append(new_event())
-        await asyncio.sleep(0.01)
-
-
-def positions(answers: Sequence[Any]) -> list[int | type]:
-    return [one.position if isinstance(one, Appended) else type(one) for one in answers]
-
-
-def each(times: int, statement: str, fault: Fault) -> Plan:
-    return [(statement, fault)] * times
-
-
-UNKNOWN: dict[str, Plan] = {
-    "never sent": [("append", "lost before")],
-    "committed": [("append", "lost after")],
-    "then away": [("append", "lost after"), ("connect", "lost before"), ("connect", "lost before")],
-    "lost looking": [("append", "lost after"), ("begin", "lost before")],
-    "lost under the lock": [("append", "lost after"), ("lock_head", "lost after")],
-    "lost finding": [("append", "lost before"), ("find_appended", "lost after")],
-    "lost before the look's commit": [("append", "lost after"), ("commit", "lost before")],
-    "lost at the look's commit": [("append", "lost after"), ("commit", "lost after")],
-    "nothing found, lost at commit": [("append", "lost before"), ("commit", "lost after")],
-    "committed at the second try": [("append", "lost before"), ("append", "lost after")],
-    "committed at the third try": [*each(2, "append", "lost before"), ("append", "lost after")],
-}
-
-
-@pytest.mark.parametrize("plan", UNKNOWN.values(), ids=UNKNOWN)
-async def test_a_batch_whose_outcome_is_unknown_is_on_record_once_where_it_was_told(
-    start_appender: StartAppender, recorded: Recorded, plan: Plan
-) -> None:
-    appender = await start_appender(plan)
-    events = [new_event() for _ in range(3)]
-    answers = await append_at_once(appender, events)
-    assert positions(answers) == [1, 2, 3]
-    assert await recorded() == [event.event_id for event in events]
-
-
-async def test_a_batch_found_on_record_is_answered_with_the_time_it_has(
-    start_appender: StartAppender, connection: "Connection[Record]"
-) -> None:
-    appender = await start_appender([("append", "lost after")])
-    appended = await appender.append(new_event())
-    assert await connection.fetchval("SELECT recorded_at FROM events") == appended.recorded_at
-
-
-@pytest.mark.parametrize("error", [*LOST, *AWAY], ids=lambda make: type(make()).__name__)
-async def test_whatever_a_dying_server_looks_like_the_appender_tries_again(
-    start_appender: StartAppender, recorded: Recorded, error: Callable[[], Exception]
-) -> None:
-    class Dying(FaultInjector):
-        def _error(self, _: str) -> Exception:
-            return error()
-
-    plan: list[Fault] = ["lost after", "lost before"]
-    faults = Dying(lambda name: plan.pop() if name == "append" and plan else "none")
-    appender = await start_appender(faults=faults)
-    appended = await appender.append(new_event())
-    assert (appended.position, len(await recorded())) == (1, 1)
-
-
-async def test_what_others_appended_meanwhile_stays_apart_from_what_is_looked_for(
-    start_appender: StartAppender, recorded: Recorded
-) -> None:
-    other = await start_appender()
-    appender = await start_appender([("append", "lost after"), ("connect", "slow")])
-    mine, theirs = [new_event() for _ in range(5)], [new_event() for _ in range(5)]
-    answers = await asyncio.gather(append_at_once(appender, mine), append_at_once(other, theirs))
-    ids = [event.event_id for event in mine + theirs]
-    places = dict(zip(positions(answers[0] + answers[1]), ids, strict=True))
-    assert [places[n] for n in range(1, 11)] == await recorded()
-
-
-async def test_a_statement_still_under_way_in_a_lost_session_does_not_append_later(
-    start_appender: StartAppender, recorded: Recorded, connection: "Connection[Record]"
-) -> None:
-    """The process of a lost session may be paused, or its packets held up, until after we have looked."""
-    appender = await start_appender([("append", "none"), ("append", "under way")])
-    # From now on an append is one message: the statement is prepared.
-    await appender.append(new_event())
-    session = appender._session
-    assert session is not None
-    lost = session.pid
-    os.kill(lost, signal.SIGSTOP)
-    append = asyncio.create_task(appender.append(new_event()))
-    await asyncio.wait([append], timeout=0.5)
-    os.kill(lost, signal.SIGCONT)
-    assert (await append).position == 2
-    gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1"
-    await until(lambda: connection.fetchval(gone, lost))
-    assert len(await recorded()) == 2
-
-
-POISON = {
-    "a topic with NUL": msgspec.structs.replace(new_event(), topic="a\0b"),
-    "a tenant with a lone surrogate": msgspec.structs.replace(new_event(), merchant_id="\ud800"),
-    "a tenant with a separator": msgspec.structs.replace(new_event(), merchant_id="a\x1eb"),
-    "a program with a separator": msgspec.structs.replace(new_event(), program_id="a\x1eb"),
-}
-
-
-@pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
-@pytest.mark.parametrize("places", [{0}, {4}, {2, 3}, {0, 1, 2, 3, 4}], ids=str)
-async def test_a_delivery_that_the_database_refuses_spoils_only_itself(
-    start_appender: StartAppender, recorded: Recorded, poison: NewEvent, places: set[int]
-) -> None:
-    appender = await start_appender()
-    events = [
-        msgspec.structs.replace(poison, event_id=UUID(int=n)) if n in places else new_event()
-        for n in range(5)
-    ]
-    answers = await append_at_once(appender, events)
-    assert {n for n, one in enumerate(answers) if isinstance(one, RefusedError)} == places
-    good = [event.event_id for n, event in enumerate(events) if n not in places]
-    assert [one for one in positions(answers) if one is not RefusedError] == [
-        *range(1, len(good) + 1)
-    ]
-    assert await recorded() == good
-
-
-@pytest.mark.parametrize("fault", ["lost before", "lost after"])
-async def test_a_refused_delivery_in_a_batch_of_unknown_outcome_spoils_only_itself(
-    start_appender: StartAppender, recorded: Recorded, fault: Fault
-) -> None:
-    appender = await start_appender(each(4, "append", fault))
-    events = [new_event(), new_event(), NUL, new_event(), new_event()]
-    answers = await append_at_once(appender, events)
-    assert positions(answers) == [1, 2, RefusedError, 3, 4]
-    assert await recorded() == [event.event_id for event in events if event is not NUL]
 
 
 @pytest.mark.parametrize(
@@ -287,17 +72,6 @@ async def test_what_was_still_queued_when_its_caller_was_told_to_come_again_is_n
     on_record = await recorded()
     assert on_record[0] == sent.event_id
     assert queued.event_id not in on_record
-
-
-async def test_what_no_caller_waits_for_is_not_appended_once_it_is_found_missing(
-    start_appender: StartAppender, recorded: Recorded
-) -> None:
-    plan: Plan = [("append", "lost before"), *each(4, "connect", "lost before")]
-    appender = await start_appender(plan, limits=Limits(append_seconds=0.1))
-    with pytest.raises(UnavailableError):
-        await appender.append(abandoned := new_event())
-    await append_at_last(appender)
-    assert abandoned.event_id not in await recorded()
 
 
 async def test_a_cancelled_caller_does_not_take_its_event_back(

@@ -1,0 +1,184 @@
+"""The session that appends: one statement a batch, and what became of a batch whose session was lost."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from secrets import token_hex
+from typing import TYPE_CHECKING, NamedTuple
+
+import asyncpg
+import structlog
+
+from eventstore.errors import UnavailableError
+from eventstore.log.batch import Pending, columns_of, report
+from eventstore.log.events import Appended
+from eventstore.log.queries import QUERIES
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from asyncpg import Connection, Record
+
+logger = structlog.get_logger()
+
+# What is told of a delivery that is on record in a database that is not accepted.
+IN_DOUBT = "the database has changed its timeline, or is behind; see the server's log"
+
+
+class Doubt(NamedTuple):
+    """Why the outcome of a batch is unknown: sessions of this `writer` may have appended it, or may do so yet.
+
+    If it is on record, then after the position `after`.
+    """
+
+    writer: str
+    after: int
+
+
+class LogWriter:
+    """One session of Postgres at a time, which appends batches.
+
+    `connect` opens it, and again after it is lost. `on_append` is called with the newest position after each commit.
+    """
+
+    def __init__(
+        self,
+        connect: "Callable[[], Awaitable[Connection[Record]]]",
+        on_append: Callable[[int], None],
+    ) -> None:
+        # What all sessions of this writer, and no others, are called.
+        self.name = f"loopledger appender {token_hex(8)}"
+        # A position that the log has reached. Every event of ours whose outcome is unknown lies after it.
+        self.known_head = 0
+        self._connect = connect
+        self._on_append = on_append
+        self._connection: Connection[Record] | None = None
+        # How many times a timeline was accepted, as far as we know.
+        self._acceptance = 0
+
+    async def start(self) -> None:
+        """Connect, and read the head. Raises what `connect` does."""
+        connection = await self._connected()
+        row = await connection.fetchrow(QUERIES["watch_head"])
+        if row is not None:
+            self.known_head, self._acceptance = row
+
+    def disconnect(self) -> None:
+        """Close the connection at once. A statement under way may be carried out all the same."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()
+
+    @property
+    def doubt(self) -> Doubt:
+        """What is unknown of a batch that was given to `append`, if that failed."""
+        return Doubt(self.name, self.known_head)
+
+    async def append(self, batch: list[Pending]) -> None:
+        """Append a batch, and report where its events went. Raises what Postgres and the driver do."""
+        connection = await self._connected()
+        ((base, recorded_at, acceptance),) = await connection.fetch(
+            QUERIES["append"], self.known_head, *columns_of(batch)
+        )
+        if acceptance != self._acceptance:
+            await self._note_acceptance(connection)
+        for position, pending in enumerate(batch, base + 1):
+            report(pending, Appended(position, recorded_at))
+        self._advance(base + len(batch))
+
+    async def try_nothing(self) -> None:
+        """Append no event: raises what an append would. Sees what an operator has accepted first."""
+        connection = await self._connected()
+        await self._note_acceptance(connection)
+        await connection.fetch(QUERIES["append"], self.known_head, *columns_of([]))
+
+    async def recover(self, batch: list[Pending], doubt: Doubt) -> list[Pending]:
+        """Find out what became of a batch of unknown outcome; returns what was never committed and is still wanted.
+
+        First the sessions in doubt are ended: one may still wait for the head's lock. After that nobody can commit any
+        of the batch, and under the lock no commit is half-way through.
+        """
+        connection = await self._connected()
+        if await connection.fetchval(QUERIES["end_sessions"], doubt.writer) is False:
+            problem = "the lost session does not end"
+            raise TimeoutError(problem)
+        async with connection.transaction():
+            ((head, timeline, acceptance, now),) = await connection.fetch(QUERIES["lock_head"])
+            rows = await connection.fetch(
+                QUERIES["find_appended"],
+                [pending.event.event_id for pending in batch],
+                doubt.after,
+                [pending.event.stream for pending in batch],
+            )
+        found: dict[UUID, Appended] = {
+            row["event_id"]: Appended(row["position"], row["recorded_at"]) for row in rows
+        }
+        if refused := timeline != now or head < max(doubt.after, self.known_head):
+            # What is on record here may not be what was acknowledged there; an append tells what is the matter.
+            _disown(found)
+        missing: list[Pending] = []
+        for pending in batch:
+            if appended := found.get(pending.event.event_id):
+                report(pending, UnavailableError(problem=IN_DOUBT) if refused else appended)
+            elif not pending.reported:
+                missing.append(pending)
+        if refused:
+            return missing
+        logger.info(
+            "batch_recovered",
+            message="A batch of unknown outcome was looked up in the log; what was missing is appended now.",
+            on_record=len(found),
+            missing=len(missing),
+        )
+        if acceptance != self._acceptance:
+            await self._note_acceptance(connection)
+        # None of the rest is on record up to `head`: a later recovery need only look beyond.
+        self._advance(head)
+        return missing
+
+    def _advance(self, head: int) -> None:
+        self.known_head = head
+        self._on_append(head)
+
+    async def _note_acceptance(self, connection: "Connection[Record]") -> None:
+        """See what an operator has accepted; name what is lost by it, as far as this process knows."""
+        rows = await connection.fetch(QUERIES["list_acceptances"], self._acceptance)
+        for acceptance, timeline, position in rows:
+            logger.warning(
+                "timeline_accepted",
+                message="An operator accepted that the log goes on from here.",
+                timeline=timeline,
+                head=position,
+            )
+            if position < self.known_head:
+                logger.critical(
+                    "events_lost",
+                    message="Events that were on record are not in the accepted log; others get their positions.",
+                    first=position + 1,
+                    last=self.known_head,
+                )
+            self._acceptance = acceptance
+            self.known_head = min(self.known_head, position)
+
+    async def _connected(self) -> "Connection[Record]":
+        if self._connection is None or self._connection.is_closed():
+            connection = await self._connect()
+            try:
+                await connection.execute(QUERIES["set_up_for_appending"])
+                await connection.fetchval(QUERIES["name_session"], self.name)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+        return self._connection
+
+
+def _disown(found: "dict[UUID, Appended]") -> None:
+    """Log which events are on record though their senders are told otherwise."""
+    if found:
+        logger.critical(
+            "batch_not_acknowledged",
+            message="Events are on record whose senders are told to send them again, since the database that holds"
+            " them is not accepted.",
+            positions=sorted(one.position for one in found.values()),
+        )
