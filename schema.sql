@@ -261,6 +261,16 @@ CREATE TABLE leadership (
 
 INSERT INTO leadership DEFAULT VALUES;
 
+-- How far the log was looked through for holes, which begins anew at its end; and the first position that holds no event.
+CREATE TABLE log_scan (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    position bigint NOT NULL DEFAULT 0,
+    hole bigint,
+    found_at timestamptz
+);
+
+INSERT INTO log_scan DEFAULT VALUES;
+
 -- Events that a projection could not fold, visible until a rebuild folds them.
 CREATE TABLE quarantine (
     projection text NOT NULL,

@@ -51,6 +51,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # error. Where the log is distributed over machines, one may come late.
     gap_seconds: Seconds = 20.0
 
+    # How many events a second are looked through, again and again, to see that none is missing.
+    scan_events: Positive = 20_000
+
     # A rebuild: its processes (0: as many as there are processors, eight at most), the streams that each holds in
     # memory at a time (about 1.5 KB each; of more it makes several passes), the positions it reads at a time.
     rebuild_processes: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -181,7 +181,7 @@ def context_of(settings: Settings, parts: Parts) -> Context:
             for name, each in states.items()
         },
         quarantine=quarantine,
-        readiness=Readiness(database, list(states)),
+        readiness=Readiness(database, limits, list(states)),
     )
 
 

@@ -171,6 +171,16 @@ ORDER BY position
 SELECT position FROM events
 WHERE hashtextextended(stream, 0) = hashtextextended($1, 0) AND stream = $1 AND event_id = $2
 
+-- read_scan --
+-- How far the log was looked through, the hole that was found, and the newest position.
+SELECT s.position, s.hole, h.position AS head FROM log_scan AS s CROSS JOIN log_head AS h WHERE s.only_row AND h.only_row
+
+-- record_scan --
+-- Enter how far the log was looked through, and the hole that was found, or null.
+UPDATE log_scan
+SET position = $1, hole = $2, found_at = CASE WHEN $2::bigint IS NOT NULL THEN coalesce(found_at, clock_timestamp()) END
+WHERE only_row
+
 -- notify_head --
 -- Wake the readers of other processes.
 SELECT pg_notify($1, $2)

@@ -11,11 +11,11 @@ import structlog
 
 from eventstore.errors import PoolerError, PostgresError
 from eventstore.postgres.failures import describe, is_outage
+from eventstore.postgres.holes import check_head
 from eventstore.postgres.queries import QUERIES
 from eventstore.postgres.roles import with_password
 from eventstore.postgres.schema import (
     change_patiently,
-    check_head,
     check_server,
     is_distributed,
     set_up_schema,

@@ -106,11 +106,15 @@ WHERE h.only_row
 -- Where folding goes on.
 SELECT DISTINCT checkpoint FROM projections WHERE status = 'live' ORDER BY checkpoint
 
+-- count_events --
+-- How many positions after $1, up to $2, hold an event.
+SELECT count(*) FROM events WHERE position > $1 AND position <= $2
+
 -- find_hole --
--- The first position from $1 to $2 that holds no event; null if all do.
+-- The first position after $1, up to $2, that holds no event; null if all do.
 SELECT min(n)
-FROM generate_series($1::bigint, $2::bigint) AS n
-LEFT JOIN (SELECT position FROM events WHERE position >= $1 AND position <= $2) AS e ON e.position = n
+FROM generate_series($1::bigint + 1, $2::bigint) AS n
+LEFT JOIN (SELECT position FROM events WHERE position > $1 AND position <= $2) AS e ON e.position = n
 WHERE e.position IS NULL
 
 -- try_to_lead --
@@ -213,12 +217,15 @@ WITH wanted (role, kind, object, privilege) AS (
     UNION ALL
     SELECT role, 'TABLE', name, 'SELECT'
     FROM unnest(ARRAY['loopledger_receiver', 'loopledger_projector']) AS role,
-        unnest(ARRAY['schema_versions', 'log_head', 'timelines', 'events', 'projections', 'quarantine']) AS name
+        unnest(ARRAY['schema_versions', 'log_head', 'log_scan', 'timelines', 'events', 'projections', 'quarantine']) AS name
     UNION ALL
     SELECT 'loopledger_projector', 'TABLE', name, privilege
     FROM unnest(ARRAY['projections', 'quarantine']) AS name, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) AS privilege
     UNION ALL
-    SELECT 'loopledger_projector', 'TABLE', 'leadership', unnest(ARRAY['SELECT', 'UPDATE'])
+    VALUES
+        ('loopledger_projector', 'TABLE', 'leadership', 'SELECT'),
+        ('loopledger_projector', 'TABLE', 'leadership', 'UPDATE'),
+        ('loopledger_projector', 'TABLE', 'log_scan', 'UPDATE')
     UNION ALL
     VALUES
         ('loopledger_receiver', 'TABLE', 'rejections', 'SELECT'),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import structlog
 
-from eventstore.errors import LogCorruptedError, PostgresError
+from eventstore.errors import PostgresError
 from eventstore.postgres.failures import describe
 from eventstore.postgres.queries import QUERIES
 from eventstore.tasks import Backoff, raise_if_cancelled
@@ -34,9 +34,6 @@ PROGRESS_WORDS = 3
 # Seconds between tries to change a table while others hold a lock on it: the first, doubled up to the longest.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
-
-# Of so many events a start looks whether there is a hole among them.
-CHECKED_EVENTS = 10_000
 
 # How many events a migration rewrites each second, about: for the first guess of how long it will take.
 MIGRATED_PER_SECOND = 25_000
@@ -216,26 +213,3 @@ async def check_server(connection: "Connection[Record]") -> None:
             problem=f"the server is Postgres {major}",
             remedy=f"Loopledger needs Postgres {OLDEST_MAJOR} or newer.",
         )
-
-
-async def check_head(connection: "Connection[Record]") -> None:
-    """See that the head is where the events end, and that there is no hole where it matters now.
-
-    That is among the newest events, and where folding goes on: behind a checkpoint, folding has found none. Raises
-    LogCorruptedError.
-    """
-    row = await connection.fetchrow(QUERIES["check_head"])
-    if row is None:
-        raise LogCorruptedError(problem="no head row")
-    head = row["head"]
-    if row["may_come_late"]:
-        return
-    if head != row["newest"]:
-        raise LogCorruptedError(problem=f"head {head}, newest event {row['newest']}")
-    starts = [max(0, head - CHECKED_EVENTS)]
-    starts += [each["checkpoint"] for each in await connection.fetch(QUERIES["live_checkpoints"])]
-    for start in starts:
-        end = min(head, start + CHECKED_EVENTS)
-        hole = await connection.fetchval(QUERIES["find_hole"], start + 1, end)
-        if hole is not None:
-            raise LogCorruptedError(problem=f"head {head}, but there is no event {hole}")

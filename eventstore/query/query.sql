@@ -26,6 +26,10 @@ SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'
 -- The newest position.
 SELECT position FROM log_head WHERE only_row
 
+-- read_hole --
+-- The first position of the log that is known to hold no event; null if all do, as far as it was looked through.
+SELECT hole FROM log_scan WHERE only_row
+
 -- find_not_set_up --
 -- Which of the projections in $1 have no live generation, or no view that shows it.
 SELECT known.name

@@ -1,4 +1,4 @@
-"""Has every projection follow the log, and does the rebuilds that the registry asks for.
+"""Has every projection follow the log, looks that through for holes, and does the rebuilds that the registry asks for.
 
 The registry says what is to be done, and how far it is; whoever asks writes there. One process at a time, the one that
 projects, does it. Whatever kills it, the next one finds in the registry where to resume, or that it has to start over.
@@ -13,6 +13,7 @@ import structlog
 
 from eventstore.errors import TermOverError
 from eventstore.fold.projection import Projection
+from eventstore.log.scan import LogScan
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import Term
 from eventstore.rebuild.build import Dependencies
@@ -34,6 +35,7 @@ class Conductor:
 
     def __init__(self, projections: Sequence[Projection[Any]], deps: Dependencies) -> None:
         self._registry = deps.registry
+        self._scan = LogScan(deps.database, deps.limits)
         self._lifecycles = [Lifecycle(each, deps) for each in projections]
 
     async def run(self, term: Term) -> None:
@@ -44,6 +46,7 @@ class Conductor:
             for lifecycle in self._lifecycles:
                 group.create_task(lifecycle.follow_log(), name=f"projector-{lifecycle.name}")
             group.create_task(self._watch_registry(), name="rebuilds")
+            group.create_task(self._scan.run(), name="log-scan")
 
     async def _watch_registry(self) -> None:
         """Poll the registry for what is asked for, and have it done."""

@@ -26,7 +26,10 @@ class ReadinessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ProjectionsHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether every projection follows the log: `status`. If not, `problems` says what is wrong, by projection."""
+    """Whether every projection follows the log: `status`. If not, `problems` says what is wrong, by projection.
+
+    By `log` it says that an event is missing from the log, wherever.
+    """
 
     status: Literal["ok", "held up"]
     problems: dict[str, str] = {}

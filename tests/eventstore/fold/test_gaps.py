@@ -1,5 +1,6 @@
 """A hole in the log, or a head that is ahead of its events: an error soon, while it runs and when it starts."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -8,6 +9,7 @@ import structlog
 
 from eventstore.errors import LogCorruptedError
 from eventstore.fold import projector
+from eventstore.log import scan
 from eventstore.postgres.database import Database
 from tests.conftest import StartLoopledger
 from tests.support.rebuilding import CARDS, LIMITS, running, send_cards, until
@@ -33,6 +35,7 @@ async def test_a_head_that_is_ahead_of_the_events_is_an_error_soon(
     start: StartLoopledger, connection: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(projector, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(scan, "ROUND_SECONDS", 0.1)
     async with running(start, limits=PATIENT) as client:
         await send_cards(client, 3, 1)
         await until(client, CARDS, lambda p: p["lag"] == 0)
@@ -46,6 +49,12 @@ async def test_a_head_that_is_ahead_of_the_events_is_an_error_soon(
         assert {one["log_level"] for one in gaps} == {"critical"}
         assert {one["projection"] for one in gaps} >= {"gift_cards"}
         assert len(gaps) <= 3, "it is said once for each projection"
+        ready = await client.get("/readyz")
+        assert (ready.status, ready.json["status"]) == (503, "not ready")
+        assert "there is no event 4" in ready.json["problems"]["log"]
+        async with asyncio.timeout(10):
+            while "log" not in (await client.get("/healthz/projections")).json["problems"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         assert not found["stuck"], "it has not waited for 30 s yet"
         await connection.execute(FOLDED_LONG_AGO)
         assert (await until(client, CARDS, lambda p: p["stuck"]))["lag"] == 2
@@ -112,7 +121,7 @@ async def test_a_hole_far_behind_the_head_is_found_at_a_start_if_folding_goes_on
     async with running(start) as client:
         await send_cards(client, 6, 1)
         await until(client, CARDS, lambda p: p["lag"] == 0)
-    monkeypatch.setattr("eventstore.postgres.schema.CHECKED_EVENTS", 2)
+    monkeypatch.setattr("eventstore.postgres.holes.CHECKED_EVENTS", 2)
     await connection.execute(REMOVE % 3)
     database = Database(dsn, pool_connections=1)
     await database.open()

@@ -110,7 +110,7 @@ async def test_a_lagging_standby_that_takes_over_is_not_written_to_until_its_los
         with capture_logs() as logs:
             await pair.fail_over()
             refusal = await until_refused(log)
-            problems = await Readiness(database).find_problems()
+            problems = await Readiness(database, Limits()).find_problems()
             refused = [await try_to_append(log) for _ in range(50)]
             head = await database.fetchval("SELECT position FROM log_head")
             status = await read_timeline(database)

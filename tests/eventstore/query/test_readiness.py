@@ -17,33 +17,77 @@ if TYPE_CHECKING:
 REGISTER = "INSERT INTO projections (name, generation, status, version) VALUES ($1, 1, 'live', 1)"
 
 
+async def append(database: Database, count: int) -> None:
+    log = Log(database, Limits())
+    await log.start()
+    for _ in range(count):
+        await log.appender.append(new_event())
+    await log.stop()
+
+
 async def test_where_all_is_well_there_is_no_problem(
     database: Database, connection: "Connection[Record]"
 ) -> None:
     await connection.execute(REGISTER, "locations")
-    assert await Readiness(database).find_problems() == {}
-    assert await Readiness(database).find_held_up() == {}
+    assert await Readiness(database, Limits()).find_problems() == {}
+    assert await Readiness(database, Limits()).find_held_up() == {}
 
 
 async def test_a_projection_without_tables_is_not_set_up(
     database: Database, connection: "Connection[Record]"
 ) -> None:
     await connection.execute(REGISTER, "locations")
-    readiness = Readiness(database, ["locations", "gift_cards"])
+    readiness = Readiness(database, Limits(), ["locations", "gift_cards"])
     assert await readiness.find_held_up() == {"locations": NOT_SET_UP, "gift_cards": NOT_SET_UP}
 
 
 async def test_a_log_that_ends_before_what_is_known_takes_no_deliveries(database: Database) -> None:
-    problems = await Readiness(database).find_problems(known_head=7)
+    problems = await Readiness(database, Limits()).find_problems(known_head=7)
     assert problems["log"].startswith("the log ends at position 0, and is known to have reached 7")
     assert "loopledger timeline accept" in problems["log"]
+
+
+async def test_a_head_that_is_ahead_of_the_events_takes_no_deliveries(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    readiness = Readiness(database, Limits())
+    await append(database, 3)
+    assert await readiness.find_problems() == {}
+    await connection.execute("UPDATE log_head SET position = position + 1")
+    problems = await readiness.find_problems()
+    assert problems["log"].startswith("by its head the log reaches to 4, but there is no event 4.")
+    # Nor once it has grown on behind the hole.
+    await append(database, 1)
+    for each in (readiness, Readiness(database, Limits())):
+        assert "there is no event 4" in (await each.find_problems())["log"]
+
+
+async def test_a_head_that_is_behind_the_events_takes_no_deliveries(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await append(database, 3)
+    await connection.execute("ALTER TABLE log_head DISABLE TRIGGER ALL")
+    await connection.execute("UPDATE log_head SET position = 2")
+    problems = await Readiness(database, Limits()).find_problems()
+    assert "but there is an event 3" in problems["log"]
+
+
+async def test_where_the_log_is_distributed_the_newest_events_may_come_late(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    database.distributed = True
+    await connection.execute("UPDATE log_head SET position = 1")
+    assert await Readiness(database, Limits()).find_problems() == {}
+    soon = Readiness(database, Limits(gap_seconds=1e-6))
+    await soon.find_problems()
+    assert "there is no event 1" in (await soon.find_problems())["log"]
 
 
 async def test_a_database_that_cannot_be_written_to_takes_no_deliveries(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(QUERIES, "is_read_only", "SELECT true")
-    assert "is read-only" in (await Readiness(database).find_problems())["postgres"]
+    assert "is read-only" in (await Readiness(database, Limits()).find_problems())["postgres"]
 
 
 async def test_an_error_that_holds_a_projection_up_is_the_problem(
@@ -51,7 +95,7 @@ async def test_an_error_that_holds_a_projection_up_is_the_problem(
 ) -> None:
     await connection.execute(REGISTER, "locations")
     await connection.execute("UPDATE projections SET error = 'the disk is full'")
-    readiness = Readiness(database)
+    readiness = Readiness(database, Limits())
     assert await readiness.find_held_up() == {"locations": "the disk is full"}
     # Deliveries can be taken all the same.
     assert await readiness.find_problems() == {}
@@ -60,13 +104,10 @@ async def test_an_error_that_holds_a_projection_up_is_the_problem(
 async def test_a_projection_that_is_stuck_says_where_and_for_how_long(
     database: Database, connection: "Connection[Record]"
 ) -> None:
-    log = Log(database, Limits())
-    await log.start()
-    await log.appender.append(new_event())
-    await log.stop()
+    await append(database, 1)
     await connection.execute(REGISTER, "locations")
     await connection.execute("ALTER TABLE events DISABLE TRIGGER ALL")
     await connection.execute("UPDATE events SET recorded_at = recorded_at - interval '1 hour'")
-    (problem,) = (await Readiness(database).find_held_up()).values()
+    (problem,) = (await Readiness(database, Limits()).find_held_up()).values()
     assert problem.startswith("has not folded event 1, which has waited for 360")
     assert "check that a server that projects is running" in problem
