@@ -62,7 +62,9 @@ class LogScan:
         row = await self._database.fetchrow(QUERIES["read_scan"])
         if row is None:
             raise LogCorruptedError(problem="no head row")
-        after, known_hole, head = row
+        after: int = row["position"]
+        head: int = row["head"]
+        known_hole: int | None = row["hole"]
         after = after if after < head else 0
         through = min(head, after + self._limits.scan_events)
         hole = await find_hole(self._database, after, through)
