@@ -6,14 +6,13 @@ and one that projects.
 
 import argparse
 import asyncio
-import importlib.metadata
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +30,9 @@ from eventstore.postgres.processes import Account, account_for
 from eventstore.postgres.roles import OWNER, PROJECTOR, RECEIVER, with_password
 from eventstore.query.readiness import NOT_SET_UP
 from providers import load_providers
+from runtime.address import leave_address, listening_url, remove_address
 from runtime.arguments import whole_number
+from runtime.banner import banner
 from runtime.data_directory import data_directory
 from runtime.logging import configure_logging
 from runtime.privileges import choose_account, drop_privileges, keeps_root_for
@@ -98,7 +99,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             head = await retry_until_available(lambda: prepare(settings, urls), never)
         else:
             head = await prepare(settings, urls)
-        url = _url(listener)
+        url = listening_url(listener)
         workers = Workers(
             _commands(settings, listener, account),
             environ=lambda name: _worker_environ(settings, urls, name),
@@ -108,6 +109,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(workers.stop, settings.limits.drain_seconds + 1)
         await workers.start()
         await _until_ready(url)
+        if settings.database_url is None:
+            stack.enter_context(_address_left(data_directory(settings.data_dir), url))
         yield Running(url=url, storage=storage, head=head)
 
 
@@ -121,8 +124,25 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         await stack.enter_async_context(keeping_partitions(dsn))
         await stack.enter_async_context(projecting(settings, parts, dsn))
         await stack.enter_async_context(serving_http(settings, parts, listener))
-        await _until_set_up(_url(listener))
-        yield Running(url=_url(listener), storage=storage, head=parts.head.position)
+        await _until_set_up(listening_url(listener))
+        yield Running(url=listening_url(listener), storage=storage, head=parts.head.position)
+
+
+@contextmanager
+def _address_left(data_dir: Path, url: str) -> Iterator[None]:
+    """Have commands find this server by its data while it runs."""
+    try:
+        leave_address(data_dir, url)
+    except OSError as error:
+        logger.warning(
+            "address_not_left",
+            message="The server's address could not be written beside its data.",
+            error=str(error),
+        )
+    try:
+        yield
+    finally:
+        remove_address(data_dir)
 
 
 def _commands(
@@ -208,7 +228,8 @@ async def _serve(settings: Settings) -> None:
         async with running(settings) as loopledger:
             started = True
             await _until_set_up(loopledger.url)
-            sys.stdout.write(banner(loopledger))
+            url, storage, head = loopledger.url, loopledger.storage, loopledger.head
+            sys.stdout.write(banner(settings, url=url, storage=storage, head=head))
             sys.stdout.flush()
             try:
                 await asyncio.Event().wait()
@@ -243,24 +264,6 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         if not stopping:
             raise
-
-
-def banner(loopledger: Running) -> str:
-    """What is running, where its data is, and three commands to try."""
-    url = loopledger.url
-    return f"""
-Loopledger {importlib.metadata.version("loopledger")} is running at {url}
-  data      {loopledger.storage}
-  on record {loopledger.head:,} events
-
-Try it:
-  curl -X POST {url}/webhooks/loopz -H 'X-LOOPZ-WEBHOOK-TOPIC: location.updated' \
--H 'X-LOOPZ-MERCHANT-ID: m-1' -d '{{"id": "l-1", "name": "My Location", "status": "ACTIVE"}}'
-  curl '{url}/v1/locations/l-1?merchant_id=m-1&at_least={loopledger.head + 1}'
-  curl {url}/v1/projections
-
-Ctrl-C stops it.
-"""
 
 
 def refuse_exposure(settings: Settings) -> None:
@@ -354,12 +357,6 @@ async def _until_set_up(url: str) -> None:
                     if NOT_SET_UP not in problems.values():
                         return
             await asyncio.sleep(READY_POLL_SECONDS)
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}"
 
 
 def dsn_of(settings: Settings) -> str:

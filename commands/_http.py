@@ -2,24 +2,39 @@
 
 import argparse
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
 from rich.console import RenderableType
 
 from commands._screen import Screen, visible
-from eventstore.errors import LoopledgerError
+from eventstore.errors import LoopledgerError, SettingsError
+from runtime.address import find_running, reachable_url
 from runtime.arguments import server_url
+from runtime.data_directory import TwoStoresError, data_directory
+from runtime.settings import Settings
 from runtime.wiring import settings_from
+from web.api.health import SERVER_NAME, Health
 
 T = TypeVar("T")
 
 # Exit codes of every command.
 DONE, REFUSED, NO_SERVER, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
+
+# A server that is starting, or a proxy before it, responds with these for a while.
+TEMPORARY_STATUSES = frozenset(
+    {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
 
 # Seconds: a promotion answers within 10, an append within 15.
 ANSWER_SECONDS = 30.0
@@ -27,11 +42,19 @@ CONNECT_SECONDS = 5.0
 
 
 class NoServerError(LoopledgerError):
-    """No server answers at {url} ({problem}). Start it, or give its address with --url."""
+    """No server answers at {url}, {source} ({problem}). Start one (`make run`), or give its address with --url."""
 
 
-class NoDefaultUrlError(LoopledgerError):
-    """The setting port is 0, which takes any free port: give the server's address with --url."""
+class NotLoopledgerError(LoopledgerError):
+    """What answers at {url}, {source}, is not Loopledger: {problem}. Nothing was sent to it. Give the address of your
+    server with --url.
+    """  # noqa: D205 - one message
+
+
+class NoAddressError(LoopledgerError):
+    """The setting port is 0 ({source}), which takes any free port, and no server runs on {where}. Start one, or give
+    its address with --url.
+    """  # noqa: D205 - one message
 
 
 class ErrorResponseError(LoopledgerError):
@@ -42,28 +65,56 @@ class UnexpectedResponseError(LoopledgerError):
     """The response of {path} is not what Loopledger sends ({problem}). It may be another server or another version."""
 
 
+class ServerAddress(NamedTuple):
+    """The address of a server, and how we know it: "given by --url"."""
+
+    url: str
+    source: str
+
+
 def add_url(parser: argparse.ArgumentParser, *actions: argparse.ArgumentParser) -> None:
-    """Add --url to a command; it may also follow the action. Without it `given.url` is None, for `server_url_of`."""
-    help_ = "the server (default: host and port of the settings, usually http://127.0.0.1:8080)"
+    """Add --url to a command; it may also follow the action. Without it `given.url` is None, for `find_server`."""
+    help_ = "the server (default: LOOPLEDGER_URL, host and port as set, or what runs on the data directory)"
     parser.add_argument("--url", type=server_url, help=help_)
     for action in actions:
         action.add_argument("--url", type=server_url, default=argparse.SUPPRESS, help=help_)
 
 
-def server_url_of(given: argparse.Namespace) -> str:
-    """The server's address: as given, or else where a server with these settings listens.
+def find_server(given: argparse.Namespace) -> ServerAddress:
+    """The first of these that there is: --url, the setting `url`, `host` or `port` as set, where the server that uses
+    the data directory listens, and the default.
 
-    Raises SettingsError, NoDefaultUrlError.
-    """
+    Raises SettingsError, NoAddressError.
+    """  # noqa: D205 - the order is one list
     if given.url is not None:
-        url: str = given.url
-        return url
+        return ServerAddress(given.url, "given by --url")
     settings = settings_from(os.environ)
+    sources = settings.sources
+    if settings.url is not None:
+        try:
+            return ServerAddress(server_url(settings.url), f"from {sources['url']}")
+        except argparse.ArgumentTypeError as error:
+            raise SettingsError(key="url", problem=error, source=sources["url"]) from None
+    set_by = [sources[key] for key in ("host", "port") if key in sources]
+    if set_by and settings.port != 0:
+        url = reachable_url(settings.host, settings.port)
+        return ServerAddress(url, f"from {' and '.join(dict.fromkeys(set_by))}")
+    directory = _data_directory(settings)
+    if directory is not None and (running := find_running(directory)) is not None:
+        return ServerAddress(running.url, f"where the server on the data in {directory} listens")
+    where = f"the data in {directory}" if directory else "a data directory that commands know"
     if settings.port == 0:
-        raise NoDefaultUrlError
-    # A server that listens on every address is reached on this machine's own.
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+        raise NoAddressError(source=sources["port"], where=where)
+    url = reachable_url(settings.host, settings.port)
+    return ServerAddress(url, f"the default, as no server runs on {where}")
+
+
+def _data_directory(settings: Settings) -> Path | None:
+    """The data directory; None with a Postgres of one's own, or if it is not clear which it is."""
+    if settings.database_url is None:
+        with suppress(TwoStoresError):
+            return data_directory(settings.data_dir)
+    return None
 
 
 def projection_name(text: str) -> str:
@@ -72,25 +123,71 @@ def projection_name(text: str) -> str:
 
 
 class ApiClient:
-    """Sends requests to one server."""
+    """Sends requests to one server, once it has made sure that it is a Loopledger."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, address: ServerAddress) -> None:
         self._session = session
-        self._url = url.rstrip("/")
+        self._address = address
+        self._url = address.url.rstrip("/")
+        self._is_checked = False
 
-    async def request(self, method: str, path: str) -> bytes:
-        """Send a request and return the body of its response. Raises NoServerError, ErrorResponseError."""
+    async def request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> bytes:
+        """Send a request and return the body of its response.
+
+        Raises NoServerError, NotLoopledgerError, ErrorResponseError.
+        """
+        await self.check_server()
+        return await self._send(method, path, headers, body)
+
+    async def check_server(self) -> None:
+        """Make sure that a Loopledger answers, before anything else is sent. Raises as `request` does."""
+        if self._is_checked:
+            return
+        problem = await self._problem_of_server()
+        if problem is not None:
+            raise NotLoopledgerError(url=self._url, source=self._address.source, problem=problem)
+        self._is_checked = True
+
+    async def _problem_of_server(self) -> str | None:
+        """Why what answers is not a Loopledger; None if it is one."""
+        try:
+            health = msgspec.json.decode(await self._send("GET", "/healthz"), type=Health)
+        except msgspec.DecodeError:
+            return "its /healthz says something else"
+        except ErrorResponseError as error:
+            # A proxy says these while the server behind it starts.
+            if error.facts["status"] in TEMPORARY_STATUSES:
+                raise
+            return f"its /healthz answers {error.facts['status']}"
+        return None if health.server == SERVER_NAME else f"it calls itself {health.server!r}"
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> bytes:
+        url = self._url + path
         try:
             async with self._session.request(
-                method, self._url + path, allow_redirects=False
+                method, url, headers=headers, data=body, allow_redirects=False
             ) as response:
-                body = await response.read()
+                answer = await response.read()
                 if not response.ok:
-                    raise _error_of(response, body)
-                return body
+                    raise _error_of(response, answer)
+                return answer
         except (aiohttp.ClientError, OSError) as error:
             problem = str(error) or type(error).__name__
-            raise NoServerError(url=self._url, problem=problem) from error
+            raise NoServerError(
+                url=self._url, source=self._address.source, problem=problem
+            ) from error
 
     async def get(self, path: str, type_: type[T]) -> T:
         """Get a resource. Raises UnexpectedResponseError if it is not of this type, and what `request` raises."""
@@ -111,18 +208,18 @@ class ApiClient:
 
 
 @asynccontextmanager
-async def api_client(url: str) -> AsyncIterator[ApiClient]:
+async def api_client(address: ServerAddress) -> AsyncIterator[ApiClient]:
     """A client of the server at this address."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        yield ApiClient(session, url)
+        yield ApiClient(session, address)
 
 
 def run_reporting(screen: Screen, command: Callable[[], int | RenderableType]) -> int:
     """Run a command, print its result or why it failed, and return the exit code."""
     try:
         result = command()
-    except NoServerError as error:
+    except (NoServerError, NotLoopledgerError) as error:
         screen.error(str(error))
         return NO_SERVER
     except LoopledgerError as error:

@@ -2,27 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from time import perf_counter
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from commands._http import ApiClient, ErrorResponseError, NoServerError
+from commands._http import TEMPORARY_STATUSES, ApiClient, ErrorResponseError, NoServerError
 from eventstore.errors import LoopledgerError
 from eventstore.fold.status import Rebuild
 from web.api.projections import ProjectionDetails
 
 T = TypeVar("T")
-
-# A server that is starting, or a proxy before it, responds with these for a while.
-TEMPORARY_STATUSES = frozenset(
-    {
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.BAD_GATEWAY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        HTTPStatus.GATEWAY_TIMEOUT,
-    }
-)
 
 
 class Pace(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from commands._http import ApiClient, add_url, api_client, run_reporting, server_url_of
+from commands._http import ApiClient, add_url, api_client, find_server, run_reporting
 from commands._progress import describe_progress
 from commands._rebuilds import PACE, RebuildClient
 from commands._screen import Screen, standard_screen, table, visible
@@ -29,7 +29,7 @@ def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
 
 
 async def _run(given: argparse.Namespace) -> RenderableType:
-    async with api_client(server_url_of(given)) as client:
+    async with api_client(find_server(given)) as client:
         projections = (await client.get("/v1/projections", Page[ProjectionSummary, None])).items
         rebuilds = await _rebuilds(client, projections)
     notes = [note for projection in projections for note in _notes(projection)]

@@ -14,9 +14,9 @@ from commands._http import (
     ApiClient,
     add_url,
     api_client,
+    find_server,
     projection_name,
     run_reporting,
-    server_url_of,
 )
 from commands._screen import Screen, format_request, standard_screen, table, visible
 from eventstore.fold.quarantine import QuarantinedEvent
@@ -58,7 +58,7 @@ def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
 
 async def _run(given: argparse.Namespace) -> RenderableType:
     actions = {"list": _list, "show": _show}
-    async with api_client(server_url_of(given)) as client:
+    async with api_client(find_server(given)) as client:
         return await actions[given.action](given, client)
 
 

@@ -14,9 +14,9 @@ from commands._http import (
     REFUSED,
     add_url,
     api_client,
+    find_server,
     projection_name,
     run_reporting,
-    server_url_of,
 )
 from commands._progress import shown
 from commands._rebuilds import PACE, Pace, PromotedError, RebuildClient
@@ -229,12 +229,12 @@ class _Command:
         self, ask: Callable[[RebuildClient], Awaitable[T]], doing: str = "", *, bar: bool = False
     ) -> T:
         """Send requests to the server, and show that they are under way."""
-        url = server_url_of(self._given)
+        address = find_server(self._given)
 
         async def do() -> T:
             spinner = self.screen.err.status(doing) if doing else nullcontext()
             with progress as show, spinner:
-                async with api_client(url) as client:
+                async with api_client(address) as client:
                     return await ask(RebuildClient(client, self._name, self._pace, show))
 
         progress = shown(self.screen.err, self._pace) if bar else nullcontext(lambda _: None)

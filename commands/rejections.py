@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from rich.console import RenderableType
 
-from commands._http import ApiClient, add_url, api_client, run_reporting, server_url_of
+from commands._http import ApiClient, add_url, api_client, find_server, run_reporting
 from commands._screen import Screen, format_request, standard_screen, table, visible
 from eventstore.errors import LoopledgerError, NotFoundError, PostgresError
 from eventstore.limits import Limits
@@ -86,7 +86,7 @@ async def vouch(id_: int, dsn: str) -> None:
 
 async def _run(given: argparse.Namespace) -> RenderableType:
     actions = {"list": _list, "show": _show, "retry": _retry}
-    async with api_client(server_url_of(given)) as client:
+    async with api_client(find_server(given)) as client:
         return await actions[given.action](given, client)
 
 

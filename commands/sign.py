@@ -1,20 +1,19 @@
 """The command `loopledger sign`: an example delivery to test one's settings with."""
 
 import argparse
+import asyncio
 import os
 import shlex
-from datetime import UTC, datetime
-from uuid import uuid4
 
-from commands._http import DONE, add_url, server_url_of
+from rich.console import RenderableType
+
+from commands._http import ServerAddress, add_url, api_client, find_server, run_reporting
 from commands._screen import Screen, standard_screen
-from providers import load_providers, settings_types
-from runtime.secrets import read_secret
+from providers import settings_types
+from runtime.example import SignedDelivery, sign_example
 from runtime.wiring import settings_from
-from verification.signing import sign
-from verification.verifier import Verification
 
-HELP = "print an example delivery that passes your verification settings"
+HELP = "print or send an example delivery that passes your verification settings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,26 +26,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argparse.FileType("rb"),
         help="send this body instead of the example",
     )
+    parser.add_argument(
+        "--send",
+        action="store_true",
+        help="send it, and print the answer; no secret is printed then",
+    )
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
-    """Print a curl line whose delivery passes the verification that the settings of this machine ask for.
+    """Print a curl line whose delivery passes the verification that the settings of this machine ask for, or send it.
 
     Raises SettingsError, UnsignableError.
     """
-    settings = settings_from(os.environ)
-    example = load_providers(settings.providers)[given.provider].example
-    body = given.body.read() if given.body else example.body
-    verification = getattr(settings.providers.get(given.provider), "verification", Verification())
-    path, signed = sign(
-        verification, read_secret, given.provider, body, datetime.now(UTC), f"msg_{uuid4().hex}"
-    )
-    words = ["curl", "-i", server_url_of(given) + path, "-H", "Content-Type: application/json"]
-    for name, value in {**example.headers, **signed}.items():
+    body = given.body.read() if given.body else None
+    signed = sign_example(settings_from(os.environ), given.provider, body)
+    address = find_server(given)
+    chosen = screen or standard_screen()
+    if given.send:
+        return run_reporting(chosen, lambda: asyncio.run(_send(signed, address)))
+    words = ["curl", "-i", address.url + signed.path]
+    for name, value in signed.headers.items():
         words += ["-H", f"{name}: {value}"]
-    data = f"@{given.body.name}" if given.body else body.decode()
+    data = f"@{given.body.name}" if given.body else signed.body.decode()
     # One line, to be copied.
-    (screen or standard_screen()).out.print(
-        shlex.join([*words, "--data-binary", data]), soft_wrap=True
-    )
-    return DONE
+    line = shlex.join([*words, "--data-binary", data])
+    return run_reporting(chosen, lambda: line)
+
+
+async def _send(signed: SignedDelivery, address: ServerAddress) -> RenderableType:
+    async with api_client(address) as client:
+        answer = await client.request("POST", signed.path, signed.headers, signed.body)
+    return answer.decode("utf-8", "backslashreplace").rstrip()

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
@@ -15,7 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from commands._http import add_url, server_url_of
+from commands._http import (
+    DONE,
+    INTERRUPTED,
+    NO_SERVER,
+    REFUSED,
+    ServerAddress,
+    add_url,
+    api_client,
+    find_server,
+)
+from commands._screen import visible
+from eventstore.errors import LoopledgerError
 from runtime.arguments import positive_number, share, whole_number
 from simulation.client import Summary, send
 from simulation.deliveries import Rates, deliveries
@@ -24,8 +34,6 @@ HELP = "send realistic simulated deliveries to a server"
 
 __all__ = ["add_arguments", "run"]
 
-EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 130
-CONNECT_SECONDS = 5.0
 BAR_SECONDS, LINE_SECONDS = 0.1, 2.0
 """Between two updates of the progress bar, and of the lines printed where there is none."""
 
@@ -74,20 +82,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; return its exit code.
 
-    0: nothing was refused; 1: something was; 2: the server could not be reached; 130: interrupted.
+    0: nothing was refused; 1: something was; 2: no Loopledger answers; 130: interrupted.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_simulate(args, server_url_of(args)))
+        return runner.run(_simulate(args, find_server(args)))
 
 
-async def _simulate(args: argparse.Namespace, url: str) -> int:
+async def _simulate(args: argparse.Namespace, address: ServerAddress) -> int:
     out = Console(highlight=False, markup=False, soft_wrap=True)
     err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
-    if not await _reachable(url):
-        err.print(
-            f"No server answers at {url}. Start one with `make run`, or give its address with --url."
-        )
-        return EXIT_UNREACHABLE
+    try:
+        # Whatever else listens there must not get traffic that is not meant for it.
+        async with api_client(address) as client:
+            await client.check_server()
+    except LoopledgerError as error:
+        err.print(f"loopledger: {visible(str(error))}")
+        return NO_SERVER
+    url = address.url
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     (err if args.json else out).print(
         f"Sending {args.deliveries:,} deliveries to {url} over {args.connections} connections;"
@@ -116,20 +127,8 @@ async def _simulate(args: argparse.Namespace, url: str) -> int:
         out.print(_table(summary))
         out.print(f"See the result: curl {url}/v1/projections")
     if stop.is_set():
-        return EXIT_INTERRUPTED
-    return EXIT_REFUSED if summary.refused else 0
-
-
-async def _reachable(url: str) -> bool:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
+        return INTERRUPTED
+    return REFUSED if summary.refused else DONE
 
 
 @contextmanager

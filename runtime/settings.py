@@ -23,10 +23,14 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings. `providers` holds the section of each provider, by its name."""
+    """All settings. `providers` holds the section of each provider, by its name.
+
+    `url` is for commands only. `sources` says where each setting that is not a default was read, by its key.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    url: str | None = None
     workers: Positive = 1
     data_dir: Path | None = None
     database_url: str | None = None
@@ -40,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rebuild: Literal["ask", "auto"] = "ask"
     limits: Limits = Limits()
     providers: dict[str, msgspec.Struct] = {}
+    sources: dict[str, str] = {}
 
     def __repr__(self) -> str:
         # A database URL and a provider's section may hold secrets.
@@ -58,7 +63,7 @@ def load_settings(
     file = Path(path or DEFAULT_CONFIG)
     tables = _read_toml(file, required=path is not None)
     sections: dict[str, type[msgspec.Struct]] = {"limits": Limits, **provider_settings}
-    top = _fields(Settings) - {"limits", "providers"}
+    top = _fields(Settings) - {"limits", "providers", "sources"}
 
     _refuse_unknown(tables, {*top, *sections}, "", str(file))
     values: dict[str, Any] = {k: v for k, v in tables.items() if k not in sections}
@@ -90,7 +95,7 @@ def load_settings(
     }
     limits = converted.pop("limits")
     base: Settings = _convert(values, Settings, "", sources)
-    return msgspec.structs.replace(base, limits=limits, providers=converted)
+    return msgspec.structs.replace(base, limits=limits, providers=converted, sources=sources)
 
 
 def _variables(

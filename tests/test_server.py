@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.address import find_running
 from tests.support.server_process import ServerProcess, failed_start, patiently
 
 
@@ -72,6 +73,23 @@ def test_the_start_tells_address_data_and_three_lines_to_try(
     assert server.url in output
     assert str(server.data_dir) in output
     assert output.count("  curl ") == 3
+
+
+def test_while_it_runs_it_leaves_its_address_beside_its_data(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve()
+    server.read_until("Ctrl-C stops it.")
+    running = find_running(server.data_dir)
+    assert running is not None
+    assert (running.url, running.pid) == (server.url, server.process.pid)
+    server.stop(signal.SIGKILL)
+    assert find_running(server.data_dir) is None
+    again = serve()
+    again.read_until("Ctrl-C stops it.")
+    assert find_running(server.data_dir) is not None
+    again.stop()
+    assert not (server.data_dir / "server.json").exists()
 
 
 def test_a_second_start_goes_on_where_the_first_was(serve: Callable[..., ServerProcess]) -> None:

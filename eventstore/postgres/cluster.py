@@ -82,7 +82,19 @@ INITDB_OPTIONS: Final = (
 
 # What may lie in the data directory.
 ENTRIES: Final = frozenset(
-    {"lock", "passwords", "postgres", "postgres.log", "postgres.log.1", "postgres.new", "socket"}
+    {
+        *(
+            "lock",
+            "passwords",
+            "postgres",
+            "postgres.log",
+            "postgres.log.1",
+            "postgres.new",
+            "socket",
+        ),
+        # Where a server is reached (runtime/address.py).
+        *("server.json", "server.json.new"),
+    }
 )
 
 # Who may log in: whoever knows the password of a role. While roles and passwords are made, only the superuser may, and

@@ -1,6 +1,5 @@
 """The commands as they are typed, and where no server answers."""
 
-import argparse
 import asyncio
 import os
 import signal
@@ -12,7 +11,6 @@ import pytest
 
 import commands
 from commands import rebuild
-from commands._http import NoDefaultUrlError, server_url_of
 from tests.support import ROOT
 from tests.support.fake_loopledger import SAME, FakeLoopledger, building, built, ready
 from tests.support.running_commands import Serve, rebuilt, run_command
@@ -42,30 +40,6 @@ def test_a_wrong_argument_is_named_with_what_it_must_be(
         commands.main(arguments)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("environ", "url"),
-    [
-        ({}, "http://127.0.0.1:8080"),
-        ({"LOOPLEDGER_PORT": "9000"}, "http://127.0.0.1:9000"),
-        ({"LOOPLEDGER_HOST": "0.0.0.0"}, "http://127.0.0.1:8080"),  # noqa: S104
-        ({"LOOPLEDGER_HOST": "::", "LOOPLEDGER_PORT": "1"}, "http://[::1]:1"),
-    ],
-)
-def test_a_command_finds_the_server_where_the_settings_put_it(
-    environ: dict[str, str], url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    assert server_url_of(argparse.Namespace(url=None)) == url
-
-
-def test_where_the_port_is_any_a_command_asks_for_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOOPLEDGER_PORT", "0")
-    with pytest.raises(NoDefaultUrlError, match="--url"):
-        server_url_of(argparse.Namespace(url=None))
-    assert server_url_of(argparse.Namespace(url=UNHEARD)) == UNHEARD
 
 
 def test_without_a_server_vouching_says_where_no_postgres_runs(

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from commands import simulate
+from commands._http import find_server
 from tests.support.receiving import accept_into, server
 
 
@@ -22,7 +23,7 @@ def arguments(*given: str) -> argparse.Namespace:
 async def simulated(*given: str) -> int:
     """Run the command in the loop of the test, where the test's server runs too."""
     args = arguments(*given)
-    return await simulate._simulate(args, args.url)
+    return await simulate._simulate(args, find_server(args))
 
 
 async def test_the_command_exits_with_0_and_a_summary(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def test_every_setting_is_in_the_readme() -> None:
     missing = [
         field.name
         for field in msgspec.structs.fields(Settings)
-        if field.name not in {"database_url", "limits", "providers"}
+        if field.name not in {"database_url", "limits", "providers", "sources"}
         and f"`LOOPLEDGER_{field.name.upper()}`" not in README
     ]
     assert missing == []

@@ -108,7 +108,11 @@ def variables(type_: type[msgspec.Struct], prefix: str) -> Iterator[str]:
 SECTIONS: dict[str, type[msgspec.Struct]] = {"limits": Limits, **settings_types()}
 TOP = {field.name: field for field in msgspec.structs.fields(Settings)}
 SETTINGS = [
-    *(f"LOOPLEDGER_{name.upper()}" for name in TOP if name not in {"providers", "limits"}),
+    *(
+        f"LOOPLEDGER_{name.upper()}"
+        for name in TOP
+        if name not in {"providers", "limits", "sources"}
+    ),
     *(
         name
         for key, type_ in SECTIONS.items()
@@ -117,6 +121,7 @@ SETTINGS = [
 ]
 # Which of them take any text, as the environment has it.
 TEXTS = {
+    "LOOPLEDGER_URL",
     "LOOPLEDGER_HOST",
     "LOOPLEDGER_DATABASE_URL",
     "LOOPLEDGER_RECEIVING_URL",
@@ -142,7 +147,9 @@ def test_an_error_of_any_setting_speaks_of_settings(variable: str, wrong: str) -
     assert not FOREIGN.search(message.replace("a JSON object", "")), message
 
 
-@pytest.mark.parametrize("key", [name for name in TOP if name not in {"providers", "limits"}])
+@pytest.mark.parametrize(
+    "key", [name for name in TOP if name not in {"providers", "limits", "sources"}]
+)
 def test_an_error_of_the_file_speaks_of_settings(tmp_path: Path, key: str) -> None:
     file = tmp_path / "loopledger.toml"
     file.write_text(f"{key} = [4711]")

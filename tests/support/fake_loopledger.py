@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from tests.support.receiving import healthz
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -149,6 +151,7 @@ class FakeLoopledger:
         """Listen, on the same port as before."""
         app = web.Application()
         path = "/v1/projections/transactions"
+        app.router.add_get("/healthz", healthz)
         app.router.add_get("/v1/projections", self._list_projections)
         app.router.add_get(path, self._show_projection)
         app.router.add_get(f"{path}/rebuild", self._show_rebuild)

@@ -16,8 +16,14 @@ async def server(handler: Handler) -> AsyncIterator[str]:
     """Serve every POST with the handler, on a free port of the loopback address."""
     app = web.Application()
     app.router.add_post("/{path:.*}", handler)
+    app.router.add_get("/healthz", healthz)
     async with test_utils.TestServer(app) as running:
         yield str(running.make_url("/"))
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """What a Loopledger says of itself."""
+    return web.json_response({"status": "ok", "server": "loopledger"})
 
 
 def accept_into(received: list[tuple[str, bytes]]) -> Handler:

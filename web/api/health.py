@@ -11,11 +11,15 @@ from web.errors import BadParameterError
 from web.parameters import NoParameters
 from web.route import Route, WithStatus
 
+# What a Loopledger calls itself.
+SERVER_NAME = "loopledger"
+
 
 class Health(msgspec.Struct, frozen=True):
-    """The process answers, as `status` says."""
+    """The process answers, as `status` says. By `server` whoever asks knows that it is a Loopledger."""
 
     status: Literal["ok"]
+    server: str
 
 
 class ReadinessStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,7 +41,7 @@ class ProjectionsHealth(msgspec.Struct, frozen=True, omit_defaults=True):
 
 async def healthz(_: Context, _path: NoParameters, _query: NoParameters) -> Health:
     """Whether the process answers."""
-    return Health("ok")
+    return Health("ok", SERVER_NAME)
 
 
 async def readyz(

@@ -256,7 +256,10 @@ async def test_projections_account_for_every_event(client: Client) -> None:
 
 
 async def test_a_healthy_server_says_so(client: Client) -> None:
-    assert (await client.get("/healthz")).json == {"status": "ok"}
+    assert (await client.get("/healthz")).json == {
+        "status": "ok",
+        "server": "loopledger",
+    }
     assert (await client.get("/readyz")).json == {"status": "ready"}
 
 
