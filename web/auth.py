@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from web.context import CONTEXT
-from web.errors import NotLocalError
+from web.errors import MalformedHeaderError, NotLocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,16 +30,25 @@ def is_from_here(request: web.Request) -> bool:
     """Say whether a request was made on this machine, neither through a proxy nor by a page of another site.
 
     A proxy shows by its headers, a page by its Origin, a page that rebinds its name by the Host. A proxy that adds none
-    of these headers cannot be recognised: docs/operations.md says to forward /webhooks/ only.
+    of these headers cannot be recognised: docs/operations.md says to forward /webhooks/ only. Raises
+    MalformedHeaderError.
     """
     headers = request.headers
     return (
         is_loopback(request.remote)
-        and is_loopback(request.url.host)
+        and is_loopback(host_of(request))
         and not any(name in headers for name in FORWARDED)
         and headers.get("Sec-Fetch-Site", "none") in {"none", "same-origin"}
         and headers.get("Origin") is None
     )
+
+
+def host_of(request: web.BaseRequest) -> str | None:
+    """The host that a request asks for. Raises MalformedHeaderError."""
+    try:
+        return request.url.host
+    except ValueError:
+        raise MalformedHeaderError(header="Host") from None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -7,6 +7,10 @@ class BadParameterError(LoopledgerError):
     """The parameter {parameter} {problem}."""
 
 
+class MalformedHeaderError(LoopledgerError):
+    """The header {header} cannot be read."""
+
+
 class TooLargeError(LoopledgerError):
     """The body is larger than {limit} bytes, the most that a delivery may have."""
 

@@ -32,6 +32,7 @@ from web.errors import (
     EncodedError,
     ExpectationError,
     HeadTooSlowError,
+    MalformedHeaderError,
     NotLocalError,
     NotRetriableError,
     TooLargeError,
@@ -39,8 +40,11 @@ from web.errors import (
     TooManyError,
     TooSlowError,
 )
+from web.ingest.delivery import WEBHOOKS
 
 logger = structlog.get_logger()
+
+RequestHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ProblemType(NamedTuple):
@@ -66,6 +70,7 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     UnidentifiedError: ProblemType(400, "unidentified", "The delivery cannot be identified"),
     BadParameterError: ProblemType(400, "bad-parameter", "A parameter is wrong"),
     CursorError: ProblemType(400, "bad-parameter", "A parameter is wrong"),
+    MalformedHeaderError: ProblemType(400, "malformed-header", "A header cannot be read"),
     NotLocalError: ProblemType(403, "not-local", "For this machine only"),
     NotFoundError: ProblemType(404, "not-found", "Not found"),
     UnverifiedError: ProblemType(401, "unverified", "The delivery is not verified"),
@@ -172,3 +177,21 @@ async def problems(
         return response
     except Exception as error:  # noqa: BLE001 - every error becomes a response
         return problem_response(error, request.method)
+
+
+def translated(handler: RequestHandler) -> RequestHandler:
+    """Turn errors into problems that come before any middleware is called, as for an `Expect` that aiohttp refuses."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            expectation = request.headers.get("Expect", "100-continue")
+            # A stranger at the webhooks is told only that he is one: the receiver checks there.
+            if expectation.lower() != "100-continue" and not request.path.startswith(WEBHOOKS):
+                raise ExpectationError(expectation=expectation)  # noqa: TRY301 - all become problems in one place
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # noqa: BLE001 - every error becomes a response
+            return problem_response(error, request.method)
+
+    return handle

@@ -41,6 +41,10 @@ def decode_cursor(cursor: str | None) -> str:
     """Read the key back; it is empty for the first page. Raises CursorError."""
     text = cursor or ""
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
+        key = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise CursorError(parameter="cursor") from None
+    if "\0" in key:
+        # Postgres holds no such text.
+        raise CursorError(parameter="cursor")
+    return key

@@ -14,7 +14,7 @@ from aiohttp import web
 from eventstore.limits import Limits
 from web.errors import TooManyConnectionsError
 from web.ingest.receiver import Receiver
-from web.problems import problem_response
+from web.problems import problem_response, translated
 
 logger = structlog.get_logger()
 
@@ -36,6 +36,7 @@ def connection_server(
     receiver: Receiver, server: web.Server, limits: Limits, *, idle_seconds: float
 ) -> ConnectionServer:
     """Make what takes new connections, with the fast path if this aiohttp is known to fit it."""
+    server.request_handler = translated(server.request_handler)
     if aiohttp.__version__ in FAST_PATH_VERSIONS:
         # In other versions, what this imports may be missing.
         from web.ingest.protocol import DeliveryServer  # noqa: PLC0415
