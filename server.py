@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -23,11 +22,8 @@ import structlog
 import uvloop
 
 from eventstore.errors import ExposedError, LoopledgerError, SettingsError
-from eventstore.postgres.cluster import embedded_dsn
-from eventstore.postgres.embedded import EmbeddedPostgres
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.processes import Account, account_for
-from eventstore.postgres.roles import OWNER, PROJECTOR, RECEIVER, with_password
 from eventstore.query.readiness import NOT_SET_UP
 from providers import load_providers
 from runtime.address import leave_address, listening_url, remove_address
@@ -35,12 +31,11 @@ from runtime.arguments import whole_number
 from runtime.banner import banner
 from runtime.data_directory import data_directory
 from runtime.logging import configure_logging
-from runtime.privileges import choose_account, drop_privileges, keeps_root_for
-from runtime.process import allow_connections, collect_garbage_seldom
+from runtime.postgres import Urls, start_postgres
+from runtime.privileges import choose_account, keeps_root_for
 from runtime.settings import Settings
-from runtime.supervisor import Workers, parent_gone
+from runtime.supervisor import Workers
 from runtime.wiring import (
-    Urls,
     keeping_partitions,
     make_verifier,
     open_parts,
@@ -50,21 +45,13 @@ from runtime.wiring import (
     serving_http,
     settings_from,
 )
+from runtime.worker import PROJECTING, work
 from web.auth import is_loopback
 
 logger = structlog.get_logger()
 
-# Connections of Postgres reserved for people and their tools.
-SPARE_CONNECTIONS = 20
-
-# The name of the process that projects, and of its role.
-PROJECTING = "projecting"
-
 # What the parent alone is told: of these a worker gets its own, as DATABASE_URL.
 ROLE_URLS = frozenset({"LOOPLEDGER_RECEIVING_URL", "LOOPLEDGER_PROJECTING_URL"})
-
-# How much the projecting process yields to the processes that take deliveries.
-PROJECTING_NICENESS = 5
 
 # Seconds for which a start waits for its projections.
 SET_UP_SECONDS = 2.0
@@ -92,7 +79,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         # The address first, so that a port in use is reported before anything is started.
         listener = stack.enter_context(_bound_socket(settings))
         account = _worker_account(settings)
-        urls, storage = await _postgres(settings, stack, account)
+        urls, storage = await start_postgres(settings, stack, account)
         if settings.database_url is None:
             # Its supervisor restarts it, so there is no reason to give up while it is away.
             never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -119,7 +106,7 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
     """Run a whole server in this process, on the database of the settings: for tests."""
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_bound_socket(settings))
-        (dsn, *_), storage = await _postgres(settings, stack, None)
+        (dsn, *_), storage = await start_postgres(settings, stack, None)
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
         await stack.enter_async_context(keeping_partitions(dsn))
         await stack.enter_async_context(projecting(settings, parts, dsn))
@@ -173,52 +160,6 @@ def _worker_account(settings: Settings) -> Account:
     data_dir = data_directory(settings.data_dir)
     postgres = account_for(settings.postgres_user, data_dir / "postgres")
     return choose_account(settings.worker_user, postgres, data_dir)
-
-
-async def _work(settings: Settings, given: argparse.Namespace) -> None:
-    """Run as a worker until the parent process stops it or is gone."""
-    if settings.database_url is None:
-        raise SettingsError(key="DATABASE_URL", problem="is missing", source="the parent process")
-    http = given.role == "http"
-    async with AsyncExitStack() as stack:
-        end = asyncio.ensure_future(parent_gone(given.lifeline))
-        stack.callback(end.cancel)
-        # Now, because who we become may not read it.
-        dsn = with_password(settings.database_url)
-        parts = await retry_until_available(
-            lambda: stack.enter_async_context(
-                open_parts(settings, dsn, append=http, follow=not http)
-            ),
-            end,
-        )
-        if http:
-            listener = socket.socket(fileno=given.socket)
-            limits = msgspec.structs.replace(
-                settings.limits, connections=allow_connections(settings.limits.connections)
-            )
-            settings = msgspec.structs.replace(settings, limits=limits)
-            await stack.enter_async_context(
-                serving_http(settings, parts, listener, lambda: _cease_to_be_root(given))
-            )
-            collect_garbage_seldom()
-            await end
-        else:
-            # Deliveries that wait for their 200 come first; a fold can catch up.
-            os.nice(PROJECTING_NICENESS)
-            _cease_to_be_root(given)
-            leading = await retry_until_available(
-                lambda: stack.enter_async_context(projecting(settings, parts, dsn)), end
-            )
-            collect_garbage_seldom()
-            await asyncio.wait([end, leading], return_when=asyncio.FIRST_COMPLETED)
-            if leading.done():
-                # An unexpected error: the parent restarts this process.
-                leading.result()
-
-
-def _cease_to_be_root(given: argparse.Namespace) -> None:
-    if given.user is not None:
-        drop_privileges(given.user)
 
 
 async def _serve(settings: Settings) -> None:
@@ -318,9 +259,9 @@ def run(given: argparse.Namespace) -> int:
         if given.workers is not None:
             settings = msgspec.structs.replace(settings, workers=given.workers)
         configure_logging(settings)
-        work = _work(settings, given) if role else _serve(settings)
+        task = work(settings, given) if role else _serve(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_until_stopped(work))
+            runner.run(_until_stopped(task))
     except LoopledgerError as error:
         sys.stderr.write(f"loopledger: {error}\n")
         return 1
@@ -357,53 +298,6 @@ async def _until_set_up(url: str) -> None:
                     if NOT_SET_UP not in problems.values():
                         return
             await asyncio.sleep(READY_POLL_SECONDS)
-
-
-def dsn_of(settings: Settings) -> str:
-    """The URL of the database of a server that runs with these settings, for its owner."""
-    return settings.database_url or embedded_dsn(data_directory(settings.data_dir), OWNER)
-
-
-async def _postgres(
-    settings: Settings, stack: AsyncExitStack, workers: Account
-) -> tuple[Urls, str]:
-    """The URLs of the database, and a description for people without their passwords. Raises SettingsError."""
-    urls = _given_urls(settings)
-    if urls is not None:
-        parts = urlsplit(urls.owner)
-        return urls, f"{parts.hostname or 'local'}{parts.path} (DATABASE_URL)"
-    data_dir = data_directory(settings.data_dir)
-    processes = settings.workers + 1
-    embedded = EmbeddedPostgres(
-        data_dir,
-        run_as=settings.postgres_user,
-        group=workers and workers.pw_gid,
-        stop_seconds=settings.limits.stop_seconds,
-        wal_ready_mib=settings.limits.wal_ready_mib,
-        max_connections=processes * (settings.limits.pool_connections + 4) + SPARE_CONNECTIONS,
-    )
-    await stack.enter_async_context(embedded)
-    urls = Urls(*(embedded.dsn_for(role) for role in (OWNER, RECEIVER, PROJECTOR)))
-    return urls, f"{data_dir} (embedded Postgres)"
-
-
-def _given_urls(settings: Settings) -> Urls | None:
-    """The URLs of a Postgres that is not ours; None if it is. Raises SettingsError."""
-    receiving, projecting = settings.receiving_url, settings.projecting_url
-    if settings.database_url is None:
-        if receiving is None and projecting is None:
-            return None
-        missing = "database_url"
-    elif (receiving is None) == (projecting is None):
-        owner = settings.database_url
-        return Urls(owner, receiving or owner, projecting or owner)
-    else:
-        missing = "receiving_url" if receiving is None else "projecting_url"
-    raise SettingsError(
-        key=missing,
-        problem="is missing: who owns the log, who takes deliveries and who folds need a URL each",
-        source="settings",
-    )
 
 
 def _bound_socket(settings: Settings) -> socket.socket:

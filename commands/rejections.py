@@ -18,8 +18,8 @@ from eventstore.query.cursor import Page
 from eventstore.rejections import Rejection, Rejections
 from runtime.arguments import whole_number
 from runtime.data_directory import data_directory
+from runtime.postgres import dsn_of
 from runtime.wiring import settings_from
-from server import dsn_of
 from web.api.deliveries import Acknowledgement
 
 HELP = "list, show or retry the requests that were refused"

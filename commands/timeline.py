@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from eventstore.log.timeline import TimelineStatus, accept_timeline, read_timeline
 from eventstore.postgres.database import Database
+from runtime.postgres import dsn_of
 from runtime.wiring import settings_from
-from server import dsn_of
 
 HELP = "show or accept the timeline on which the log grows, after a replica took over"
 

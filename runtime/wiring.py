@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 import structlog
@@ -34,6 +34,7 @@ from eventstore.rejections import Rejections
 from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 from projections import load_projections
 from providers import load_providers, settings_types
+from runtime.postgres import Urls
 from runtime.secrets import read_secret
 from runtime.settings import Settings, load_settings
 from verification.verifier import Verification, Verifier
@@ -65,19 +66,6 @@ BUILDER = ("-m", "runtime.builder_process")
 def settings_from(environ: Mapping[str, str]) -> Settings:
     """Read the settings of this process. Raises SettingsError."""
     return load_settings(environ, settings_types())
-
-
-class Urls(NamedTuple):
-    """The URLs of a database: for its owner, for who takes deliveries and for who folds. They may be the same."""
-
-    owner: str
-    receiving: str
-    projecting: str
-
-    @property
-    def apart(self) -> bool:
-        """Whether each has a role of its own."""
-        return self.owner != self.receiving
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,8 +24,9 @@ from eventstore.postgres.roles import (
     with_password,
 )
 from eventstore.rejections import NewRejection, Rejections
+from runtime.postgres import Urls
 from runtime.settings import Settings
-from runtime.wiring import Parts, Urls, open_parts, prepare, projecting
+from runtime.wiring import Parts, open_parts, prepare, projecting
 from tests.conftest import SERVER, Cluster
 from tests.support import NOON, new_event, values
 from tests.support.server_process import ServerProcess, failed_start, patiently
