@@ -23,8 +23,9 @@ Phase: TypeAlias = Literal[
 class Fact(msgspec.Struct, frozen=True):
     """The fields that every fact has.
 
-    `updated_at` is the provider's own time of the change, if it gives one; `received_at` is ours. `deleted`: the
-    thing is gone, at `deleted_at` if the provider says when.
+    `updated_at` is the provider's own time of the change, if it gives one; `received_at` is ours. `created`: the thing
+    is new. `deleted`: it is gone, at `deleted_at` if the provider says when; `deleted_by` is the last instant that this
+    may mean: of a whole second its end.
     """
 
     provider: str
@@ -34,8 +35,10 @@ class Fact(msgspec.Struct, frozen=True):
     received_at: datetime
     updated_at: datetime | None = None
     created_at: Given[datetime] = UNSET
+    created: bool = False
     deleted: bool = False
     deleted_at: datetime | None = None
+    deleted_by: datetime | None = None
 
     @property
     def time(self) -> datetime | None:

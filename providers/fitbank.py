@@ -152,8 +152,10 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
         event.received_at,
         date,  # updated_at
         date if status == "Created" and date is not None else UNSET,  # created_at
+        False,  # noqa: FBT003 - created: only a deletion asks for it, and there is none
         False,  # noqa: FBT003 - deleted
         None,  # deleted_at
+        None,  # deleted_by
         SWAPPED.get(kind, kind) if settings.cash_methods_swapped else kind,
         event.topic,  # method
         status,

@@ -19,6 +19,7 @@ from providers.parsing import (
     first,
     identity,
     known_time,
+    last_instant,
     major_of_cents,
     parse_as_expected,
     parse_object,
@@ -99,7 +100,17 @@ PHASES: Mapping[str, Phase] = {
 
 # The fields of `Fact`, in their order.
 _Common: TypeAlias = tuple[
-    str, str, str | None, str, datetime, datetime | None, Given[datetime], bool, datetime | None
+    str,
+    str,
+    str | None,
+    str,
+    datetime,
+    datetime | None,
+    Given[datetime],
+    bool,
+    bool,
+    datetime | None,
+    datetime | None,
 ]
 
 
@@ -234,14 +245,16 @@ def _body_with_texts(reader: "_Reader", body: bytes) -> Any:  # noqa: ANN401 - a
 def _common(event: Event, id_: str, body: _Body[str | None]) -> _Common:
     """The fields that every fact has."""
     deleted = event.topic in _DELETIONS
-    deleted_at = None
-    if deleted:
-        gone = first(body.deleted_on, body.deleted_at, body.deletedOn, body.deletedAt)
-        deleted_at = known_time(gone, "deleted_on")
+    deleted_at = deleted_by = None
     updated = body.updated_on
     if updated is UNSET:
         updated = first(body.updated_at, body.updatedOn, body.updatedAt)
     updated_at = time(updated, "updated_on")
+    if deleted:
+        gone = first(body.deleted_on, body.deleted_at, body.deletedOn, body.deletedAt)
+        deleted_at = known_time(gone, "deleted_on")
+        said = (last_instant(gone, deleted_at), last_instant(updated, updated_at))
+        deleted_by = max((each for each in said if each is not None), default=None)
     created = body.created_on
     if created is UNSET:
         created = first(body.created_at, body.createdOn, body.createdAt)
@@ -253,8 +266,10 @@ def _common(event: Event, id_: str, body: _Body[str | None]) -> _Common:
         event.received_at,
         None if updated_at is UNSET else updated_at,
         time(created, "created_on"),
+        event.topic in _CREATIONS,
         deleted,
         deleted_at,
+        deleted_by,
     )
 
 
@@ -344,6 +359,7 @@ _READERS: Mapping[str, _Reader] = {
 
 
 _READER_OF_TOPIC = {topic: _READERS[_kind(topic)] for topic in TOPICS}
+_CREATIONS = frozenset(topic for topic in TOPICS if topic.endswith(".created"))
 _DELETIONS = frozenset(topic for topic in TOPICS if topic.endswith(".deleted"))
 
 

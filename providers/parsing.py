@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -35,6 +35,11 @@ MOST_INTEGER_DIGITS = 4300
 LARGEST_SECONDS = 100_000_000_000
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
+
+# Minutes, seconds and fractions of a time as text, as far as it has them.
+_CLOCK = re.compile(r"[0-9][Tt ][0-9]{2}(:?[0-9]{2}(:?[0-9]{2}(?:[.,]([0-9]+))?)?)?")
+
+_MICROSECOND = timedelta(microseconds=1)
 
 # A whole string, or what Python takes for a number and JSON does not.
 _STRING_OR_CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(NaN|-?Infinity)')
@@ -179,6 +184,28 @@ def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None
     """As `time`, for a field that is absent or null where the provider does not say."""
     moment = time(value, field, zone)
     return None if moment is UNSET else moment
+
+
+def last_instant(value: Scalar, moment: Given[datetime]) -> datetime | None:
+    """The last instant of what `value`, read as `moment`, may mean: of its second, if it has no fraction, and so on."""
+    if moment is None or isinstance(moment, UnsetType):
+        return None
+    if isinstance(value, str):
+        found = _CLOCK.search(value)
+        if found is None:
+            unit = timedelta(days=1)
+        elif found[2] is None:
+            unit = timedelta(hours=1) if found[1] is None else timedelta(minutes=1)
+        else:
+            unit = timedelta(microseconds=10 ** (6 - min(len(found[3] or ""), 6)))
+    elif isinstance(value, float):
+        unit = _MICROSECOND
+    else:
+        unit = timedelta(milliseconds=1 if value > LARGEST_SECONDS else 1000)
+    try:
+        return moment + unit - _MICROSECOND
+    except OverflowError:
+        return moment
 
 
 def cents(value: Any, field: str) -> Given[int]:  # noqa: ANN401 - whatever was sent
