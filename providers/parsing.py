@@ -188,7 +188,7 @@ def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None
 
 def last_instant(value: Scalar, moment: Given[datetime]) -> datetime | None:
     """The last instant of what `value`, read as `moment`, may mean: of its second, if it has no fraction, and so on."""
-    if moment is None or isinstance(moment, UnsetType):
+    if value is None or isinstance(value, UnsetType) or not isinstance(moment, datetime):
         return None
     if isinstance(value, str):
         found = _CLOCK.search(value)
