@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 from rich.console import RenderableType
 
-from commands._screen import Screen, visible
+from commands._screen import Output, Screen, print_json, visible
 from eventstore.errors import LoopledgerError, SettingsError
 from runtime.address import find_running, reachable_url
 from runtime.arguments import server_url
@@ -184,9 +184,8 @@ class ApiClient:
                     raise _error_of(response, answer)
                 return answer
         except (aiohttp.ClientError, OSError) as error:
-            problem = str(error) or type(error).__name__
             raise NoServerError(
-                url=self._url, source=self._address.source, problem=problem
+                url=self._url, source=self._address.source, problem=_describe(error)
             ) from error
 
     async def get(self, path: str, type_: type[T]) -> T:
@@ -215,7 +214,12 @@ async def api_client(address: ServerAddress) -> AsyncIterator[ApiClient]:
         yield ApiClient(session, address)
 
 
-def run_reporting(screen: Screen, command: Callable[[], int | RenderableType]) -> int:
+def run_reporting(
+    screen: Screen,
+    command: Callable[[], int | Output | RenderableType],
+    *,
+    as_json: bool = False,
+) -> int:
     """Run a command, print its result or why it failed, and return the exit code."""
     try:
         result = command()
@@ -230,11 +234,27 @@ def run_reporting(screen: Screen, command: Callable[[], int | RenderableType]) -
         return INTERRUPTED
     if isinstance(result, int):
         return result
+    if isinstance(result, Output):
+        if as_json:
+            print_json(screen, result.data)
+            return DONE
+        result = result.shown
     if isinstance(result, str):
         screen.out.print(visible(result), soft_wrap=True)
     else:
         screen.out.print(result)
     return DONE
+
+
+def _describe(error: Exception) -> str:
+    """Why there is no response, as the system says it."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        number = error.os_error.errno
+        # Names that are not found have numbers of their own, and words.
+        return os.strerror(number) if number > 0 else error.os_error.strerror or str(error)
+    if isinstance(error, TimeoutError):
+        return f"no answer within {ANSWER_SECONDS:g} s"
+    return str(error) or type(error).__name__
 
 
 def _error_of(response: aiohttp.ClientResponse, body: bytes) -> ErrorResponseError:

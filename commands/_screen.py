@@ -1,11 +1,14 @@
 """Where and how the commands print."""
 
+import argparse
+import base64
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from rich.console import Console
+import msgspec
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 # Columns of a line that no terminal limits.
@@ -33,6 +36,29 @@ class Screen(NamedTuple):
         self.err.print(f"loopledger: {visible(text)}", soft_wrap=not self.err.is_terminal)
 
 
+class Output(NamedTuple):
+    """What a command found: `data`, which JSON can hold, for programs; and the same for people."""
+
+    data: object
+    shown: RenderableType
+
+
+def add_json(*parsers: argparse.ArgumentParser) -> None:
+    """Add --json to commands that find something."""
+    for parser in parsers:
+        parser.add_argument(
+            "--json", action="store_true", help="print the result as one JSON object"
+        )
+
+
+def print_json(screen: Screen, data: object) -> None:
+    """Print one JSON object on a line: what it is made of may be Structs."""
+    text = msgspec.json.encode(data).decode()
+    # As it is: JSON has no control characters, and rich would fold the line.
+    screen.out.file.write(f"{text}\n")
+    screen.out.file.flush()
+
+
 def standard_screen() -> Screen:
     """The standard streams."""
     out = console(width=None if sys.stdout.isatty() else WIDE)
@@ -51,11 +77,20 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(CONTROLS)
 
 
-def format_request(facts: Mapping[str, object], headers: list[list[str]], body: bytes) -> str:
-    """Format everything that is on record of a request."""
-    lines = [f"{name}: {value}" for name, value in facts.items()]
+def request_output(facts: Mapping[str, object], headers: list[list[str]], body: bytes) -> Output:
+    """Everything that is on record of a request. For programs the body is base64, as it may hold any bytes."""
+    lines = [f"{name}: {_fact(value)}" for name, value in facts.items()]
     lines += ["headers:", *(f"  {name}: {value}" for name, value in headers)]
-    return "\n".join([*lines, "", body.decode("utf-8", "backslashreplace")])
+    text = "\n".join([*lines, "", body.decode("utf-8", "backslashreplace")])
+    encoded = base64.b64encode(body).decode()
+    return Output({**facts, "headers": headers, "body_base64": encoded}, text)
+
+
+def _fact(value: object) -> str:
+    """A value as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 def table(*, numbers: tuple[str, ...] = (), texts: tuple[str, ...] = (), last: str = "") -> Table:

@@ -4,13 +4,14 @@ import argparse
 import asyncio
 from collections.abc import Iterator
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from commands._http import ApiClient, add_url, api_client, find_server, run_reporting
 from commands._progress import describe_progress
 from commands._rebuilds import PACE, RebuildClient
-from commands._screen import Screen, standard_screen, table, visible
+from commands._screen import Output, Screen, add_json, standard_screen, table, visible
 from eventstore.fold.status import Rebuild
 from eventstore.query.cursor import Page
 from web.api.projections import ProjectionSummary
@@ -21,20 +22,29 @@ HELP = "show the state of each projection, and what to do"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loopledger projections`."""
     add_url(parser)
+    add_json(parser)
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 if the server refused, 2 if it did not respond."""
-    return run_reporting(screen or standard_screen(), lambda: asyncio.run(_run(given)))
+    return run_reporting(
+        screen or standard_screen(), lambda: asyncio.run(_run(given)), as_json=given.json
+    )
 
 
-async def _run(given: argparse.Namespace) -> RenderableType:
+async def _run(given: argparse.Namespace) -> Output:
     async with api_client(find_server(given)) as client:
         projections = (await client.get("/v1/projections", Page[ProjectionSummary, None])).items
         rebuilds = await _rebuilds(client, projections)
     notes = [note for projection in projections for note in _notes(projection)]
     notes += [_under_way(rebuild) for rebuild in rebuilds]
-    return Group(_listed(projections), *([""] if notes else []), *notes)
+    under_way = {rebuild.name: rebuild for rebuild in rebuilds}
+    items = [
+        {**msgspec.structs.asdict(each), "rebuild": under_way.get(each.name)}
+        for each in projections
+    ]
+    shown = Group(_listed(projections), *([""] if notes else []), *notes)
+    return Output({"items": items}, shown)
 
 
 async def _rebuilds(client: ApiClient, projections: list[ProjectionSummary]) -> list[Rebuild]:

@@ -5,7 +5,8 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+import msgspec
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.text import Text
@@ -18,7 +19,15 @@ from commands._http import (
     projection_name,
     run_reporting,
 )
-from commands._screen import Screen, format_request, standard_screen, table, visible
+from commands._screen import (
+    Output,
+    Screen,
+    add_json,
+    request_output,
+    standard_screen,
+    table,
+    visible,
+)
 from eventstore.fold.quarantine import QuarantinedEvent
 from eventstore.query.cursor import Page
 from runtime.arguments import whole_number
@@ -49,29 +58,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("projection", type=projection_name)
     shown.add_argument("position", type=whole_number(1))
     add_url(parser, listed, shown)
+    add_json(listed, shown)
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 if the server refused, 2 if it did not respond."""
-    return run_reporting(screen or standard_screen(), lambda: asyncio.run(_run(given)))
+    return run_reporting(
+        screen or standard_screen(), lambda: asyncio.run(_run(given)), as_json=given.json
+    )
 
 
-async def _run(given: argparse.Namespace) -> RenderableType:
+async def _run(given: argparse.Namespace) -> Output:
     actions = {"list": _list, "show": _show}
     async with api_client(find_server(given)) as client:
         return await actions[given.action](given, client)
 
 
-async def _list(given: argparse.Namespace, client: ApiClient) -> RenderableType:
+async def _list(given: argparse.Namespace, client: ApiClient) -> Output:
     names = [given.projection] if given.projection else await _projections(client)
     found: list[tuple[str, QuarantinedEvent]] = []
-    notes = []
+    more_in = []
     for name in names:
         items, more = await _quarantined(client, name, given.limit)
         found += [(name, item) for item in items]
         if more:
-            notes.append(f"There are more in {name}; use --limit {10 * given.limit}")
-    return Group(_Listed(found), *notes) if found else "Nothing is in quarantine."
+            more_in.append(name)
+    listed = [{"projection": name, **msgspec.structs.asdict(item)} for name, item in found]
+    notes = [f"There are more in {name}; use --limit {10 * given.limit}" for name in more_in]
+    shown = Group(_Listed(found), *notes) if found else "Nothing is in quarantine."
+    return Output({"items": listed, "more_in": more_in}, shown)
 
 
 class _Listed:
@@ -117,12 +132,12 @@ async def _quarantined(
         cursor = f"&cursor={quote(str(page.next), safe='')}"
 
 
-async def _show(given: argparse.Namespace, client: ApiClient) -> RenderableType:
+async def _show(given: argparse.Namespace, client: ApiClient) -> Output:
     item = await client.get(f"{_path(given.projection)}/{given.position}", dict[str, Any])
     event = await client.get(f"/v1/events/{given.position}", dict[str, Any])
     body = await client.request("GET", f"/v1/events/{given.position}/body")
     headers = event.pop("headers")
-    return format_request({"projection": given.projection, **item, **event}, headers, body)
+    return request_output({"projection": given.projection, **item, **event}, headers, body)
 
 
 def _path(projection: str) -> str:

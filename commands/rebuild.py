@@ -6,12 +6,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from commands._diff import comparison
 from commands._http import (
     DIFFERENT,
     DONE,
     INTERRUPTED,
+    NO_SERVER,
     REFUSED,
+    ServerAddress,
     add_url,
     api_client,
     find_server,
@@ -20,11 +24,13 @@ from commands._http import (
 )
 from commands._progress import shown
 from commands._rebuilds import PACE, Pace, PromotedError, RebuildClient
-from commands._screen import Screen, standard_screen
+from commands._screen import Screen, add_json, print_json, standard_screen
+from eventstore.errors import LoopledgerError
 from eventstore.fold.status import Diff, Rebuild
-from web.api.projections import ProjectionDetails
+from eventstore.query.cursor import Page
+from web.api.projections import ProjectionDetails, ProjectionSummary
 
-HELP = "rebuild a projection, show what would change, promote it"
+HELP = "rebuild a projection or all that are stale, show what would change, promote it"
 
 T = TypeVar("T")
 
@@ -40,7 +46,13 @@ CHOICES = {
     ROLLBACK: "start nothing; make the previously live generation live again",
 }
 
+# Of several projections, the first of these that occurred is the exit code.
+WORST_FIRST = (INTERRUPTED, NO_SERVER, REFUSED, DIFFERENT, DONE)
+
 EPILOG = """\
+Without a name, every stale projection is rebuilt, one after the other; with
+--from-scratch-verify, every projection is checked.
+
 The server builds a new generation beside the live one, which goes on serving reads.
 If a rebuild is under way already, this command joins it. On a terminal it asks whether
 to promote; otherwise, without an option, the new generation stays ready.
@@ -68,7 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "projection", type=projection_name, help="its name in `loopledger projections`"
+        "projection",
+        nargs="?",
+        type=projection_name,
+        help="its name in `loopledger projections` (default: every one that is stale)",
     )
     choices = parser.add_mutually_exclusive_group()
     for choice, help_ in CHOICES.items():
@@ -76,25 +91,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{choice}", action="store_const", dest="choice", const=choice, help=help_
         )
     add_url(parser)
+    add_json(parser)
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None, pace: Pace = PACE) -> int:
     """Run the command; returns its exit code, one of those in EPILOG."""
-    command = _Command(given, screen or standard_screen(), pace)
-    return run_reporting(command.screen, command.run)
+    chosen = screen or standard_screen()
+    # What people read goes to standard error then, and nobody is asked.
+    shown = Screen(chosen.err, chosen.err) if given.json else chosen
+    names: list[str] = []
+    code = run_reporting(shown, lambda: _choose(given, shown, names))
+    if code != DONE:
+        return code
+    outcomes: list[_Outcome] = []
+    for name in names:
+        command = _Command(given, shown, pace, name)
+        code = run_reporting(shown, command.run)
+        outcomes.append(command.outcome(code))
+        if code in {NO_SERVER, INTERRUPTED}:
+            break
+    if given.json:
+        print_json(chosen, {"items": outcomes})
+    codes = {outcome.exit_code for outcome in outcomes} or {DONE}
+    return next(each for each in WORST_FIRST if each in codes)
+
+
+def _choose(given: argparse.Namespace, screen: Screen, names: list[str]) -> int:
+    """Choose what to rebuild: what is named, or else all that is stale; to verify, all."""
+    if given.projection is not None:
+        names.append(given.projection)
+        return DONE
+    if given.choice in {DISCARD, ROLLBACK}:
+        screen.error(f"--{given.choice} needs the name of a projection")
+        return REFUSED
+    listed = asyncio.run(_list_projections(find_server(given)))
+    names += [each.name for each in listed if each.stale or given.choice == VERIFY]
+    screen.say(f"To be rebuilt: {', '.join(names)}" if names else "No projection is stale.")
+    return DONE
+
+
+async def _list_projections(address: ServerAddress) -> list[ProjectionSummary]:
+    async with api_client(address) as client:
+        return (await client.get("/v1/projections", Page[ProjectionSummary, None])).items
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    """How the rebuild of one projection ended, for programs; `rebuild` as it was seen last."""
+
+    projection: str
+    outcome: str
+    exit_code: int
+    error: str | None
+    rebuild: Rebuild | None
 
 
 class _Command:
-    """One run of the command: its steps, and what it prints about them."""
+    """One rebuild: its steps, and what is printed about them."""
 
-    def __init__(self, given: argparse.Namespace, screen: Screen, pace: Pace) -> None:
+    def __init__(
+        self, given: argparse.Namespace, screen: Screen, pace: Pace, projection: str
+    ) -> None:
         self.screen = screen
-        self._name: str = given.projection
+        self._name = projection
+        self._ended = "failed"
+        self._error: str | None = None
+        self._rebuild: Rebuild | None = None
         self._choice: str | None = given.choice
         self._given = given
         self._pace = pace
 
+    def outcome(self, code: int) -> _Outcome:
+        """How it ended, after `run`."""
+        return _Outcome(self._name, self._ended, code, self._error, self._rebuild)
+
     def run(self) -> int:
+        """Do what was asked for. Raises LoopledgerError."""
+        try:
+            return self._run()
+        except LoopledgerError as error:
+            self._error = str(error)
+            raise
+
+    def _run(self) -> int:
         if self._choice == DISCARD:
             return self._discard_existing()
         if self._choice == ROLLBACK:
@@ -112,7 +190,9 @@ class _Command:
             if self._choice not in {None, PROMOTE}:
                 raise
             self.screen.say(str(error))
+            self._ended = "promoted"
             return DONE
+        self._rebuild = rebuild
         if rebuild.diff is None:
             raise AssertionError(rebuild)
         live = self._do(lambda client: client.status_when_available())
@@ -164,7 +244,9 @@ class _Command:
                 "interrupted; the server may still promote it. Check with\n"
                 f"  loopledger projections{self._other_url()}"
             )
+            self._ended = "unknown"
             return INTERRUPTED
+        self._ended = "promoted"
         self.screen.say(
             f"Generation {generation} of {self._name} is live. "
             f"To go back to generation {ready.live.generation}:\n  {self._line(ROLLBACK)}"
@@ -178,6 +260,7 @@ class _Command:
             self.screen.say("This rebuild was started by somebody else, so it is not discarded.")
             return self._leave_ready(generation, code)
         self._do(lambda client: client.discard(generation), f"discarding {generation}")
+        self._ended = "discarded"
         self.screen.say(f"Generation {generation} is discarded.")
         return code
 
@@ -190,12 +273,14 @@ class _Command:
             return REFUSED
         generation = rebuild.generation
         self._do(lambda client: client.discard(generation), f"discarding {generation}")
+        self._ended = "discarded"
         self.screen.say(f"Generation {generation} of {self._name} is discarded.")
         return DONE
 
     def _roll_back(self) -> int:
         before = self._do(lambda client: client.status()).generation
         live = self._do(lambda client: client.roll_back(before), bar=True)
+        self._ended = "rolled-back"
         self.screen.say(
             f"Generation {live.generation} of {self._name} is live again "
             f"and generation {before} is retired."
@@ -203,6 +288,7 @@ class _Command:
         return DONE
 
     def _leave_ready(self, generation: int, code: int) -> int:
+        self._ended = "ready"
         self.screen.say(
             f"Generation {generation} stays ready and follows the log. Next:\n"
             f"  {self._line(PROMOTE)}\n"
@@ -211,6 +297,7 @@ class _Command:
         return code
 
     def _leave_running(self) -> int:
+        self._ended = "running"
         self.screen.error(
             "interrupted; the rebuild continues in the server. To watch it or to discard it:\n"
             f"  {self._line()}\n"

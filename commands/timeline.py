@@ -2,14 +2,13 @@
 
 import argparse
 import asyncio
-import os
-import sys
 from collections.abc import Awaitable, Callable
 
+from commands._database import server_database
+from commands._http import run_reporting
+from commands._screen import Output, Screen, add_json, standard_screen
 from eventstore.log.timeline import TimelineStatus, accept_timeline, read_timeline
 from eventstore.postgres.database import Database
-from runtime.postgres import dsn_of
-from runtime.wiring import settings_from
 
 HELP = "show or accept the timeline on which the log grows, after a replica took over"
 
@@ -17,42 +16,45 @@ HELP = "show or accept the timeline on which the log grows, after a replica took
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `loopledger timeline`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-    actions.add_parser("show", help="show the server's timeline, and what was accepted when")
-    actions.add_parser(
+    shown = actions.add_parser(
+        "show", help="show the server's timeline, and what was accepted when"
+    )
+    accepted = actions.add_parser(
         "accept",
         help="have the log go on from where it ends in this database: whatever came after is given up",
     )
+    add_json(shown, accepted)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Look into the database itself; gives back the exit code. Raises SettingsError, PostgresError."""
+def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
+    """Look into the database itself; gives back the exit code."""
     actions = {"show": _show, "accept": _accept}
-    dsn = dsn_of(settings_from(os.environ))
-    sys.stdout.write(asyncio.run(_with_database(dsn, actions[given.action])))
-    return 0
+    return run_reporting(
+        screen or standard_screen(),
+        lambda: asyncio.run(_with_database(actions[given.action])),
+        as_json=given.json,
+    )
 
 
-async def _with_database(dsn: str, action: Callable[[Database], Awaitable[str]]) -> str:
-    database = Database(dsn, pool_connections=1)
-    await database.open()
-    try:
+async def _with_database(action: Callable[[Database], Awaitable[Output]]) -> Output:
+    async with server_database() as database:
         return await action(database)
-    finally:
-        await database.close()
 
 
-async def _show(database: Database) -> str:
-    return _format(await read_timeline(database))
+async def _show(database: Database) -> Output:
+    status = await read_timeline(database)
+    return Output(status, _format(status))
 
 
-async def _accept(database: Database) -> str:
+async def _accept(database: Database) -> Output:
     before = await read_timeline(database)
     accepted = await accept_timeline(database)
-    return (
+    text = (
         f"accepted timeline {accepted.timeline}, {before.accepted} before: "
         f"the log goes on after position {accepted.position}\n"
-        "What is lost, as far as the servers know, is in their logs: events_lost\n"
+        "What is lost, as far as the servers know, is in their logs: events_lost"
     )
+    return Output({"accepted": accepted, "before": before.accepted}, text)
 
 
 def _format(status: TimelineStatus) -> str:
@@ -66,4 +68,4 @@ def _format(status: TimelineStatus) -> str:
         f"  {one.accepted_at.isoformat()[:19]}  timeline {one.timeline} from position {one.position}"
         for one in status.acceptances
     ]
-    return "".join(f"{line}\n" for line in lines)
+    return "\n".join(lines)

@@ -42,13 +42,32 @@ def test_a_wrong_argument_is_named_with_what_it_must_be(
     assert message in capsys.readouterr().err
 
 
-def test_without_a_server_vouching_says_where_no_postgres_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("words", [["rejections", "retry", "1", "--trust"], ["timeline", "show"]])
+@pytest.mark.parametrize("directory", ["missing", "empty", "stopped"])
+async def test_where_no_postgres_runs_a_command_that_needs_it_says_so(
+    serve: Serve,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    directory: str,
+    words: list[str],
 ) -> None:
+    fake = await serve(FakeLoopledger())
+    data_dir = tmp_path / directory
+    if directory != "missing":
+        data_dir.mkdir()
+    if directory == "stopped":
+        for name in ("passwords", "postgres", "socket"):
+            (data_dir / name).mkdir()
+        (data_dir / "lock").touch()
+        (data_dir / "passwords" / "loopledger_owner").write_text("*:*:*:loopledger_owner:secret\n")
     monkeypatch.delenv("DATABASE_URL", raising=False)
-    monkeypatch.setenv("LOOPLEDGER_DATA_DIR", str(tmp_path))
-    assert commands.main(["rejections", "retry", "1", "--trust"]) == 1
-    assert f"No embedded Postgres runs at {tmp_path}. Start the server" in capsys.readouterr().err
+    monkeypatch.setenv("LOOPLEDGER_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("LOOPLEDGER_URL", fake.url)
+    assert await asyncio.to_thread(commands.main, words) == 1
+    error = capsys.readouterr().err
+    assert f"No embedded Postgres runs at {data_dir}. Start the server" in error
+    assert "Check DATABASE_URL" not in error
 
 
 @pytest.mark.parametrize("options", [(), ("--promote",), ("--discard",), ("--rollback",)])

@@ -1,5 +1,6 @@
 """`loopledger rebuild` once it is ready: promoted, discarded, rolled back, by whom and how often."""
 
+import json
 from typing import Any
 
 import pytest
@@ -210,3 +211,54 @@ async def test_a_rollback_is_never_sent_twice_for_the_second_would_undo_the_firs
     code, _, err = await rebuilt(fake, "--rollback", pace=QUICK._replace(patience=0.05))
     assert (code, fake.live, fake.posts) == (1, 1, ["rollback", "rollback"])
     assert "Check `loopledger projections` before you try again." in err
+
+
+async def test_without_a_name_all_that_are_stale_are_rebuilt(serve: Serve) -> None:
+    fake = await serve(FakeLoopledger(built(SAME)))
+    code, out, err = await run_command(rebuild, fake.url, "--promote")
+    assert (code, fake.posts, fake.live) == (0, ["rebuild", "promote"], 2)
+    assert out.startswith("To be rebuilt: transactions\nRebuild of transactions started\n")
+    assert "generation 2 building: 60 %" in err
+
+
+async def test_where_nothing_is_stale_nothing_is_rebuilt(serve: Serve) -> None:
+    fake = await serve(FakeLoopledger())
+    fake.stale = False
+    code, out, _ = await run_command(rebuild, fake.url, "--promote")
+    assert (code, out, fake.posts) == (0, "No projection is stale.\n", [])
+    code, out, _ = await run_command(rebuild, fake.url, "--json")
+    assert (code, out) == (0, '{"items":[]}\n')
+
+
+async def test_what_has_to_be_named_is_asked_for(serve: Serve) -> None:
+    fake = await serve(FakeLoopledger())
+    for option in ("--discard", "--rollback"):
+        code, _, err = await run_command(rebuild, fake.url, option)
+        assert (code, fake.posts) == (1, [])
+        assert err == f"loopledger: {option} needs the name of a projection\n"
+
+
+async def test_one_that_cannot_be_rebuilt_does_not_keep_the_others_from_it(serve: Serve) -> None:
+    fake = await serve(FakeLoopledger(built(SAME)))
+    # Verifying is for all: the fake knows of others, which it cannot rebuild.
+    code, out, err = await run_command(rebuild, fake.url, "--from-scratch-verify", "--json")
+    items = {item["projection"]: item for item in json.loads(out)["items"]}
+    assert code == 1
+    assert {name: item["exit_code"] for name, item in items.items()} == {
+        "gift_cards": 1,
+        "locations": 1,
+        "transactions": 0,
+    }
+    assert items["gift_cards"]["error"] == "There is no projection gift_cards."
+    assert items["transactions"]["outcome"] == "discarded"
+    assert items["transactions"]["rebuild"]["diff"]["position"] == 5210
+    assert "There is no projection gift_cards." in err
+
+
+async def test_for_programs_nobody_is_asked_and_the_outcome_is_one_object(serve: Serve) -> None:
+    fake = await serve(FakeLoopledger())
+    code, out, err = await rebuilt(fake, "--json", ask=never)
+    (item,) = json.loads(out)["items"]
+    assert (code, item["outcome"], item["error"]) == (0, "ready", None)
+    assert item["rebuild"]["diff"]["columns"] == {"phase": 3, "kind": 12}
+    assert "Generation 2 stays ready" in err

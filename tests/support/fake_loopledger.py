@@ -135,6 +135,7 @@ class FakeLoopledger:
         self.live = 1
         self.retired: int | None = None
         self.retired_error: str | None = None
+        self.stale = True
         self.looks = 0
         self.posts: list[str] = []
         self.port = 0
@@ -190,7 +191,7 @@ class FakeLoopledger:
             "ignored": 210,
             "quarantined": 9,
             "error": None,
-            "stale": True,
+            "stale": self.stale,
             "created_at": "2026-01-01T12:00:00Z",
             "updated_at": "2026-01-01T12:00:00Z",
             "retired_at": None,

@@ -9,6 +9,7 @@ import pytest
 
 from commands.rejections import vouch
 from eventstore.limits import Limits
+from eventstore.postgres.database import Database
 from tests.conftest import StartLoopledger
 from tests.support import Client
 from tests.support.http import eventually
@@ -75,14 +76,14 @@ async def test_a_refusal_for_a_fault_of_the_settings_is_put_on_record_after_the_
 
 
 async def test_a_refusal_whose_credentials_are_not_on_record_needs_somebody_to_vouch_for_it(
-    verified: WithVerification, dsn: str
+    verified: WithVerification, database: Database
 ) -> None:
     async with verified(VERIFICATIONS["bearer"]) as client:
         await client.loopz("location.updated", BODY)
         await eventually(client, "/v1/rejections")
         refused = await client.request("POST", "/v1/rejections/1/retry")
         guessed = await client.request("POST", "/v1/rejections/1/retry?trust=true")
-        await vouch(1, dsn)
+        await vouch(1, database)
         vouched = await client.request("POST", "/v1/rejections/1/retry")
     assert (refused.status, guessed.status, vouched.status) == (409, 400, 200)
     assert "--trust" in refused.json["detail"]
@@ -100,36 +101,36 @@ async def test_refusals_that_differ_only_in_their_headers_are_kept_apart(
 
 
 async def test_a_refusal_that_comes_again_after_it_was_put_on_record_can_be_tried_again(
-    verified: WithVerification, dsn: str
+    verified: WithVerification, database: Database
 ) -> None:
     async with verified(VERIFICATIONS["bearer"]) as client:
         for position in (1, 2):
             await client.loopz("location.updated", BODY)
             await asyncio.sleep(1)
-            await vouch(1, dsn)
+            await vouch(1, database)
             answer = await client.request("POST", "/v1/rejections/1/retry")
             assert answer.json == {"position": position}
 
 
 async def test_a_refusal_whose_headers_do_not_fit_is_never_tried_again_with_half_of_them(
-    verified: WithVerification, dsn: str
+    verified: WithVerification, database: Database
 ) -> None:
     limits = Limits(rejection_header_bytes=200)
     async with verified(VERIFICATIONS["bearer"], limits=limits) as client:
         await client.loopz("location.updated", BODY, headers={"X-Padding": "p" * 300})
         await eventually(client, "/v1/rejections/1")
-        await vouch(1, dsn)
+        await vouch(1, database)
         answer = await client.request("POST", "/v1/rejections/1/retry")
     assert answer.status == 409
 
 
 async def test_a_retry_whose_answer_was_lost_does_not_double_the_event(
-    verified: WithVerification, dsn: str, connection: "Connection[Record]"
+    verified: WithVerification, database: Database, connection: "Connection[Record]"
 ) -> None:
     async with verified(VERIFICATIONS["bearer"]) as client:
         await client.loopz("location.updated", BODY)
         await eventually(client, "/v1/rejections/1")
-        await vouch(1, dsn)
+        await vouch(1, database)
         await client.request("POST", "/v1/rejections/1/retry")
         await connection.execute("UPDATE rejections SET position = NULL, retried_at = NULL")
         again = await client.request("POST", "/v1/rejections/1/retry")
