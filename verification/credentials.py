@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from verification.delivery import Delivery
 from verification.keyring import (
+    FEWEST_SECRET_BYTES,
     Keyring,
     MalformedSecretError,
     Reader,
@@ -17,6 +18,7 @@ from verification.keyring import (
     Secret,
     Secrets,
     UnverifiedError,
+    long_enough,
     refuse,
 )
 
@@ -24,9 +26,6 @@ AUTHORIZATION = "Authorization"
 
 # The most characters that a header with a credential or a signature may have.
 MOST_HEADER = 4096
-
-# We choose the secret in the path, so it can be hard to guess.
-FEWEST_PATH_CHARACTERS = 16
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _PATH_SECRET = re.compile(rb"[A-Za-z0-9._~-]+")
@@ -137,10 +136,8 @@ class TokenCheck:
 
 def path_secret(value: bytes) -> bytes:
     """A secret for the path: letters, digits and `-._~`. Raises MalformedSecretError."""
-    if len(value) < FEWEST_PATH_CHARACTERS or not _PATH_SECRET.fullmatch(value):
-        message = (
-            f"must be {FEWEST_PATH_CHARACTERS} or more of letters, digits, '-', '.', '_' and '~'"
-        )
+    if len(value) < FEWEST_SECRET_BYTES or not _PATH_SECRET.fullmatch(value):
+        message = f"must be {FEWEST_SECRET_BYTES} or more of letters, digits, '-', '.', '_' and '~'"
         raise MalformedSecretError(message)
     return value
 
@@ -150,7 +147,7 @@ def token(value: bytes) -> bytes:
     if not _VISIBLE.fullmatch(value):
         message = "must be visible ASCII, without blanks"
         raise MalformedSecretError(message)
-    return value
+    return long_enough(value)
 
 
 def pair_of(user: str) -> Callable[[bytes], bytes]:
@@ -160,7 +157,7 @@ def pair_of(user: str) -> Callable[[bytes], bytes]:
         if _CONTROL.search(value):
             message = "holds control characters"
             raise MalformedSecretError(message)
-        return user.encode() + b":" + value
+        return user.encode() + b":" + long_enough(value)
 
     return pair
 

@@ -14,6 +14,9 @@ K = TypeVar("K")
 # From when until when, in seconds since 1970, a secret without bounds is valid.
 ALWAYS = (float("-inf"), float("inf"))
 
+# Of a secret, so that nobody can try them all: signatures of a shorter one can be tried without asking anybody.
+FEWEST_SECRET_BYTES = 16
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -102,6 +105,17 @@ class Keyring(Generic[K]):
         if not found:
             raise UnverifiedError(problem=self._problem)
         return found
+
+
+def long_enough(value: bytes) -> bytes:
+    """Give back a secret, as it is used. Raises MalformedSecretError if it is too short to be one."""
+    if len(value) < FEWEST_SECRET_BYTES:
+        message = (
+            f"is shorter than {FEWEST_SECRET_BYTES} bytes, so it could be found by trying; "
+            "docs/verification.md tells how to make one"
+        )
+        raise MalformedSecretError(message)
+    return value
 
 
 def refuse(problem: str) -> NoReturn:

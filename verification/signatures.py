@@ -7,7 +7,7 @@ import binascii
 import hmac
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from verification.keyring import (
     Redacted,
     Secrets,
     UnverifiedError,
+    long_enough,
     refuse,
 )
 
@@ -35,7 +36,8 @@ WEBHOOK_SIGNATURE = "webhook-signature"
 
 _PLACEHOLDER = re.compile(r"(\{[a-z]+\})")
 _PLACEHOLDERS = frozenset({"{body}", "{timestamp}", "{id}", "{url}"})
-_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+# Without zeros before it, and near our clock, it has one width (ten digits until 2286): it runs into nothing.
+_TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")
 _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 _SIZES = {"sha256": 32, "sha512": 64}
@@ -52,9 +54,11 @@ class Hmac(Redacted, frozen=True, kw_only=True):
     `template` is what is signed, made of `{body}` (always), `{timestamp}`, `{id}`, `{url}`, and any text between them;
     when not set, "{body}", or "{timestamp}.{body}" in Stripe's form. `header` holds `prefix` and the signature in
     `encoding` (hex in either case), or in `form` "stripe" `t=<timestamp>,v1=<signature>`, v1 perhaps several times.
-    `timestamp_header` and `id_header` hold what stands for `{timestamp}` (whole seconds since 1970) and for `{id}`;
-    `url` is the public URL as the provider knows it. `tolerance_seconds` counts where a timestamp is signed. The value
-    of a secret is written in `secret_encoding`.
+    Towards `{body}`, text comes next to `{id}`: its character there is in no id, so that the two cannot run into one
+    another. What stands for `{timestamp}` (whole seconds since 1970) has ten digits; `{url}` is always the same.
+    `timestamp_header` and `id_header` hold what stands for `{timestamp}` and `{id}`; `url` is the public URL as the
+    provider knows it. `tolerance_seconds` counts where a timestamp is signed. The value of a secret is written in
+    `secret_encoding`.
     """
 
     header: str
@@ -80,6 +84,10 @@ class Hmac(Redacted, frozen=True, kw_only=True):
             refuse("`template` knows {body}, {timestamp}, {id} and {url}, and no other braces")
         if len(set(placeholders)) < len(placeholders) or "{body}" not in placeholders:
             refuse("`template` must hold {body}, and nothing twice")
+        if "{id}" in placeholders and not _divider(pieces):
+            refuse(
+                "`template` must have text between {id} and what comes next towards {body}, such as a full stop"
+            )
         stripe = self.form == "stripe"
         if stripe and (self.prefix or self.timestamp_header):
             refuse('`form` "stripe" has neither `prefix` nor `timestamp_header`')
@@ -170,8 +178,7 @@ class HmacCheck(SignatureCheck[HmacKey]):
         self._secret_encoding = settings.secret_encoding
         self._well_formed = _pattern(_SIZES[settings.algorithm], settings.encoding).fullmatch
         pieces = _PLACEHOLDER.split(settings.signed)
-        # An id that holds what divides it from its neighbours could be read in two ways.
-        self._dividers = [piece for piece in pieces[2:-1:2] if piece]
+        self._divider = _divider(pieces)
         self._format = "".join(
             f"%({piece[1:-1]})b" if _PLACEHOLDER.fullmatch(piece) else piece.replace("%", "%%")
             for piece in pieces
@@ -202,10 +209,11 @@ class HmacCheck(SignatureCheck[HmacKey]):
                 timestamp = single(headers, self._timestamp_header)
                 _check_timestamp(timestamp, self._timestamp_header, moment, self._tolerance)
         if self._id_header:
-            message_id = _message_id(headers, self._id_header, self._dividers)
-        for signature in signatures:
-            if not self._well_formed(signature):
-                malformed(self._header)
+            message_id = _message_id(headers, self._id_header, self._divider)
+        # One that is malformed, of another scheme perhaps, does not spoil the others.
+        signatures = [one for one in signatures if self._well_formed(one)]
+        if not signatures:
+            malformed(self._header)
         return signatures, message_id, timestamp, self.keys.valid_at(moment)
 
     def check_body(self, claim: Claim[HmacKey], body: bytes) -> None:
@@ -239,7 +247,7 @@ class HmacCheck(SignatureCheck[HmacKey]):
     def _key(self, value: bytes) -> HmacKey:
         encoding = self._secret_encoding
         raw = value if encoding == "text" else _decoded(value, encoding)
-        return HmacKey(raw, self._algorithm)
+        return HmacKey(long_enough(raw), self._algorithm)
 
 
 class StandardCheck(SignatureCheck[StandardKey]):
@@ -271,18 +279,18 @@ class StandardCheck(SignatureCheck[StandardKey]):
             raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds too many signatures")
         keys = self.keys.valid_at(moment)
         versions = {"v1" if isinstance(key, HmacKey) else "v1a" for key in keys}
-        found = 0
-        for signature in signatures:
-            version, comma, text = signature.partition(",")
-            # The specification allows signatures of other versions beside the known ones.
-            well_formed = self._well_formed.get(version)
-            if not comma or (well_formed and not well_formed.fullmatch(text)):
-                malformed(WEBHOOK_SIGNATURE)
-            found += version in versions
-        if not found:
+        named = [one for one in signatures if one.partition(",")[0] in versions]
+        if not named:
             wanted = " or ".join(sorted(versions))
             raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds no signature {wanted}")
-        return signatures, message_id, timestamp, keys
+        # One that is malformed does not spoil the others, nor do those of other versions, as the specification has it.
+        usable = [one for one in named if self._is_well_formed(*one.split(",", 1))]
+        if not usable:
+            malformed(WEBHOOK_SIGNATURE)
+        return usable, message_id, timestamp, keys
+
+    def _is_well_formed(self, version: str, text: str = "") -> bool:
+        return self._well_formed[version].fullmatch(text) is not None
 
     def check_body(self, claim: Claim[StandardKey], body: bytes) -> None:
         """Check the signature; see `SignatureCheck.check_body`."""
@@ -328,9 +336,17 @@ def _check_timestamp(text: str, name: str, moment: float, tolerance: int) -> Non
         )
 
 
-def _message_id(headers: Mapping[str, str], name: str, dividers: Iterable[str]) -> str:
+def _divider(pieces: Sequence[str]) -> str:
+    """The character between {id} and what comes next towards {body}; "" if there is none."""
+    if "{id}" not in pieces:
+        return ""
+    at = pieces.index("{id}")
+    return pieces[at + 1][:1] if at < pieces.index("{body}") else pieces[at - 1][-1:]
+
+
+def _message_id(headers: Mapping[str, str], name: str, divider: str) -> str:
     message_id = single(headers, name)
-    if not _MESSAGE_ID.fullmatch(message_id) or any(text in message_id for text in dividers):
+    if not _MESSAGE_ID.fullmatch(message_id) or divider in message_id:
         malformed(name)
     return message_id
 
@@ -358,7 +374,7 @@ def _standard_key(value: bytes) -> StandardKey:
             message = "is not an Ed25519 public key, which has 32 bytes"
             raise MalformedSecretError(message)
         return Ed25519PublicKey.from_public_bytes(public)
-    return HmacKey(_decoded(value.removeprefix(b"whsec_"), "base64"), "sha256")
+    return HmacKey(long_enough(_decoded(value.removeprefix(b"whsec_"), "base64")), "sha256")
 
 
 def _decoded(value: bytes, encoding: Literal["hex", "base64"]) -> bytes:

@@ -41,6 +41,14 @@ from verification.verifier import Verifier
         ({"hmac": PLAIN | {"template": "{timestamp}"}}, "must hold {body}"),
         ({"hmac": PLAIN | {"template": "{body}{body}"}}, "nothing twice"),
         ({"hmac": PLAIN | {"template": "{body}{nonce}"}}, "no other braces"),
+        *(
+            ({"hmac": TIMED | {"template": template, "id_header": "X-Id"}}, "text between {id}")
+            for template in (
+                "{timestamp}.{id}{body}",
+                "{id}{timestamp}.{body}",
+                "{body}{id}.{timestamp}",
+            )
+        ),
         ({"hmac": PLAIN | {"template": "{body!r}"}}, "no other braces"),
         ({"hmac": PLAIN | {"template": "{{body}}"}}, "no other braces"),
         ({"hmac": PLAIN | {"template": "{timestamp}.{body}"}}, "`timestamp_header` need each"),
@@ -82,6 +90,20 @@ def test_settings_that_cannot_work_are_refused(spec: dict[str, Any], message: st
         ({"tokens": TOKENS | {"secrets": [{"env": "PASSWORD"}]}}, "visible ASCII"),
         ({"hmac": PLAIN | {"secrets": [{"env": "EMPTY"}]}}, r"hmac.secrets\[0\] is empty"),
         ({"hmac": PLAIN | {"secret_encoding": "hex"}}, "is not hex"),
+        (
+            {"hmac": PLAIN | {"secrets": [{"env": "SHORT"}]}},
+            r"secrets\[0\] is shorter than 16 bytes",
+        ),
+        (
+            {"hmac": PLAIN | {"secrets": [{"env": "SHORT_HEX"}], "secret_encoding": "hex"}},
+            "shorter than 16 bytes",
+        ),
+        ({"tokens": TOKENS | {"secrets": [{"env": "SHORT"}]}}, "shorter than 16 bytes"),
+        (
+            {"basic": [{"user": "u" * 20, "password": {"env": "SHORT"}}]},
+            "password is shorter than 16 bytes",
+        ),
+        ({"standard_webhooks": {"secrets": [{"env": "SHORT_WHSEC"}]}}, "shorter than 16 bytes"),
         ({"hmac": PLAIN | {"secret_encoding": "base64"}}, "is not base64"),
         ({"standard_webhooks": {"secrets": [{"env": "BAD"}]}}, "is not base64"),
         ({"standard_webhooks": {"secrets": [{"env": "PASSWORD"}]}}, "is not base64"),

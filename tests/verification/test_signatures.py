@@ -14,6 +14,7 @@ from tests.support.verifying import (
     PLAIN,
     SECOND,
     STANDARD,
+    TIMED,
     VALUES,
     check,
     delivery_with,
@@ -60,7 +61,7 @@ def test_a_signature_as_github_documents_it_is_right(monkeypatch: pytest.MonkeyP
         (
             "hmac hex secret",
             "X-Signature",
-            hmac.digest(b"\x00\xff\x10", BODY, "sha256").hex(),
+            hmac.digest(b"\x00\xff\x10" * 6, BODY, "sha256").hex(),
         ),
         ("stripe", "X-Signature", "t=1767268800,v1=" + digest("KEY", b"1767268800." + BODY).hex()),
     ],
@@ -119,7 +120,12 @@ def test_stripe_s_form_may_hold_several_signatures_and_other_schemes() -> None:
     checked = verification(METHODS["stripe"])
     right = digest("KEY", b"1767268800." + BODY).hex()
     wrong = "0" * 64
-    for value in (f"v1={wrong},v0=x,v1={right}", f"v1={right},v1={wrong}"):
+    for value in (
+        f"v1={wrong},v0=x,v1={right}",
+        f"v1={right},v1={wrong}",
+        f"v1=bad,v1={right}",
+        f"v1=,v1={right},v1=\ud800",
+    ):
         check(checked, delivery_with({"X-Signature": f"t=1767268800,{value}"}))
     both_wrong = delivery_with({"X-Signature": f"t=1767268800,v1={wrong},v1={wrong}"})
     assert "wrong" in refused(checked, both_wrong)
@@ -176,6 +182,7 @@ def test_the_tolerance_can_be_set() -> None:
             "9" * 4301,
             "١٧٦٧٢٦٨٨٠٠",
             "0x1",
+            "01767268800",
             "1_7",
             "\0",
             "\udc80",
@@ -193,3 +200,14 @@ def test_a_timestamp_is_whole_seconds_in_ascii_digits(text: str) -> None:
         )
     stripe = verification(METHODS["stripe"])
     assert refused(stripe, delivery_with({"X-Signature": f"t={text},v1={'0' * 64}"}))
+
+
+@pytest.mark.parametrize("template", ["{id}.{body}", "v1:{id}|{timestamp}{body}", "{body}.{id}"])
+def test_no_other_id_and_body_have_the_signature_of_these(template: str) -> None:
+    timed = TIMED if "timestamp" in template else PLAIN
+    checked = verification({"hmac": timed | {"template": template, "id_header": "X-Id"}})
+    headers, _ = signed(checked)
+    check(checked, delivery_with(headers))
+    divider = "|" if "|" in template else "."
+    moved = {"X-Id": f"{headers['X-Id']}{divider}x", "X-Timestamp": headers.get("X-Timestamp", "")}
+    assert "malformed" in refused(checked, delivery_with(headers | moved), BODY[1:])

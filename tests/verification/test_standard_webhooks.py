@@ -123,7 +123,6 @@ def test_a_public_key_is_no_secret_of_the_other_kind() -> None:
         "v1,",
         " ",
         "v1," + "A" * 44,
-        "v1," + "A" * 43 + "= ",
         "v1,é" + "A" * 42 + "=",
         "v1a," + "A" * 87 + "=",
         "v1," + "-" * 43 + "=",
@@ -131,11 +130,16 @@ def test_a_public_key_is_no_secret_of_the_other_kind() -> None:
         "\ud800",
     ],
 )
-def test_a_malformed_signature_of_standard_webhooks_is_refused(value: str) -> None:
+def test_a_malformed_signature_of_standard_webhooks_is_refused_and_does_not_spoil_a_right_one(
+    value: str,
+) -> None:
     checked = verification(METHODS["standard"])
     headers, _ = signed(checked)
-    for text in (value, f"{headers['webhook-signature']} {value}"):
-        assert "malformed" in refused(checked, delivery_with(headers | {"webhook-signature": text}))
+    problem = refused(checked, delivery_with(headers | {"webhook-signature": value}))
+    assert "malformed" in problem or "no signature v1" in problem
+    right = headers["webhook-signature"]
+    for text in (f"{value} {right}", f"{right} {value}"):
+        check(checked, delivery_with(headers | {"webhook-signature": text}))
 
 
 @pytest.mark.parametrize(
