@@ -31,11 +31,14 @@ from runtime.arguments import whole_number
 from runtime.banner import banner
 from runtime.data_directory import data_directory
 from runtime.logging import configure_logging
+from runtime.metrics.process import ProcessValues, read_build, restarting
+from runtime.metrics.totals import Totals
 from runtime.postgres import Urls, start_postgres
 from runtime.privileges import choose_account, keeps_root_for
 from runtime.settings import Settings
 from runtime.supervisor import Workers
 from runtime.wiring import (
+    Metrics,
     keeping_partitions,
     make_verifier,
     open_parts,
@@ -87,11 +90,17 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         else:
             head = await prepare(settings, urls)
         url = listening_url(listener)
+        own = ProcessValues("parent")
+        own.add(read_build)
+        totals = Totals(own.read)
+        stack.push_async_callback(totals.close)
         workers = Workers(
             _commands(settings, listener, account),
             environ=lambda name: _worker_environ(settings, urls, name),
             inherit=[listener.fileno()],
+            on_start=totals.add_child,
         )
+        own.add(restarting(workers.restarts))
         await stack.enter_async_context(keeping_partitions(urls.owner))
         stack.push_async_callback(workers.stop, settings.limits.drain_seconds + 1)
         await workers.start()
@@ -110,7 +119,12 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
         await stack.enter_async_context(keeping_partitions(dsn))
         await stack.enter_async_context(projecting(settings, parts, dsn))
-        await stack.enter_async_context(serving_http(settings, parts, listener))
+        own = ProcessValues("alone")
+        own.add(read_build)
+        totals = Totals(own.read)
+        stack.push_async_callback(totals.close)
+        metrics = Metrics(own, totals.totals)
+        await stack.enter_async_context(serving_http(settings, parts, listener, metrics))
         await _until_set_up(listening_url(listener))
         yield Running(url=listening_url(listener), storage=storage, head=parts.head.position)
 
@@ -232,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--role", choices=["http", PROJECTING], help=argparse.SUPPRESS)
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--user", help=argparse.SUPPRESS)
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+    parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
     return run(parser.parse_args(arguments))
 

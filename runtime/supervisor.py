@@ -7,6 +7,7 @@ outlives it.
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,10 @@ STABLE_SECONDS = 5.0
 
 
 class Workers:
-    """Processes of our own program, by the names that log lines give them; `environ` gives the environment of each."""
+    """Processes of our own program, by the names that log lines give them; `environ` gives the environment of each.
+
+    `on_start` gets one end of a socket for each that is started, whose other end that process has as `--channel`.
+    """
 
     def __init__(
         self,
@@ -38,10 +42,14 @@ class Workers:
         *,
         environ: Callable[[str], Mapping[str, str]],
         inherit: Sequence[int],
+        on_start: Callable[[socket.socket], None],
     ) -> None:
         self._commands = commands
         self._environ = environ
         self._inherit = inherit
+        self._on_start = on_start
+        # How often each was started again.
+        self.restarts = dict.fromkeys(commands, 0)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         # Nothing is ever written to the parent's end: that it closes is the message.
         self._lifeline, self._hold = os.pipe()
@@ -77,14 +85,24 @@ class Workers:
         return [name for name, process in self._running.items() if process.poll() is None]
 
     def _spawn(self, name: str) -> None:
-        self._running[name] = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, *self._commands[name], "--lifeline", str(self._lifeline)],
-            env=self._environ(name),
-            pass_fds=(self._lifeline, *self._inherit),
-            stdin=subprocess.DEVNULL,
-            # Ctrl-C in the terminal reaches the parent only, which then stops its workers in order.
-            start_new_session=True,
-        )
+        ours, theirs = socket.socketpair()
+        lifeline, channel = self._lifeline, theirs.fileno()
+        options = ["--name", name, "--lifeline", str(lifeline), "--channel", str(channel)]
+        try:
+            self._running[name] = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, *self._commands[name], *options],
+                env=self._environ(name),
+                pass_fds=(lifeline, channel, *self._inherit),
+                stdin=subprocess.DEVNULL,
+                # Ctrl-C in the terminal reaches the parent only, which then stops its workers in order.
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._on_start(ours)
 
     async def _watch(self, name: str) -> None:
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, stable_seconds=STABLE_SECONDS)
@@ -102,6 +120,7 @@ class Workers:
             await asyncio.sleep(backoff.next_pause())
             try:
                 self._spawn(name)
+                self.restarts[name] += 1
             except OSError as error:
                 # No memory or no file descriptors now: the next check tries again.
                 logger.error(

@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 import structlog
@@ -20,11 +20,13 @@ from eventstore.log.appender import Appender
 from eventstore.log.head import Head
 from eventstore.log.partitions import PartitionKeeper
 from eventstore.log.reader import Reader
+from eventstore.metrics import Values
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import lead
 from eventstore.postgres.roles import PROJECTOR, RECEIVER, check_role, grant_privileges
 from eventstore.query.history import History
+from eventstore.query.log_status import LogStatusReader
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
 from eventstore.rebuild.build import Dependencies
@@ -34,6 +36,9 @@ from eventstore.rejections import Rejections
 from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 from projections import load_projections
 from providers import load_providers, settings_types
+from runtime.metrics.database import DatabaseValues
+from runtime.metrics.exposition import MetricsReader
+from runtime.metrics.process import ProcessValues, appending, receiving
 from runtime.postgres import Urls
 from runtime.secrets import read_secret
 from runtime.settings import Settings, load_settings
@@ -78,6 +83,13 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
 
 
+class Metrics(NamedTuple):
+    """Where a process adds its own values, and what gives those of all processes."""
+
+    process: ProcessValues
+    totals: Callable[[], Awaitable[Values]]
+
+
 @asynccontextmanager
 async def open_parts(
     settings: Settings, dsn: str, *, append: bool, follow: bool
@@ -113,10 +125,11 @@ async def serving_http(
     settings: Settings,
     parts: Parts,
     listener: socket.socket,
+    metrics: Metrics,
     before_listening: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
     """Take deliveries and answer requests. `before_listening` is called once all is there that it takes."""
-    context = context_of(settings, parts)
+    context = context_of(settings, parts, metrics)
     receiver = Receiver(context.endpoints, parts.appender, context.rejections, settings.limits)
     runner = make_runner(make_app(context, receiver), settings.limits)
     await runner.setup()
@@ -126,6 +139,8 @@ async def serving_http(
         settings.limits,
         idle_seconds=KEEPALIVE_SECONDS,
     )
+    metrics.process.add(receiving(receiver.counts, server, settings.limits))
+    metrics.process.add(appending(parts.appender, settings.limits))
     before_listening()
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
     listening: asyncio.Server | None = None
@@ -139,11 +154,12 @@ async def serving_http(
             listening.close()
         await asyncio.gather(server.close(settings.limits.drain_seconds), runner.cleanup())
         await cancel_all(writing)
+        await context.metrics.close()
         with suppress(Exception):
             await context.rejections.write()
 
 
-def context_of(settings: Settings, parts: Parts) -> Context:
+def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
     """Make what the handlers of requests work with."""
     database, limits = parts.database, settings.limits
     providers = load_providers(settings.providers)
@@ -152,6 +168,7 @@ def context_of(settings: Settings, parts: Parts) -> Context:
         name: States(projection, database, parts.registry, limits)
         for name, projection in load_projections().items()
     }
+    readiness = Readiness(database, limits, list(states))
     return Context(
         api_for_all=settings.insecure,
         limits=limits,
@@ -169,7 +186,16 @@ def context_of(settings: Settings, parts: Parts) -> Context:
             for name, each in states.items()
         },
         quarantine=quarantine,
-        readiness=Readiness(database, limits, list(states)),
+        readiness=readiness,
+        metrics=MetricsReader(
+            metrics.totals,
+            DatabaseValues(
+                LogStatusReader(database),
+                readiness,
+                parts.registry,
+                lambda: parts.appender.known_head,
+            ),
+        ),
     )
 
 

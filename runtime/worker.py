@@ -10,11 +10,14 @@ import msgspec
 
 from eventstore.errors import SettingsError
 from eventstore.postgres.roles import with_password
+from eventstore.tasks import in_background
+from runtime.metrics.process import ProcessValues
+from runtime.metrics.totals import Reporter
 from runtime.privileges import drop_privileges
 from runtime.process import allow_connections, collect_garbage_seldom
 from runtime.settings import Settings
 from runtime.supervisor import parent_gone
-from runtime.wiring import open_parts, projecting, retry_until_available, serving_http
+from runtime.wiring import Metrics, open_parts, projecting, retry_until_available, serving_http
 
 # The name of the process that projects, and of its role.
 PROJECTING = "projecting"
@@ -31,6 +34,9 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         end = asyncio.ensure_future(parent_gone(given.lifeline))
         stack.callback(end.cancel)
+        own = ProcessValues(given.name)
+        reporter = Reporter(socket.socket(fileno=given.channel), own.read)
+        await stack.enter_async_context(in_background(reporter.run(), "metrics"))
         # Now, because who we become may not read it.
         dsn = with_password(settings.database_url)
         parts = await retry_until_available(
@@ -46,7 +52,13 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
             )
             settings = msgspec.structs.replace(settings, limits=limits)
             await stack.enter_async_context(
-                serving_http(settings, parts, listener, lambda: _cease_to_be_root(given))
+                serving_http(
+                    settings,
+                    parts,
+                    listener,
+                    Metrics(own, reporter.totals),
+                    lambda: _cease_to_be_root(given),
+                )
             )
             collect_garbage_seldom()
             await end

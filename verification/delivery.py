@@ -11,7 +11,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
 
     `provider` and `path_secret` are the parts of its path, `address` is its peer's. Names in `headers` match without
     case; where `headers` have `getall`, a repeated one is noticed. `raw_headers` are the same as they were sent.
-    `received_at` (aware) is when the head was complete. `body` stays empty until it has been read.
+    `received_at` (aware) is when the head was complete, `since` the same by `time.perf_counter`. `body` stays empty
+    until it has been read, `verified` false until its verification is complete.
 
     The garbage collector need not look at it: nothing that it holds refers to it.
     """
@@ -23,6 +24,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     raw_headers: tuple[tuple[bytes, bytes], ...]
     received_at: datetime
     body: bytes = b""
+    since: float = 0.0
+    verified: bool = False
 
     def __repr__(self) -> str:
         # Its headers and its path may hold credentials, its body the code of a gift card.

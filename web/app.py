@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from eventstore.fold.projection import Projection
-from web.api import deliveries, events, health, projections, rejections, states
+from web.api import deliveries, events, health, metrics, projections, rejections, states
 from web.auth import OPEN_PATHS, local_only
 from web.context import CONTEXT, Context
 from web.ingest.receiver import Receiver
@@ -23,6 +23,7 @@ def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
         *rejections.ROUTES,
         *projections.ROUTES,
         *health.ROUTES,
+        *metrics.ROUTES,
     ]
 
 

@@ -1,7 +1,7 @@
 """What every handler works with."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 from aiohttp import web
@@ -17,6 +17,7 @@ from eventstore.query.states import States
 from eventstore.rejections import Rejections
 from providers.provider import Provider
 from verification.verifier import Verifier
+from web.formats import Negotiated
 
 
 class Endpoint(NamedTuple):
@@ -24,6 +25,16 @@ class Endpoint(NamedTuple):
 
     provider: Provider
     verifier: Verifier
+
+
+class MetricsReader(Protocol):
+    """Where the metrics of this server are read."""
+
+    async def read(self) -> Negotiated:
+        """All of them. Raises NotReportedError."""
+
+    async def close(self) -> None:
+        """Stop reading."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +54,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     histories: Mapping[str, History]
     quarantine: Quarantine
     readiness: Readiness
+    metrics: MetricsReader
 
 
 CONTEXT = web.AppKey("context", Context)

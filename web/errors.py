@@ -43,6 +43,10 @@ class NotLocalError(LoopledgerError):
     """{path} is open to this machine only, unless the server is started with --insecure."""
 
 
+class NotReportedError(LoopledgerError):
+    """The processes of this server did not report their metrics in time."""
+
+
 class NotRetriableError(LoopledgerError):
     """Rejection {id} cannot be tried again: {problem}."""
 

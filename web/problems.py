@@ -34,6 +34,7 @@ from web.errors import (
     HeadTooSlowError,
     MalformedHeaderError,
     NotLocalError,
+    NotReportedError,
     NotRetriableError,
     TooLargeError,
     TooManyConnectionsError,
@@ -94,6 +95,7 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     TooManyConnectionsError: ProblemType(
         503, "too-many-connections", "Too many connections", 1, close=True
     ),
+    NotReportedError: ProblemType(503, "not-reported", "The processes do not report", 1),
     UnavailableError: ProblemType(503, "unavailable", "The log cannot be written to now", 2),
 }
 
@@ -105,6 +107,13 @@ def problem_type_of(error: LoopledgerError) -> ProblemType | None:
     """Look an error up in the table, by its class or the one it is derived from."""
     types = type(error).__mro__
     return next((PROBLEM_TYPES[type_] for type_ in types if type_ in PROBLEM_TYPES), None)
+
+
+def outcome_of(error: Exception) -> str:
+    """The word for what became of a delivery that failed, as metrics have it."""
+    if isinstance(error, LoopledgerError) and (problem_type := problem_type_of(error)):
+        return problem_type.cause.lower()
+    return "unavailable" if is_outage(error) else "internal"
 
 
 def problem_response(error: Exception, method: str) -> web.Response:

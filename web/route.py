@@ -13,11 +13,12 @@ from aiohttp import web
 from eventstore.errors import LoopledgerError, UnavailableError
 from web.context import Context
 from web.errors import BadParameterError, NotLocalError
+from web.formats import Negotiated
 from web.parameters import NoParameters, ParameterReader
 
-# What a caller has to be allowed to do: deliver webhooks, read states and the log, get the exact bytes of requests, or
-# make changes. "health" is open to everybody.
-Scope: TypeAlias = Literal["deliver", "health", "read", "raw", "operate"]
+# What a caller has to be allowed to do: deliver webhooks, read metrics, read states and the log, get the exact bytes of
+# requests, or make changes. "health" is open to everybody.
+Scope: TypeAlias = Literal["deliver", "health", "metrics", "read", "raw", "operate"]
 
 # The errors that any route of the JSON API may answer with.
 COMMON_ERRORS = (BadParameterError, NotLocalError, UnavailableError)
@@ -29,8 +30,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route. Its handler is called with the context, the parameters of the path and those of the query.
 
     `path_parameters` and `query` are the Structs that these come in. `answer` is the type of the response's body: a
-    Struct, written as JSON, or bytes. `statuses` are the statuses that an answer can have, the usual one first;
-    `errors` are those that can take its place (see web.problems). A route without a handler is served by web.ingest.
+    Struct, written as JSON, bytes, or Negotiated. `statuses` are the statuses that an answer can have, the usual one
+    first; `errors` are those that can take its place (see web.problems). A route without a handler is served by
+    web.ingest.
     """
 
     method: Literal["GET", "POST"]
@@ -63,6 +65,9 @@ def request_handler(
         status = route.statuses[0]
         if isinstance(answer, WithStatus):
             status, answer = answer
+        if isinstance(answer, Negotiated):
+            body, content_type = answer.encode(request.headers.get("Accept", ""))
+            return web.Response(body=body, headers={"Content-Type": content_type})
         return (
             bytes_response(answer) if isinstance(answer, bytes) else json_response(answer, status)
         )

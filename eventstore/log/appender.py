@@ -87,6 +87,7 @@ class Appender:
         self._refusal: str | None = None
         # What the last try to append failed of, if that is an outage.
         self._outage: str | None = None
+        self.commits = self._writer.commits
 
     async def start(self) -> None:
         """Connect, and begin to commit what is appended. Raises what `connect` does."""
@@ -121,6 +122,11 @@ class Appender:
     def outage(self) -> str | None:
         """Why nothing can be appended at the moment, though it is tried again and again; None if nothing is known."""
         return self._outage
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """How many deliveries are queued, and their bytes."""
+        return len(self._queue), self._queued_bytes
 
     @property
     def known_head(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from secrets import token_hex
+from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
@@ -12,6 +13,7 @@ from eventstore.errors import UnavailableError
 from eventstore.log.batch import Pending, columns_of, report
 from eventstore.log.events import Appended
 from eventstore.log.queries import QUERIES
+from eventstore.metrics import Commits
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -49,6 +51,7 @@ class LogWriter:
         self.name = f"loopledger appender {token_hex(8)}"
         # A position that the log has reached. Every event of ours whose outcome is unknown lies after it.
         self.known_head = 0
+        self.commits = Commits()
         self._connect = connect
         self._on_append = on_append
         self._connection: Connection[Record] | None = None
@@ -77,9 +80,11 @@ class LogWriter:
     async def append(self, batch: list[Pending]) -> None:
         """Append a batch, and report where its events went. Raises what Postgres and the driver do."""
         connection = await self._connected()
+        started = perf_counter()
         ((base, recorded_at, acceptance),) = await connection.fetch(
             QUERIES["append"], self.known_head, *columns_of(batch)
         )
+        self.commits.count(len(batch), perf_counter() - started)
         if acceptance != self._acceptance:
             await self._note_acceptance(connection)
         for position, pending in enumerate(batch, base + 1):

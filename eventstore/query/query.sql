@@ -57,3 +57,34 @@ WHERE p.status = 'live' AND (
     )
 )
 ORDER BY p.name
+
+-- read_log_status --
+-- The newest position and when it was recorded, the version of the server, and the bytes of the database.
+SELECT
+    position, CASE WHEN position > 0 THEN recorded_at END AS recorded_at,
+    current_setting('server_version') AS server_version, pg_database_size(current_database()) AS database_bytes
+FROM log_head
+WHERE only_row
+
+-- find_waiting --
+-- How long the oldest event has waited that a live generation has yet to fold. One that is missing has waited since the
+-- checkpoint moved last.
+SELECT
+    p.name,
+    greatest(0, extract(epoch FROM clock_timestamp() - coalesce(following.recorded_at, p.updated_at)))::float8 AS seconds
+FROM projections AS p
+CROSS JOIN log_head AS h
+LEFT JOIN (
+    SELECT w.name, w.generation, e.recorded_at
+    FROM projections AS w
+    JOIN events AS e ON e.position = w.checkpoint + 1
+    WHERE w.status = 'live'
+) AS following ON following.name = p.name AND following.generation = p.generation
+WHERE p.status = 'live' AND p.checkpoint < h.position
+
+-- last_received --
+-- When the newest event of each provider was received, of those after position $1 up to $2.
+SELECT provider, max(received_at) AS received_at
+FROM events
+WHERE position > $1 AND position <= $2
+GROUP BY provider

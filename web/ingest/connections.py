@@ -28,6 +28,9 @@ class ConnectionServer(Protocol):
     def __call__(self) -> asyncio.Protocol:
         """Make the protocol of one connection."""
 
+    def connection_counts(self) -> dict[str, int]:
+        """How many connections are open, by who serves them."""
+
     async def close(self, seconds: float) -> None:
         """Close every connection once its delivery has its response, at the latest after `seconds`."""
 
@@ -63,6 +66,10 @@ class PlainServer:
         if len(self._server.connections) >= self._limit:
             return _Refusal(self._limit)
         return self._server()
+
+    def connection_counts(self) -> dict[str, int]:
+        """How many connections are open, by who serves them."""
+        return {"aiohttp": len(self._server.connections)}
 
     async def close(self, seconds: float) -> None:
         """Do nothing: aiohttp closes its connections itself."""

@@ -1,6 +1,7 @@
 """Making a delivery of a request."""
 
 from datetime import UTC, datetime
+from time import perf_counter
 
 from aiohttp import web
 
@@ -29,4 +30,5 @@ def delivery_of(request: web.BaseRequest) -> Delivery | None:
         request.headers,
         request.raw_headers,
         datetime.now(UTC),
+        since=perf_counter(),
     )

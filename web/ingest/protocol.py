@@ -135,6 +135,10 @@ class DeliveryServer:
             )
             transport.close()
 
+    def connection_counts(self) -> dict[str, int]:
+        """How many connections are open, by who serves them."""
+        return {"fast_path": len(self._protocols), "aiohttp": len(self.server.connections)}
+
     async def close(self, seconds: float) -> None:
         """Close every connection once its delivery has its response, at the latest after `seconds`."""
         self.closing = True
@@ -284,6 +288,7 @@ class DeliveryProtocol(BaseProtocol):
             message.raw_headers,
             datetime.now(UTC),
             data[body_start:],
+            time.perf_counter(),
         )
         try:
             self._server.receiver.submit(self._delivery, self._on_outcome)
@@ -306,6 +311,8 @@ class DeliveryProtocol(BaseProtocol):
     def _on_outcome(self, outcome: Appended | Exception) -> bool:
         try:
             if isinstance(outcome, Appended):
+                if self._delivery is not None:
+                    self._server.receiver.counts.count_accepted(self._delivery)
                 self._respond(OK_HEAD, acknowledgement(outcome))
             else:
                 self._refuse(outcome)

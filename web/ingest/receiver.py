@@ -8,7 +8,14 @@ from functools import lru_cache
 
 from aiohttp import web
 
-from eventstore.errors import LoopledgerError, NotFoundError, RefusedError, printable
+from eventstore.errors import (
+    LoopledgerError,
+    NotFoundError,
+    QueueFullError,
+    RefusedError,
+    UnavailableError,
+    printable,
+)
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.batch import OnOutcome
@@ -20,12 +27,20 @@ from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
 from verification.verifier import Claims
 from web.context import Endpoint
-from web.errors import CutShortError, EncodedError, TooLargeError, TooManyError, TooSlowError
+from web.errors import (
+    CutShortError,
+    EncodedError,
+    ExpectationError,
+    TooLargeError,
+    TooManyError,
+    TooSlowError,
+)
 from web.ingest.body import BodyReader
+from web.ingest.counting import DeliveryCounts
 from web.ingest.delivery import delivery_of
 from web.ingest.headers import HeaderFilter
 from web.ingest.rate import RateLimiter, rate_key
-from web.problems import problem_response, problem_type_of
+from web.problems import INTERNAL, PROBLEM_TYPES, outcome_of, problem_response, problem_type_of
 
 # What is put on record as a rejection: what the sender, or our settings, can mend.
 REJECTED = (
@@ -38,6 +53,17 @@ REJECTED = (
     CutShortError,
     RefusedError,
     TooManyError,
+)
+
+# Why else a delivery gets no 200.
+NOT_ON_RECORD = (ExpectationError, QueueFullError, UnavailableError)
+
+# What may become of a delivery that is refused, as metrics have it.
+OUTCOMES = sorted(
+    {
+        *(PROBLEM_TYPES[error].cause.lower() for error in (*REJECTED, *NOT_ON_RECORD)),
+        INTERNAL.cause.lower(),
+    }
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -60,6 +86,9 @@ class Receiver:
         self._rate_key = lru_cache(limits.addresses_remembered)(rate_key)
         self._rate = RateLimiter(limits)
         self._headers = _header_filter(endpoints.values())
+        self.counts = DeliveryCounts(
+            {name: endpoint.verifier.configured for name, endpoint in endpoints.items()}, OUTCOMES
+        )
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -82,6 +111,7 @@ class Receiver:
                 # The rest of a refused request is not waited for.
                 response.force_close()
             return response
+        self.counts.count_accepted(delivery)
         return web.Response(body=acknowledgement(appended), content_type="application/json")
 
     def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
@@ -97,6 +127,7 @@ class Receiver:
         """Make the response to a delivery that failed; goes on record if the sender or our settings can mend it."""
         if isinstance(error, REJECTED):
             self._note(delivery, error)
+        self.counts.count_refused(delivery, outcome_of(error))
         return problem_response(error, "POST")
 
     def _admit(self, delivery: Delivery) -> Endpoint:
@@ -111,6 +142,7 @@ class Receiver:
     def _event(self, endpoint: Endpoint, delivery: Delivery, claims: Claims) -> NewEvent:
         """Check the body of a delivery, and find out where it belongs."""
         endpoint.verifier.check_body(delivery, claims)
+        delivery.verified = True
         recognised = recognise(endpoint, delivery)
         headers = self._headers.block(delivery, recognised)
         return new_event(new_event_id(), delivery, recognised, headers)

@@ -1,0 +1,24 @@
+"""The metrics of this server, for Prometheus."""
+
+from web.context import Context
+from web.errors import BadParameterError, NotLocalError, NotReportedError
+from web.formats import Negotiated
+from web.parameters import NoParameters
+from web.route import Route
+
+
+async def show_metrics(context: Context, _path: NoParameters, _query: NoParameters) -> Negotiated:
+    """The metrics of all processes of this server, and of its database if that answers."""
+    return await context.metrics.read()
+
+
+ROUTES = [
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=show_metrics,
+        answer=Negotiated,
+        errors=(BadParameterError, NotLocalError, NotReportedError),
+        scope="metrics",
+    )
+]
