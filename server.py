@@ -22,6 +22,7 @@ import structlog
 import uvloop
 
 from eventstore.errors import ExposedError, LoopledgerError, SettingsError
+from eventstore.log.known_head import KnownHead
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.processes import Account, account_for
 from eventstore.query.readiness import NOT_SET_UP
@@ -44,11 +45,12 @@ from runtime.wiring import (
     open_parts,
     prepare,
     projecting,
+    remembering_head,
     retry_until_available,
     serving_http,
     settings_from,
 )
-from runtime.worker import PROJECTING, work
+from runtime.worker import KNOWN_HEAD, PROJECTING, work
 from web.auth import is_loopback
 
 logger = structlog.get_logger()
@@ -94,9 +96,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         own.add(read_build)
         totals = Totals(own.read)
         stack.push_async_callback(totals.close)
+        memory = await stack.enter_async_context(remembering_head(settings, urls.owner))
         workers = Workers(
             _commands(settings, listener, account),
-            environ=lambda name: _worker_environ(settings, urls, name),
+            environ=lambda name: _worker_environ(settings, urls, name, memory.known),
             inherit=[listener.fileno()],
             on_start=totals.add_child,
         )
@@ -156,12 +159,16 @@ def _commands(
     return {**dict.fromkeys(names, http), PROJECTING: [program, "--role", PROJECTING, *user]}
 
 
-def _worker_environ(settings: Settings, urls: Urls, name: str) -> dict[str, str]:
+def _worker_environ(
+    settings: Settings, urls: Urls, name: str, known: KnownHead | None
+) -> dict[str, str]:
     """The environment of a worker: of the databases' URLs it has its own."""
+    told = {} if known is None else {KNOWN_HEAD: msgspec.json.encode(known).decode()}
     return {
         **{name: value for name, value in os.environ.items() if name not in ROLE_URLS},
         "DATABASE_URL": urls.projecting if name == PROJECTING else urls.receiving,
         "LOOPLEDGER_INSECURE": str(settings.insecure).lower(),
+        **told,
     }
 
 
@@ -269,7 +276,9 @@ def run(given: argparse.Namespace) -> int:
     """Serve as `given` says; returns the exit code."""
     role = getattr(given, "role", None)
     try:
-        settings = settings_from(os.environ)
+        # What the parent tells a worker is no setting.
+        told = {KNOWN_HEAD} if role else set()
+        settings = settings_from({k: v for k, v in os.environ.items() if k not in told})
         if given.insecure:
             settings = msgspec.structs.replace(settings, insecure=True)
         if given.workers is not None:

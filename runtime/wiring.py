@@ -18,6 +18,7 @@ from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.head import Head
+from eventstore.log.known_head import HeadMemory, KnownHead
 from eventstore.log.partitions import PartitionKeeper
 from eventstore.log.reader import Reader
 from eventstore.metrics import Values
@@ -36,6 +37,7 @@ from eventstore.rejections import Rejections
 from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 from projections import load_projections
 from providers import load_providers, settings_types
+from runtime.data_directory import data_directory, default_directory
 from runtime.metrics.database import DatabaseValues
 from runtime.metrics.exposition import MetricsReader
 from runtime.metrics.process import ProcessValues, appending, receiving
@@ -92,9 +94,12 @@ class Metrics(NamedTuple):
 
 @asynccontextmanager
 async def open_parts(
-    settings: Settings, dsn: str, *, append: bool, follow: bool
+    settings: Settings, dsn: str, *, append: bool, follow: bool, known: KnownHead | None = None
 ) -> AsyncIterator[Parts]:
-    """Open the database and the log: to `append` to it, to `follow` what other processes append."""
+    """Open the database and the log: to `append` to it, to `follow` what other processes append.
+
+    `known` is how far the log is known to have reached.
+    """
     limits = settings.limits
     # A process that only follows writes states, which can be folded again: they need not take the disk from the log.
     database = Database(dsn, pool_connections=limits.pool_connections, durable=append)
@@ -105,7 +110,7 @@ async def open_parts(
         try:
             await head.start(notify=append, follow=follow)
             if append:
-                await appender.start()
+                await appender.start(known)
             yield Parts(
                 database=database,
                 appender=appender,
@@ -229,6 +234,20 @@ async def keeping_partitions(owner_url: str) -> AsyncIterator[None]:
     database = Database(owner_url, pool_connections=1)
     async with in_background(PartitionKeeper(database).run(), "partitions"):
         yield
+
+
+@asynccontextmanager
+async def remembering_head(settings: Settings, owner_url: str) -> AsyncIterator[HeadMemory]:
+    """Remember outside the database how far the log has reached, and what is known from before."""
+    # Beside another database's data there may be two stores, and neither is meant.
+    default = default_directory() if settings.database_url else data_directory(settings.data_dir)
+    memory = HeadMemory(
+        settings.data_dir or default, Database(owner_url, pool_connections=1).connect
+    )
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await retry_until_available(memory.load, never)
+    async with in_background(memory.run(), "known-head"):
+        yield memory
 
 
 def make_conductor(settings: Settings, parts: Parts, dsn: str) -> Conductor:

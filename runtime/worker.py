@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from eventstore.errors import SettingsError
+from eventstore.log.known_head import KnownHead
 from eventstore.postgres.roles import with_password
 from eventstore.tasks import in_background
 from runtime.metrics.process import ProcessValues
@@ -21,6 +22,9 @@ from runtime.wiring import Metrics, open_parts, projecting, retry_until_availabl
 
 # The name of the process that projects, and of its role.
 PROJECTING = "projecting"
+
+# How a worker is told how far the log is known to have reached.
+KNOWN_HEAD = "LOOPLEDGER_KNOWN_HEAD"
 
 # How much the projecting process yields to the processes that take deliveries.
 PROJECTING_NICENESS = 5
@@ -41,7 +45,7 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
         dsn = with_password(settings.database_url)
         parts = await retry_until_available(
             lambda: stack.enter_async_context(
-                open_parts(settings, dsn, append=http, follow=not http)
+                open_parts(settings, dsn, append=http, follow=not http, known=_known_head())
             ),
             end,
         )
@@ -74,6 +78,11 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
             if leading.done():
                 # An unexpected error: the parent restarts this process.
                 leading.result()
+
+
+def _known_head() -> KnownHead | None:
+    told = os.environ.get(KNOWN_HEAD)
+    return None if told is None else msgspec.json.decode(told, type=KnownHead)
 
 
 def _cease_to_be_root(given: argparse.Namespace) -> None:

@@ -3,15 +3,21 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
+from benchmarks.harness.server_process import clean_environment
 from runtime.address import find_running
+from tests.support import ROOT
 from tests.support.server_process import ServerProcess, failed_start, patiently
 
 
@@ -100,6 +106,54 @@ def test_a_second_start_goes_on_where_the_first_was(serve: Callable[..., ServerP
     assert second.deliver("l-2") == 2
     page = second.get("/v1/locations?at_least=2")
     assert [item["id"] for item in page["items"]] == ["l-1", "l-2"]
+
+
+def test_beside_an_older_copy_of_its_data_nothing_is_taken_until_somebody_accepts_it(
+    serve: Callable[..., ServerProcess], data_dir: Path
+) -> None:
+    server = serve()
+    assert [server.deliver(f"l-{n}") for n in range(3)] == [1, 2, 3]
+    server.stop()
+    # Owners and all.
+    older = data_dir.with_name(f"{data_dir.name}-older")
+    subprocess.run(["/bin/cp", "-a", data_dir / "postgres", older], check=True)
+    server = serve()
+    assert server.deliver("l-4") == 4
+    (file,) = (data_dir / "known_heads").iterdir()
+    deadline = time.monotonic() + 30
+    while b'"position":4' not in file.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.stop()
+    shutil.rmtree(data_dir / "postgres")
+    older.rename(data_dir / "postgres")
+    server = serve()
+    with pytest.raises(HTTPError, match="503"):
+        server.deliver("l-5")
+    with pytest.raises(HTTPError, match="503"):
+        server.get("/readyz")
+    assert "log_behind" in server.output()
+    shown = timeline(data_dir, "show")
+    assert "\nhead 3\naccepted:\n" in shown
+    assert "the log goes on after position 3" in timeline(data_dir, "accept")
+    assert patiently(lambda: server.deliver("l-5")) == 4
+    told = server.get("/v1/timeline")
+    assert [one["position"] for one in told["acceptances"]] == [3, 0]
+    assert told["timeline"] == told["accepted"] == 1
+    assert "events_lost" in server.output()
+
+
+def timeline(data_dir: Path, action: str) -> str:
+    """What `loopledger timeline` prints."""
+    return subprocess.run(
+        [sys.executable, "-m", "commands", "timeline", action],
+        cwd=ROOT,
+        env=clean_environment({"LOOPLEDGER_DATA_DIR": str(data_dir)}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
 
 
 def test_kill_9_of_server_and_postgres_loses_nothing_acknowledged(

@@ -28,6 +28,7 @@ from eventstore.log.batch import (
     too_late,
 )
 from eventstore.log.events import Appended, NewEvent
+from eventstore.log.known_head import KnownHead
 from eventstore.log.writer import Doubt, LogWriter
 from eventstore.postgres.failures import (
     describe,
@@ -89,9 +90,12 @@ class Appender:
         self._outage: str | None = None
         self.commits = self._writer.commits
 
-    async def start(self) -> None:
-        """Connect, and begin to commit what is appended. Raises what `connect` does."""
-        await self._writer.start()
+    async def start(self, known: KnownHead | None = None) -> None:
+        """Connect, and begin to commit what is appended, to a log that has reached `known`.
+
+        Raises what `connect` does.
+        """
+        await self._writer.start(known)
         self._tasks = [
             asyncio.create_task(self._run(), name="appender"),
             asyncio.create_task(self._expire(), name="appender-expire"),

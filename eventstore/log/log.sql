@@ -55,6 +55,20 @@ SELECT position FROM log_head WHERE only_row
 -- The newest position, and how many times a timeline was accepted: only then may the position have gone back.
 SELECT position, acceptance FROM log_head WHERE only_row
 
+-- identify_log --
+-- Which log this is: the same in every physical copy of its database, and no other's.
+SELECT s.system_identifier, d.oid, 'log_head'::regclass::oid
+FROM pg_control_system() AS s, pg_database AS d
+WHERE d.datname = current_database()
+
+-- read_head_at --
+-- The newest position, and the time by the server's clock.
+SELECT position, clock_timestamp() FROM log_head WHERE only_row
+
+-- accepted_since --
+-- The lowest position at which the log went on when a timeline was accepted after $1; null if none was.
+SELECT min(position) FROM timelines WHERE accepted_at > $1
+
 -- list_acceptances --
 -- Which timelines were accepted since the one of number $1, and where the log ended then.
 SELECT acceptance, timeline, position FROM timelines WHERE acceptance > $1 ORDER BY acceptance

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Acceptance(msgspec.Struct, frozen=True):
-    """A timeline that was accepted, and where the log ended then."""
+    """A timeline that was accepted.
+
+    `acceptance` counts them from 1. The log went on after `position`, on `timeline`, from `accepted_at` on.
+    """
 
     acceptance: int
     timeline: int
@@ -26,7 +29,10 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 
 class TimelineStatus(msgspec.Struct, frozen=True):
-    """The server's own timeline, the one on which the log may grow, the newest position; and how that came to be."""
+    """Whether the log may grow: `timeline`, that of the server now, has to be `accepted`.
+
+    `head` is the newest position; `acceptances` tell how that came to be, the newest first.
+    """
 
     timeline: int
     accepted: int

@@ -12,6 +12,7 @@ import structlog
 from eventstore.errors import UnavailableError
 from eventstore.log.batch import Pending, columns_of, report
 from eventstore.log.events import Appended
+from eventstore.log.known_head import KnownHead, position_that_holds
 from eventstore.log.queries import QUERIES
 from eventstore.metrics import Commits
 
@@ -58,12 +59,14 @@ class LogWriter:
         # How many times a timeline was accepted, as far as we know.
         self._acceptance = 0
 
-    async def start(self) -> None:
-        """Connect, and read the head. Raises what `connect` does."""
+    async def start(self, known: KnownHead | None = None) -> None:
+        """Connect, and read the head, which `known` may be ahead of. Raises what `connect` does."""
         connection = await self._connected()
         row = await connection.fetchrow(QUERIES["watch_head"])
         if row is not None:
             self.known_head, self._acceptance = row
+        if known is not None:
+            self.known_head = max(self.known_head, await position_that_holds(connection, known))
 
     def disconnect(self) -> None:
         """Close the connection at once. A statement under way may be carried out all the same."""

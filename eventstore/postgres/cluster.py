@@ -84,6 +84,7 @@ INITDB_OPTIONS: Final = (
 ENTRIES: Final = frozenset(
     {
         *(
+            "known_heads",
             "lock",
             "passwords",
             "postgres",

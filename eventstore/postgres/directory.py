@@ -120,7 +120,9 @@ class Directory:
         with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
             return file.read()
 
-    def write(self, name: str, text: str, *, owner: int, group: int) -> None:
+    def write(
+        self, name: str, text: str, *, owner: int, group: int, wait_for_disk: bool = True
+    ) -> None:
         """Put a file of mode 0600 in it, whole or not at all, in the place of one that is there."""
         new = f"{name}.new"
         self.unlink(new)
@@ -130,9 +132,11 @@ class Directory:
             file.flush()
             if os.geteuid() == 0:
                 os.fchown(fd, owner, group)
-            os.fsync(fd)
+            if wait_for_disk:
+                os.fsync(fd)
         os.rename(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        self.sync()
+        if wait_for_disk:
+            self.sync()
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename what is in it, and replace a file."""

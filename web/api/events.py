@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from eventstore.errors import NotFoundError
 from eventstore.log.events import EventWithHeaders, ListedEvent, Recorded
+from eventstore.log.timeline import TimelineStatus
 from eventstore.query.cursor import Page, page_of
 from web.api.headers import parse_headers
 from web.context import Context
@@ -68,6 +69,11 @@ async def show_body(context: Context, path: EventPath, _: NoParameters) -> bytes
     return (await _find(context, path.position)).body
 
 
+async def show_timeline(context: Context, _path: NoParameters, _: NoParameters) -> TimelineStatus:
+    """On which timeline the log may grow, and what was accepted when."""
+    return await context.reader.timeline()
+
+
 async def _find(context: Context, position: int) -> EventWithHeaders:
     event = await context.reader.event(position)
     if event is None:
@@ -101,5 +107,12 @@ ROUTES = [
         answer=bytes,
         errors=(*COMMON_ERRORS, NotFoundError),
         scope="raw",
+    ),
+    Route(
+        method="GET",
+        path="/v1/timeline",
+        handler=show_timeline,
+        answer=TimelineStatus,
+        scope="read",
     ),
 ]

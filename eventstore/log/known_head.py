@@ -1,0 +1,146 @@
+"""How far a log is known to have reached, in a file outside the database.
+
+A process knows how far the log has reached, and has no append accepted by one that ends before. Where every process is
+started again beside an older copy of the database (a snapshot, a copy of its files, a replica that kept its timeline),
+only this file remembers. It is a lower bound: it is written once a second, and does not wait for the disk.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+import msgspec
+import structlog
+
+from eventstore.errors import LoopledgerError
+from eventstore.log.queries import QUERIES
+from eventstore.postgres.database import Connect, run_connected
+from eventstore.postgres.directory import Directory
+from eventstore.postgres.failures import describe
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Record
+
+T = TypeVar("T")
+
+logger = structlog.get_logger()
+
+DIRECTORY = "known_heads"
+
+# Seconds between two looks at the head.
+LOOK_SECONDS = 1.0
+
+
+class KnownHead(msgspec.Struct, frozen=True):
+    """A log had reached `position` at the time `at`, by the clock of its server."""
+
+    position: int
+    at: datetime
+
+
+async def position_that_holds(connection: "Connection[Record]", known: KnownHead) -> int:
+    """The position that a log must have reached: the known one, unless an operator has since accepted to lose some."""
+    accepted = await connection.fetchval(QUERIES["accepted_since"], known.at)
+    return known.position if accepted is None else min(known.position, accepted)
+
+
+class HeadMemory:
+    """Remembers the head of one log, in a file below `data_dir` that is named after the log.
+
+    The name is made of what a copy of the database shares with it, and another database or schema does not.
+    """
+
+    def __init__(self, data_dir: Path, connect: Connect) -> None:
+        self.known: KnownHead | None = None
+        self._data_dir = data_dir
+        self._connect = connect
+        self._name: str | None = None
+        self._failing = False
+
+    async def load(self) -> None:
+        """Read what is remembered; what cannot be is not."""
+        connection = await self._connect()
+        try:
+            row = await connection.fetchrow(QUERIES["identify_log"])
+            if row is None:
+                return
+            self._name = "-".join(str(part) for part in row) + ".json"
+            text = await asyncio.to_thread(self._in_directory, lambda found: found.read(self._name))
+            if text is not None:
+                self.known = msgspec.json.decode(text, type=KnownHead)
+                await self._report(connection, self.known)
+        except (OSError, LoopledgerError, msgspec.DecodeError, asyncpg.PostgresError) as error:
+            self._complain(error)
+        finally:
+            connection.terminate()
+
+    async def run(self) -> None:
+        """Remember, until cancelled."""
+        if self._name is not None:
+            await run_connected(self._connect, self._follow)
+
+    async def _follow(self, connection: "Connection[Record]") -> None:
+        while True:
+            await self.look(connection)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self, connection: "Connection[Record]") -> None:
+        """Remember the head, if it has moved; one that is behind is not believed."""
+        position, now = await connection.fetchrow(QUERIES["read_head_at"]) or (0, None)
+        if now is None:
+            return
+        if self.known is not None:
+            position = max(position, await position_that_holds(connection, self.known))
+            if position == self.known.position:
+                return
+        self.known = KnownHead(position, now)
+        text = msgspec.json.encode(self.known).decode()
+        try:
+            await asyncio.to_thread(self._in_directory, lambda found: self._write(found, text))
+            self._failing = False
+        except (OSError, LoopledgerError) as error:
+            self._complain(error)
+
+    def _write(self, directory: Directory, text: str) -> None:
+        if self._name is not None:
+            owner, group = os.geteuid(), os.getegid()
+            directory.write(self._name, text, owner=owner, group=group, wait_for_disk=False)
+
+    def _in_directory(self, act: Callable[[Directory], T]) -> T:
+        """Do something in the directory, which is made if it is missing. Raises OSError, PostgresError."""
+        # Postgres, which may run as another user, has to pass through the data directory.
+        self._data_dir.mkdir(
+            mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True
+        )
+        with (
+            Directory(self._data_dir, {0, os.geteuid()}) as data_dir,
+            data_dir.make(DIRECTORY, 0o700, os.geteuid(), os.getegid()) as found,
+        ):
+            return act(found)
+
+    @staticmethod
+    async def _report(connection: "Connection[Record]", known: KnownHead) -> None:
+        head = await connection.fetchval(QUERIES["read_head"])
+        holds = await position_that_holds(connection, known)
+        if head < holds:
+            logger.critical(
+                "log_behind",
+                message="The log ends before where it is known to have reached; every delivery is refused.",
+                head=head,
+                known=holds,
+                advice="see that this is the right database; if it is to go on without what came after, run: "
+                "loopledger timeline accept",
+            )
+
+    def _complain(self, error: Exception) -> None:
+        if not self._failing:
+            logger.warning(
+                "known_head_not_kept",
+                message="How far the log reaches is not remembered outside the database.",
+                error=describe(error) if not isinstance(error, OSError) else str(error),
+            )
+        self._failing = True
