@@ -107,6 +107,8 @@ class _Merchant:
                 balance += change
                 spent -= change if kind != "TOPUP" else 0
                 card["balance"] = self._money(balance)
+                # Loopz documents no statuses of cards: these are those of its locations.
+                card["status"] = "ACTIVE" if balance else "INACTIVE"
                 card["updated_on"] = world.tick()
                 yield self._delivery("gift-card.updated", card)
         if world.chance(rates.deleted):
@@ -150,6 +152,7 @@ class _Merchant:
             "gan": world.digits(16),
             "balance": self._money(balance),
             "type": "DIGITAL",
+            "status": "ACTIVE",
             "created_on": (now := world.tick()),
             "updated_on": now,
         }

@@ -97,6 +97,15 @@ def test_a_balance_is_never_negative_and_equals_what_its_completed_transactions_
 
 @few
 @given(seeds)
+def test_every_snapshot_of_a_card_has_the_status_that_its_balance_gives_it(seed: int) -> None:
+    for delivery in deliveries(seed, 1_000, plain):
+        if topic(delivery).startswith("gift-card."):
+            body = content(delivery)
+            assert body["status"] == ("ACTIVE" if body["balance"]["amount"] else "INACTIVE")
+
+
+@few
+@given(seeds)
 def test_a_duplicate_equals_the_delivery_before_it_of_the_same_thing(seed: int) -> None:
     sent = list(deliveries(seed, 1_000, Rates(duplicate=0.3, late=0.3)))
     repeats = 0
