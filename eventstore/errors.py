@@ -65,7 +65,7 @@ class NotSetUpError(LoopledgerError):
 
 
 class NotFoldedError(LoopledgerError):
-    """{projection} has folded up to position {checkpoint}, not yet up to {position}."""
+    """{projection} has folded up to position {checkpoint}, not yet up to {position}; the newest event is {head}."""
 
 
 class UnstorableError(LoopledgerError):

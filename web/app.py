@@ -6,17 +6,18 @@ from typing import Any
 from aiohttp import web
 
 from eventstore.fold.projection import Projection
-from web.api import deliveries, events, health, metrics, projections, rejections, states
+from web.api import deliveries, events, health, index, metrics, projections, rejections, states
 from web.auth import OPEN_PATHS, local_only
 from web.context import CONTEXT, Context
 from web.ingest.receiver import Receiver
 from web.problems import problems
+from web.responses import add_common_headers, near_misses
 from web.route import Route, request_handler
 
 
 def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
     """Every route, with those of the states of each projection."""
-    return [
+    routes = [
         *deliveries.ROUTES,
         *(route for projection in served for route in states.routes_of(projection)),
         *events.ROUTES,
@@ -25,11 +26,13 @@ def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
         *health.ROUTES,
         *metrics.ROUTES,
     ]
+    return [*routes, index.route_to(routes)]
 
 
 def make_app(context: Context, receiver: Receiver) -> web.Application:
     """Make the application. `receiver` receives the deliveries, before the other middlewares and any handler."""
-    app = web.Application(middlewares=[receiver.middleware, problems, local_only])
+    app = web.Application(middlewares=[receiver.middleware, problems, local_only, near_misses])
+    app.on_response_prepare.append(add_common_headers)
     routes = make_routes(each.projection for each in context.states.values())
     app[CONTEXT] = context
     app[OPEN_PATHS] = frozenset(route.path for route in routes if route.scope == "health")

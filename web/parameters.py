@@ -51,7 +51,7 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ParameterReader(Generic[P]):
-    """Reads parameters into a Struct whose fields are whole numbers, texts and booleans."""
+    """Reads parameters into a Struct whose fields are whole numbers, texts, given words and booleans."""
 
     def __init__(self, struct: type[P], limits: Limits) -> None:
         self._struct = struct
@@ -99,6 +99,8 @@ def _parser(type_: inspect.Type, most: int | None) -> Callable[[str, str], objec
             return _flag
         case inspect.StrType():
             return _text
+        case inspect.LiteralType(values=values):
+            return partial(_one_of, tuple(map(str, values)))
     message = f"no parameter can be of type {type_}"
     raise TypeError(message)
 
@@ -118,6 +120,14 @@ def _flag(name: str, text: str) -> bool:
     raise BadParameterError(
         parameter=name, problem=f"must be true or false, not {text[:REPEATED]!r}"
     )
+
+
+def _one_of(words: tuple[str, ...], name: str, text: str) -> str:
+    if text in words:
+        return text
+    *most, last = words
+    allowed = f"{', '.join(most)} or {last}" if most else last
+    raise BadParameterError(parameter=name, problem=f"must be {allowed}, not {text[:REPEATED]!r}")
 
 
 def _text(name: str, text: str) -> str:

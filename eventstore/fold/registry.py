@@ -137,8 +137,14 @@ class Registry:
         checkpoint = await self.live_checkpoint(name)
         while checkpoint < position:
             if loop.time() >= deadline:
-                raise NotFoldedError(projection=name, checkpoint=checkpoint, position=position)
+                raise await self._not_folded_error(name, checkpoint, position)
             checkpoint = await self._next_checkpoint(name)
+
+    async def _not_folded_error(self, name: str, checkpoint: int, position: int) -> NotFoldedError:
+        found = (await self.statuses(name)).get(name)
+        # It may be that nothing has that position yet.
+        head = found.generations[0].head if found else checkpoint
+        return NotFoldedError(projection=name, checkpoint=checkpoint, position=position, head=head)
 
     async def _next_checkpoint(self, name: str) -> int:
         """The checkpoint a moment from now, or once it has moved; however many wait, it is read once for all."""

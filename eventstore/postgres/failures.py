@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 
 from eventstore.errors import LoopledgerError, printable
+from eventstore.postgres.mismatch import describe_mismatch
 
 # Postgres is away or going away. asyncpg shows a dying server in many ways; InternalClientError is one of them (its
 # protocol state is cut off half-way through a message).
@@ -86,8 +87,13 @@ def describe(error: BaseException) -> str:
     Only messages known to be free of a delivery's values are repeated: they may be secrets. Of any other error the
     class and the place are told.
     """
+    if isinstance(error, LoopledgerError):
+        # A sentence, written for people.
+        return printable(" ".join(str(error).split()))
+    if isinstance(error, msgspec.ValidationError):
+        return printable(describe_mismatch(str(error)))
     text = ""
-    if isinstance(error, LoopledgerError | msgspec.MsgspecError):
+    if isinstance(error, msgspec.MsgspecError):
         text = str(error)
     elif isinstance(error, asyncpg.PostgresError):
         text = f"{error.message or 'no message'} ({error.sqlstate})"

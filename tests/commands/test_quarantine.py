@@ -14,7 +14,7 @@ async def test_what_is_in_quarantine_is_listed_over_all_projections(serve: Serve
     assert [line for line in out.splitlines() if line.startswith("trans")] == [
         f"transactions {position}: fitbank/66/transaction/TRA1" for position in (30, 17, 5)
     ]
-    assert out.count("    ValidationError: Expected `decimal`, got `null`") == 3
+    assert out.count("    TotalValue must be a decimal number, not null.") == 3
 
 
 async def test_where_there_is_room_each_event_in_quarantine_is_one_line(serve: Serve) -> None:
@@ -56,6 +56,6 @@ async def test_one_in_quarantine_is_shown_with_its_event_but_does_not_steer_the_
     code, out, _ = await run_command(quarantine, fake.url, "show", "transactions", "17")
     assert code == 0
     assert "projection: transactions\nposition: 17\n" in out
-    assert "error: ValidationError: Expected `decimal`" in out
+    assert "error: TotalValue must be a decimal number" in out
     assert "headers:\n  Host: localhost\n" in out
     assert r'{"TotalValue": null, ":100:":\x1b]0;"x"}' in out

@@ -302,7 +302,7 @@ class FakeLoopledger:
             "position": position,
             "stream": "fitbank/66/transaction/TRA1",
             "topic": "UpdatePurchaseClosedLoopStatusMongo",
-            "error": "ValidationError: Expected `decimal`, got `null` - at `$.TotalValue`",
+            "error": "TotalValue must be a decimal number, not null.",
             "quarantined_at": "2026-01-01T12:00:00Z",
         }
 

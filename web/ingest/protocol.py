@@ -20,7 +20,7 @@ from typing import NamedTuple
 import structlog
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import SERVER_SOFTWARE, HttpProcessingError, HttpRequestParser, HttpVersion11
+from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
 from eventstore.limits import Limits
@@ -31,6 +31,7 @@ from web.ingest.connections import head_and_body
 from web.ingest.delivery import split_path
 from web.ingest.receiver import Receiver, acknowledgement
 from web.problems import problem_response
+from web.responses import SERVER
 
 logger = structlog.get_logger()
 
@@ -168,7 +169,7 @@ class DeliveryServer:
         if second != self._second:
             self._second = second
             date = formatdate(second, usegmt=True)
-            self._lines = f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n".encode()
+            self._lines = f"Date: {date}\r\nServer: {SERVER}\r\n".encode()
         return self._lines
 
 

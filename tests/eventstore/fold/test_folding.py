@@ -160,7 +160,7 @@ def test_it_stops_behind_the_failure_that_reaches_the_limit() -> None:
     accumulator = Accumulator(PROJECTION, PROVIDERS)
     assert accumulator.fold(bad("a", "good", "c", "d", "e", good="good"), failure_limit=2) == TOPIC
     assert (accumulator.folded, accumulator.quarantined) == (1, 3)
-    assert accumulator.last_error == "UndecodableError: balance is not a whole number of cents."
+    assert accumulator.last_error == "balance is not a whole number of cents."
 
 
 def test_a_stream_that_fails_again_and_again_counts_once() -> None:

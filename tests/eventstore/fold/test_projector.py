@@ -171,7 +171,7 @@ async def test_an_event_that_cannot_be_decoded_goes_to_quarantine_and_the_rest_g
     assert tuple(row.values()) == (
         2,
         "loopz/m-1/gift-card/a",
-        "UndecodableError: balance is not a whole number of cents.",
+        "balance is not a whole number of cents.",
     )
 
 

@@ -1,6 +1,11 @@
 """What an error of the driver means, and how it is told."""
 
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
 import asyncpg
+import msgspec
 import pytest
 
 from eventstore.errors import UnstorableError
@@ -34,12 +39,42 @@ def test_an_error_means_an_outage_or_a_refused_value_or_neither(
     assert (is_outage(error), is_transient(error), is_refused_value(error)) == meaning
 
 
+class Card(msgspec.Struct):
+    """What a body may be."""
+
+    balance: bool | int | float | str | dict[str, str] | None = None
+    total: Decimal = Decimal(0)
+    at: datetime | None = None
+    word: Literal["a", "b"] = "a"
+    inner: "Card | None" = None
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (
+            b'{"balance": []}',
+            "balance must be true or false, a whole number, a number, a string, an object or null, not an array.",
+        ),
+        (b'{"total": null}', "total must be a decimal number, not null."),
+        (b'{"total": "4111-1111"}', "total is not a decimal number."),
+        (b'{"inner": {"at": 3.5}}', "inner.at must be a time or null, not a number."),
+        (b'{"word": "a secret"}', "word is none of the values that it may have."),
+        (b"[]", "the value must be an object, not an array."),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_in_words_of_json(body: bytes, text: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.json.decode(body, type=Card)
+    assert describe(caught.value) == text
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
         (
             UnstorableError(field="status", problem="is too long"),
-            "UnstorableError: status is too long.",
+            "status is too long.",
         ),
         (asyncpg.DiskFullError("no\nspace"), "DiskFullError: no message (53100)"),
         (ValueError("a card number"), "ValueError"),
