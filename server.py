@@ -122,7 +122,7 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         parts = await stack.enter_async_context(open_parts(settings, dsn, append=True, follow=True))
         await stack.enter_async_context(keeping_partitions(dsn))
         await stack.enter_async_context(projecting(settings, parts, dsn))
-        own = ProcessValues("alone")
+        own = ProcessValues("parent")
         own.add(read_build)
         totals = Totals(own.read)
         stack.push_async_callback(totals.close)
