@@ -111,9 +111,6 @@ PROCESS_MEMORY = _gauge(
 PROCESS_CPU = _counter(
     "process_cpu_seconds_total", "Processor time that a process has used.", "process"
 )
-PROCESS_FILES = _gauge(
-    "process_open_fds", "Files and connections that a process has open.", "process", merge="max"
-)
 
 # Read from the database, when asked.
 DATABASE_UP = _gauge("database_up", "1 if the database has answered for these metrics, else 0.")
