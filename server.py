@@ -36,6 +36,7 @@ from runtime.metrics.process import ProcessValues, read_build, restarting
 from runtime.metrics.totals import Totals
 from runtime.postgres import Urls, start_postgres
 from runtime.privileges import choose_account, keeps_root_for
+from runtime.relays import Relays, add_relay_arguments
 from runtime.settings import Settings
 from runtime.supervisor import Workers
 from runtime.wiring import (
@@ -97,10 +98,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         totals = Totals(own.read)
         stack.push_async_callback(totals.close)
         memory = await stack.enter_async_context(remembering_head(settings, urls.owner))
+        relays = stack.enter_context(Relays(settings.workers, settings.limits.appenders))
         workers = Workers(
-            _commands(settings, listener, account),
+            _commands(settings, listener, relays, account),
             environ=lambda name: _worker_environ(settings, urls, name, memory.known),
-            inherit=[listener.fileno()],
+            inherit=[listener.fileno(), *relays.descriptors],
             on_start=totals.add_child,
         )
         own.add(restarting(workers.restarts))
@@ -150,13 +152,13 @@ def _address_left(data_dir: Path, url: str) -> Iterator[None]:
 
 
 def _commands(
-    settings: Settings, listener: socket.socket, account: Account
+    settings: Settings, listener: socket.socket, relays: Relays, account: Account
 ) -> dict[str, list[str]]:
     program = str(Path(__file__).resolve())
     user = [] if account is None else ["--user", account.pw_name]
     http = [program, "--role", "http", "--socket", str(listener.fileno()), *user]
-    names = [f"http-{n}" for n in range(1, settings.workers + 1)]
-    return {**dict.fromkeys(names, http), PROJECTING: [program, "--role", PROJECTING, *user]}
+    workers = {f"http-{n + 1}": [*http, *relays.arguments(n)] for n in range(settings.workers)}
+    return {**workers, PROJECTING: [program, "--role", PROJECTING, *user]}
 
 
 def _worker_environ(
@@ -252,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     parser.add_argument("--role", choices=["http", PROJECTING], help=argparse.SUPPRESS)
     parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
+    add_relay_arguments(parser)
     parser.add_argument("--user", help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)

@@ -32,6 +32,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_deliveries: Positive = 1_000
     batch_bytes: Positive = 8 * MIB
 
+    # So many workers of a server append; the others hand their batches to one of those. 0: as many as there are
+    # processors, four at most.
+    appenders: Annotated[int, msgspec.Meta(ge=0)] = 0
+
     # How long a request waits for its commit before it is told to try again later.
     append_seconds: Seconds = 10.0
 

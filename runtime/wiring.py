@@ -21,6 +21,8 @@ from eventstore.log.head import Head
 from eventstore.log.known_head import HeadMemory, KnownHead
 from eventstore.log.partitions import PartitionKeeper
 from eventstore.log.reader import Reader
+from eventstore.log.relay_client import RelayingAppender
+from eventstore.log.relay_server import RelayServer
 from eventstore.metrics import Values
 from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
@@ -42,6 +44,7 @@ from runtime.metrics.database import DatabaseValues
 from runtime.metrics.exposition import MetricsReader
 from runtime.metrics.process import ProcessValues, appending, receiving
 from runtime.postgres import Urls
+from runtime.relays import Relay
 from runtime.secrets import read_secret
 from runtime.settings import Settings, load_settings
 from verification.verifier import Verification, Verifier
@@ -79,7 +82,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What every role of a server works with."""
 
     database: Database
-    appender: Appender
+    appender: Appender | RelayingAppender
     reader: Reader
     head: Head
     registry: Registry
@@ -94,7 +97,13 @@ class Metrics(NamedTuple):
 
 @asynccontextmanager
 async def open_parts(
-    settings: Settings, dsn: str, *, append: bool, follow: bool, known: KnownHead | None = None
+    settings: Settings,
+    dsn: str,
+    *,
+    append: bool,
+    follow: bool,
+    known: KnownHead | None = None,
+    relay: Relay | None = None,
 ) -> AsyncIterator[Parts]:
     """Open the database and the log: to `append` to it, to `follow` what other processes append.
 
@@ -106,11 +115,19 @@ async def open_parts(
     await database.open()
     try:
         head = Head(database, limits)
-        appender = Appender(database.connect, limits, head.on_append)
+        own = Appender(database.connect, limits, head.on_append)
+        appender: Appender | RelayingAppender = own
+        server: RelayServer | None = None
+        if relay is not None and relay.through is not None:
+            appender = RelayingAppender(own, relay.through, limits)
+        elif relay is not None and relay.for_others is not None:
+            server = RelayServer(own, relay.for_others, limits)
         try:
             await head.start(notify=append, follow=follow)
             if append:
                 await appender.start(known)
+            if server is not None:
+                server.start()
             yield Parts(
                 database=database,
                 appender=appender,
@@ -119,6 +136,8 @@ async def open_parts(
                 registry=Registry(database, fingerprints_of(settings)),
             )
         finally:
+            if server is not None:
+                await server.stop()
             await appender.stop()
             await head.stop()
     finally:

@@ -16,6 +16,7 @@ from runtime.metrics.process import ProcessValues
 from runtime.metrics.totals import Reporter
 from runtime.privileges import drop_privileges
 from runtime.process import allow_connections, collect_garbage_seldom
+from runtime.relays import inherited_relay
 from runtime.settings import Settings
 from runtime.supervisor import parent_gone
 from runtime.wiring import Metrics, open_parts, projecting, retry_until_available, serving_http
@@ -43,9 +44,17 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
         await stack.enter_async_context(in_background(reporter.run(), "metrics"))
         # Now, because who we become may not read it.
         dsn = with_password(settings.database_url)
+        relay = inherited_relay(given)
         parts = await retry_until_available(
             lambda: stack.enter_async_context(
-                open_parts(settings, dsn, append=http, follow=not http, known=_known_head())
+                open_parts(
+                    settings,
+                    dsn,
+                    append=http,
+                    follow=not http,
+                    known=_known_head(),
+                    relay=relay,
+                )
             ),
             end,
         )

@@ -5,6 +5,7 @@ import asyncio
 import os
 import secrets
 import sys
+from collections.abc import Callable
 
 import msgspec
 from rich.console import Console
@@ -49,20 +50,29 @@ def _parser() -> argparse.ArgumentParser:
         epilog="LOOPLEDGER_TEST_DATABASE_URL: in a new database on that server, instead of an embedded Postgres.",
     )
     add = parser.add_argument
-    add("--kills", type=_count, default=100, metavar="N", help="how many (%(default)s)")
+    add("--kills", type=_at_least(1), default=100, metavar="N", help="how many (%(default)s)")
     add("--seed", type=int, metavar="N", help="the same seed, the same kills (default: random)")
-    add("--workers", type=_count, default=2, metavar="N", help="HTTP processes (%(default)s)")
-    add("--senders", type=_count, default=16, metavar="N", help="at once (%(default)s)")
+    add(
+        "--workers",
+        type=_at_least(2),
+        default=3,
+        metavar="N",
+        help="HTTP processes, one of which appends (%(default)s)",
+    )
+    add("--senders", type=_at_least(1), default=16, metavar="N", help="at once (%(default)s)")
     add("--keep", action="store_true", help="keep the data and the server's logs in any case")
     add("--json", action="store_true", help="print the outcome as one JSON object")
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        message = f"not a whole number from 1 on: {text}"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+def _at_least(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            message = f"not a whole number from {least} on: {text}"
+            raise argparse.ArgumentTypeError(message)
+        return int(text)
+
+    return count
 
 
 def _print(outcome: Outcome, out: Console) -> None:

@@ -19,12 +19,13 @@ STOPPED_SECONDS = (0.05, 1.0)
 LONG_STOPPED_SECONDS = (2.0, 6.0)
 LONG = 0.15
 
-SERVER: frozenset[Role] = frozenset({"parent", "http", "projecting", "other"})
+SERVER: frozenset[Role] = frozenset({"parent", "http", "appending", "projecting", "other"})
 POSTGRES: frozenset[Role] = frozenset({"postmaster", "postgres"})
 
 # Which processes one SIGKILL hits, all at once; the server is started again by itself or by us.
 VICTIMS: Mapping[str, frozenset[Role]] = {
     "the projecting process": frozenset({"projecting"}),
+    "the worker that appends for others": frozenset({"appending"}),
     "the parent": frozenset({"parent"}),
     "the whole server": SERVER,
     "the postmaster": frozenset({"postmaster"}),
@@ -41,7 +42,7 @@ NEEDED: Mapping[str, frozenset[Role]] = {
 
 # Kinds that hit one of these.
 ONE_OF: Mapping[str, frozenset[Role]] = {
-    "one HTTP worker": frozenset({"http"}),
+    "one HTTP worker": frozenset({"http", "appending"}),
     "one process of Postgres": frozenset({"postgres"}),
 }
 LEADER = "the leader's session"
@@ -116,7 +117,7 @@ class Killer:
             return _signal(chosen, psutil.Process.kill)
         if kind == STOP_BACKENDS:
             return self._stop(_with(family, {"postgres"}), at_most=3)
-        return self._stop(_with(family, {"http", "projecting"}), at_most=1)
+        return self._stop(_with(family, {"http", "appending", "projecting"}), at_most=1)
 
     def _stop(self, processes: list[psutil.Process], at_most: int) -> list[int]:
         if not processes:

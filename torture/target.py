@@ -28,7 +28,11 @@ LINGER_SECONDS = 10.0
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d")
 
-Role = Literal["parent", "http", "projecting", "postmaster", "postgres", "other"]
+# Of the workers so many append: the others hand theirs over, and have to settle what one had that is killed.
+APPENDERS = 1
+
+# "appending" is an HTTP process that appends for others too.
+Role = Literal["parent", "http", "appending", "projecting", "postmaster", "postgres", "other"]
 
 
 class Member(NamedTuple):
@@ -153,6 +157,7 @@ class Target:
             environ={
                 "LOOPLEDGER_LOG_FORMAT": "json",
                 "LOOPLEDGER_LIMITS_WAL_READY_MIB": "0",
+                "LOOPLEDGER_LIMITS_APPENDERS": str(APPENDERS),
                 **({} if self.embedded else {"DATABASE_URL": self.dsn}),
             },
         )
@@ -186,7 +191,9 @@ class Target:
         if "--role" not in command:
             # A child between fork and exec, initdb, a parent that was replaced.
             return "other"
-        return "http" if command[command.index("--role") + 1] == "http" else "projecting"
+        if command[command.index("--role") + 1] != "http":
+            return "projecting"
+        return "appending" if "--append-for" in command else "http"
 
     def _left(self) -> list[str]:
         self.family()

@@ -11,6 +11,7 @@ from eventstore.fold.registry import Registry
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.reader import Reader
+from eventstore.log.relay_client import RelayingAppender
 from eventstore.query.history import History
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
@@ -45,7 +46,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     api_for_all: bool
     limits: Limits
-    appender: Appender
+    appender: Appender | RelayingAppender
     reader: Reader
     registry: Registry
     rejections: Rejections

@@ -79,13 +79,19 @@ async def start_loopledger(
     signer: Signer,
     workers: int,
     checkout: Path = ROOT,
+    **settings: str,
 ) -> Server:
     """Start `loopledger serve` over a database. Raises BenchmarkError if it lets a wrong signature in."""
     server = LoopledgerProcess(
         directory / "data",
         directory / LOG,
         arguments=["--workers", str(workers)],
-        environ={"DATABASE_URL": postgres.dsn, SECRET_VARIABLE: signer.secret, **_settings()},
+        environ={
+            "DATABASE_URL": postgres.dsn,
+            SECRET_VARIABLE: signer.secret,
+            **_settings(),
+            **settings,
+        },
         checkout=checkout,
     )
     process = await stack.enter_async_context(running(server))

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--servers", nargs="+", default=list(SERVERS), choices=SERVERS, help="(all)")
     add("--events-on-record", type=int, default=0, metavar="N", help="also measure a log with N")
     add("--against", type=checkout, metavar="CHECKOUT", help="also measure another Loopledger")
+    add("--appenders", type=int, default=0, metavar="N", help="workers that append (its default)")
+    add("--apart", action="store_true", help="also measure one of which every worker appends")
     given = parser.parse_args(arguments)
     if min(given.seconds, given.rounds, given.workers, *given.connections) <= 0:
         parser.error("seconds, rounds, workers and connections must be more than 0")

@@ -18,7 +18,7 @@ from benchmarks.harness.signer import Signer
 from benchmarks.harness.usage import busy_seconds, cpu_seconds, own_seconds
 from benchmarks.ingest import wrk
 from benchmarks.ingest.filling import fill
-from benchmarks.ingest.report import FULL, Report, Run, ratios_of, results
+from benchmarks.ingest.report import APART, FULL, Report, Run, ratios_of, results
 
 SERVERS = ("limit", "loopledger", "insert", "eventsourcing")
 
@@ -52,6 +52,7 @@ class IngestComparison:
         names = [*given.servers]
         names += [FULL] if given.events_on_record else []
         names += [AGAINST] if given.against else []
+        names += [APART] if given.apart else []
         if "eventsourcing" in names and (reason := servers.missing_library()):
             names.remove("eventsourcing")
             self._left_out["eventsourcing"] = reason
@@ -65,7 +66,7 @@ class IngestComparison:
     async def _start(self, stack: AsyncExitStack, name: str) -> None:
         directory = self._directory / name
         directory.mkdir(mode=0o711)
-        if name in {"loopledger", FULL, AGAINST}:
+        if name in {"loopledger", FULL, AGAINST, APART}:
             await self._start_loopledger(stack, name, directory)
             return
         postgres = None
@@ -77,11 +78,19 @@ class IngestComparison:
 
     async def _start_loopledger(self, stack: AsyncExitStack, name: str, directory: Path) -> None:
         checkout = self._given.against if name == AGAINST else ROOT
+        appenders = self._given.workers if name == APART else self._given.appenders
+        settings = {"LOOPLEDGER_LIMITS_APPENDERS": str(appenders)} if appenders else {}
         postgres = await start_postgres(stack, directory / "data")
 
         async def start(stack: AsyncExitStack) -> Server:
             return await servers.start_loopledger(
-                stack, postgres, directory, self._signer, self._given.workers, checkout
+                stack,
+                postgres,
+                directory,
+                self._signer,
+                self._given.workers,
+                checkout,
+                **settings,
             )
 
         on_record = 0

@@ -22,6 +22,9 @@ from benchmarks.harness.report import (
 # The name of a Loopledger with a long log.
 FULL = "full"
 
+# The name of one of which every worker appends.
+APART = "apart"
+
 # Whose rate is compared with whose.
 PAIRS = (
     ("loopledger", "limit"),
@@ -29,6 +32,7 @@ PAIRS = (
     ("loopledger", "eventsourcing"),
     (FULL, "loopledger"),
     ("loopledger", AGAINST),
+    ("loopledger", APART),
 )
 
 

@@ -19,6 +19,7 @@ from eventstore.errors import (
 )
 from eventstore.limits import Limits
 from eventstore.log.batch import (
+    EXPIRY_CHECKS,
     OnOutcome,
     Pending,
     outcome_of,
@@ -50,9 +51,6 @@ LONGEST_PAUSE = 1.0
 
 # Seconds between two looks whether the database takes appends again, after it refused them all.
 REFUSED_PAUSE = 1.0
-
-# How often, within the time that an append may take, the queue is searched for those whose time is up.
-EXPIRY_CHECKS = 20
 
 # So many deliveries that arrive at once are a burst.
 BURST = 16
@@ -131,6 +129,11 @@ class Appender:
     def queued(self) -> tuple[int, int]:
         """How many deliveries are queued, and their bytes."""
         return len(self._queue), self._queued_bytes
+
+    @property
+    def writer(self) -> str:
+        """The name of the sessions that append."""
+        return self._writer.name
 
     @property
     def known_head(self) -> int:
@@ -224,7 +227,7 @@ class Appender:
         yield from self._queue
 
     def _take_batch(self, most: int) -> list[Pending]:
-        batch, size = take_batch(self._queue, most, self._limits.batch_bytes)
+        batch, size = take_batch(self._queue, most, self._limits, asyncio.get_running_loop().time())
         self._queued_bytes -= size
         return batch
 

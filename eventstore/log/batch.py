@@ -19,6 +19,9 @@ NULL = "\x1f"
 # Random bytes beside each event: a salt for its headers and one for its body.
 SALT_BYTES = 32
 
+# How often, within the time that an append may take, what waits is searched for those whose time is up.
+EXPIRY_CHECKS = 20
+
 # Called with the outcome of an append: where the event went, or why it did not. Returns whether anybody still waited.
 OnOutcome: TypeAlias = Callable[[Appended | LoopledgerError], bool]
 
@@ -66,17 +69,21 @@ def report_all(batch: Sequence[Pending], outcome: LoopledgerError) -> None:
         report(pending, outcome)
 
 
-def take_batch(queue: deque[Pending], most: int, most_bytes: int) -> tuple[list[Pending], int]:
-    """Take what is queued, at most `most` and `most_bytes`; what has expired is left out. Gives the bytes taken too."""
+def take_batch(
+    queue: deque[Pending], most: int, limits: Limits, now: float
+) -> tuple[list[Pending], int]:
+    """Take what is queued, at most `most` and `batch_bytes`; tells who waited too long. Gives the bytes taken too."""
     batch: list[Pending] = []
     size = taken = 0
     while queue and len(batch) < most:
         pending = queue[0]
-        if batch and size + pending.size > most_bytes:
+        if batch and size + pending.size > limits.batch_bytes:
             break
         queue.popleft()
         taken += pending.size
-        if not pending.reported:
+        if pending.deadline <= now:
+            report(pending, too_late(limits))
+        elif not pending.reported:
             batch.append(pending)
             size += pending.size
     return batch, taken

@@ -8,6 +8,7 @@ import psutil
 
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
+from eventstore.log.relay_client import RelayingAppender
 from eventstore.metrics import Values
 from runtime.metrics import definitions as names
 from web.ingest.connections import ConnectionServer
@@ -90,7 +91,7 @@ def receiving(
     return read
 
 
-def appending(appender: Appender, limits: Limits) -> Callable[[], Values]:
+def appending(appender: Appender | RelayingAppender, limits: Limits) -> Callable[[], Values]:
     """Read what an appender counts."""
 
     def read() -> Values:

@@ -13,6 +13,7 @@ from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.events import Appended, NewEvent
 from eventstore.log.queries import QUERIES as LOG
+from eventstore.log.relay_client import RelayingAppender
 from tests.support import new_event
 from tests.support.fault_injection import Fault, FaultInjector
 
@@ -59,12 +60,14 @@ def at_work() -> list[str]:
     return [name for name in names if name.startswith("appender")]
 
 
-async def append_at_once(appender: Appender, events: Sequence[NewEvent]) -> list[Any]:
+async def append_at_once(
+    appender: Appender | RelayingAppender, events: Sequence[NewEvent]
+) -> list[Any]:
     """The answers, errors among them."""
     return await asyncio.gather(*map(appender.append, events), return_exceptions=True)
 
 
-async def append_at_last(appender: Appender) -> Appended:
+async def append_at_last(appender: Appender | RelayingAppender) -> Appended:
     """Append an event, however often it takes longer than an append may take."""
     while True:
         with suppress(UnavailableError):

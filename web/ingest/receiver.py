@@ -21,6 +21,7 @@ from eventstore.log.appender import Appender
 from eventstore.log.batch import OnOutcome
 from eventstore.log.event_ids import new_event_id
 from eventstore.log.events import Appended, NewEvent
+from eventstore.log.relay_client import RelayingAppender
 from eventstore.rejections import NewRejection, Rejections
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
@@ -75,7 +76,7 @@ class Receiver:
     def __init__(
         self,
         endpoints: Mapping[str, Endpoint],
-        appender: Appender,
+        appender: Appender | RelayingAppender,
         rejections: Rejections,
         limits: Limits,
     ) -> None:
