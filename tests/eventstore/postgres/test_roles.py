@@ -1,16 +1,15 @@
 """Who may do what: each thing that a role must not do is tried, and refused."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import asyncpg
 import psutil
 import pytest
 
-from eventstore.errors import NotFoldedError, NotSetUpError, PostgresError
+from eventstore.errors import PostgresError
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.postgres.roles import (
@@ -25,17 +24,27 @@ from eventstore.postgres.roles import (
 )
 from eventstore.rejections import NewRejection, Rejections
 from runtime.postgres import Urls
-from runtime.settings import Settings
-from runtime.wiring import Parts, open_parts, prepare, projecting
+from runtime.wiring import prepare
 from tests.conftest import SERVER, Cluster
-from tests.support import NOON, new_event, values
+from tests.support import NOON, values
+from tests.support.role_store import (
+    PASSWORD,
+    SETTINGS,
+    Store,
+    documented_statements,
+    documented_store,
+    embedded_store,
+    fill,
+    own_server,
+    store_on,
+    takeover_statements,
+)
 from tests.support.server_process import ServerProcess, failed_start, patiently
+from tests.support.standby import PairServer
 
 pytestmark = pytest.mark.skipif(
     SERVER is not None, reason="the roles are those of an embedded server"
 )
-
-CODE = "SECRET-CODE-1234"
 
 # What nobody but the owner may do; the owner may not do all of it either.
 NOBODY = {
@@ -159,57 +168,19 @@ REFUSALS = (
 )
 
 
-class Store(NamedTuple):
-    """A database in which each has a role, with a card on record and folded."""
-
-    settings: Settings
-    urls: Urls
-    dsn: Callable[[str], str]
-
-
 @pytest.fixture(scope="module")
-def store(cluster: Cluster) -> "Store":
+def server(public_directory: Path) -> Iterator[PairServer]:
+    """One of somebody's own."""
+    with own_server(public_directory / "own") as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["embedded", "documented"])
+def store(request: pytest.FixtureRequest, cluster: Cluster) -> Store:
     """One for all tests: nothing that they try changes it."""
-    return asyncio.run(make_store(cluster))
-
-
-async def make_store(cluster: Cluster) -> Store:
-    await cluster.execute("DROP DATABASE IF EXISTS roles WITH (FORCE)")
-    await cluster.execute(f"CREATE DATABASE roles OWNER {OWNER}")
-    await cluster.execute("REVOKE ALL ON DATABASE roles FROM PUBLIC")
-    await cluster.execute(f"GRANT CONNECT ON DATABASE roles TO {RECEIVER}, {PROJECTOR}, {READER}")
-
-    def dsn(role: str) -> str:
-        own = cluster.dsn("roles")
-        return own.replace(f"//{ADMIN}@", f"//{role}@").replace(
-            f"/passwords/{ADMIN}", f"/passwords/{role}"
-        )
-
-    urls = Urls(dsn(OWNER), dsn(RECEIVER), dsn(PROJECTOR))
-    settings = Settings(limits=Limits(poll_seconds=0.05, pool_connections=3))
-    await prepare(settings, urls)
-    async with AsyncExitStack() as stack:
-        received = await stack.enter_async_context(
-            open_parts(settings, urls.receiving, append=True, follow=True)
-        )
-        card = {"id": "c-1", "code": CODE, "gan": "short", "balance": 5}
-        await received.appender.append(new_event("gift-card.updated", card))
-        await received.appender.append(new_event("gift-card.updated", card | {"balance": 7}))
-        parts = await stack.enter_async_context(
-            open_parts(settings, urls.projecting, append=False, follow=True)
-        )
-        await stack.enter_async_context(projecting(settings, parts, urls.projecting))
-        await folded(received, 2)
-    return Store(settings, urls, dsn)
-
-
-async def folded(parts: Parts, position: int) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            with suppress(NotSetUpError, NotFoldedError):
-                await parts.registry.wait_for("gift_cards", position, 1)
-                return
-            await asyncio.sleep(0.05)
+    if request.param == "embedded":
+        return asyncio.run(embedded_store(cluster))
+    return asyncio.run(documented_store(request.getfixturevalue("server")))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +196,7 @@ async def test_a_role_is_refused_what_it_must_not_do(store: Store, role: str, wh
         },
     )
     try:
-        statement = MUST_NOT[role][what].replace("DATABASE CURRENT", "DATABASE roles")
+        statement = MUST_NOT[role][what].replace("DATABASE CURRENT", f"DATABASE {store.name}")
         with pytest.raises(REFUSALS):
             await connection.execute(statement)
     finally:
@@ -331,19 +302,37 @@ async def test_a_second_start_grants_nothing_again(store: Store) -> None:
 async def test_a_url_of_another_role_is_refused(store: Store) -> None:
     urls = Urls(store.urls.owner, store.dsn(PROJECTOR), store.urls.projecting)
     with pytest.raises(PostgresError, match=f"as {PROJECTOR}, not as {RECEIVER}"):
-        await prepare(store.settings, urls)
+        await prepare(SETTINGS, urls)
 
 
-async def test_a_member_of_a_role_may_act_as_it(store: Store, cluster: Cluster) -> None:
-    await cluster.execute("DROP ROLE IF EXISTS somebody")
-    await cluster.execute("CREATE ROLE somebody LOGIN PASSWORD 'once'")
-    await cluster.execute(f"GRANT {RECEIVER} TO somebody")
-    await cluster.execute(f"ALTER ROLE somebody SET role = {RECEIVER}")
-    dsn = store.dsn(RECEIVER).replace(f"//{RECEIVER}@", "//somebody:once@")
+async def test_a_member_of_a_role_may_act_as_it(store: Store) -> None:
+    await store.execute("DROP ROLE IF EXISTS somebody")
+    await store.execute("CREATE ROLE somebody LOGIN PASSWORD 'once'")
+    await store.execute(f"GRANT {RECEIVER} TO somebody")
+    await store.execute(f"ALTER ROLE somebody SET role = {RECEIVER}")
+    dsn = re.sub("//[^@]*@", "//somebody:once@", store.dsn(RECEIVER))
     connection = await asyncpg.connect(dsn.partition("&passfile")[0])
     await check_role(connection, "LOOPLEDGER_RECEIVING_URL", RECEIVER)
     await connection.close()
-    await cluster.execute("DROP ROLE somebody")
+    await store.execute("DROP ROLE somebody")
+
+
+async def test_a_database_in_use_is_given_to_its_owner_as_documented(server: PairServer) -> None:
+    """By the statements as they are written, but for the names of the database and of who used it."""
+    used = store_on(server, "used")
+    await server.execute(f"CREATE ROLE before LOGIN PASSWORD '{PASSWORD}'")
+    await server.execute("CREATE DATABASE used OWNER before")
+    await fill(Urls(*[used.dsn("before")] * 3))
+    database, objects = takeover_statements()
+    create, *rights = [one for one in documented_statements() if "DATABASE loopledger" in one]
+    assert "CREATE DATABASE" in create
+    for statement in [*rights, database]:
+        await server.execute(statement.replace("DATABASE loopledger", "DATABASE used"))
+    await used.execute(objects.replace("<the user so far>", "before"))
+    await fill(used.urls)
+    reader = await asyncpg.connect(used.dsn(READER))
+    assert await reader.fetchval("SELECT code FROM gift_cards") == "****1234"
+    await reader.close()
 
 
 def test_a_server_with_a_url_for_each_role_gives_a_worker_its_own_alone(
