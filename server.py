@@ -23,7 +23,7 @@ import uvloop
 
 from eventstore.errors import ExposedError, LoopledgerError, SettingsError
 from eventstore.log.known_head import KnownHead
-from eventstore.postgres.failures import describe, is_outage
+from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import Account, account_for
 from eventstore.query.readiness import NOT_SET_UP
 from providers import load_providers
@@ -31,6 +31,7 @@ from runtime.address import leave_address, listening_url, remove_address
 from runtime.arguments import whole_number
 from runtime.banner import banner
 from runtime.data_directory import data_directory
+from runtime.failing import print_failure
 from runtime.logging import configure_logging
 from runtime.metrics.process import ProcessValues, read_build, restarting
 from runtime.metrics.totals import Totals
@@ -80,7 +81,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
     On exit no more is accepted, what was accepted is finished, and its Postgres is stopped.
     """
-    refuse_exposure(settings)
+    check_verification(settings)
     async with AsyncExitStack() as stack:
         # The address first, so that a port in use is reported before anything is started.
         listener = stack.enter_context(_bound_socket(settings))
@@ -230,19 +231,18 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
             raise
 
 
-def refuse_exposure(settings: Settings) -> None:
-    """Refuse an address that others can reach, unless every delivery is verified or the settings say `insecure`.
+def check_verification(settings: Settings) -> None:
+    """See that every secret can be read. Refuse an address that others can reach, unless every delivery is verified or
+    the settings say `insecure`.
 
-    Raises ExposedError.
-    """
-    if settings.insecure or is_loopback(settings.host):
-        return
+    Raises SettingsError, ExposedError.
+    """  # noqa: D205 - two things that are looked at together
     unverified = [
         name
         for name in load_providers(settings.providers)
         if not make_verifier(settings, name).configured
     ]
-    if unverified:
+    if unverified and not (settings.insecure or is_loopback(settings.host)):
         raise ExposedError(
             host=settings.host or "every address", providers=" and ".join(unverified)
         )
@@ -278,6 +278,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Serve as `given` says; returns the exit code."""
     role = getattr(given, "role", None)
+    debug = False
     try:
         # What the parent tells a worker is no setting.
         told = {KNOWN_HEAD} if role else set()
@@ -286,19 +287,17 @@ def run(given: argparse.Namespace) -> int:
             settings = msgspec.structs.replace(settings, insecure=True)
         if given.workers is not None:
             settings = msgspec.structs.replace(settings, workers=given.workers)
+        debug = settings.log_level == "debug"
         configure_logging(settings)
         task = work(settings, given) if role else _serve(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(task))
-    except LoopledgerError as error:
-        sys.stderr.write(f"loopledger: {error}\n")
-        return 1
     except Exception as error:
-        if not is_outage(error):
+        unforeseen = not (isinstance(error, LoopledgerError) or is_outage(error))
+        # A worker's traceback is for the log of its server.
+        if unforeseen and (role or debug):
             raise
-        sys.stderr.write(
-            f"loopledger: the connection to Postgres was lost ({describe(error)}); start again\n"
-        )
+        print_failure(error)
         return 1
     return 0
 

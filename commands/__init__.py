@@ -6,12 +6,16 @@ Such a module has `HELP`, a line; `add_arguments(parser)`; and `run(given)`, whi
 import argparse
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from eventstore.errors import LoopledgerError
+from runtime.failing import print_failure
+
+REFUSED, INTERRUPTED = 1, 130
 
 
 def load_commands() -> dict[str, ModuleType]:
@@ -40,7 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         code: int = commands[given.command].run(given)
-    except LoopledgerError as error:
-        sys.stderr.write(f"loopledger: {error}\n")
-        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("loopledger: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough. Nothing is left to be flushed at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
+    except Exception as error:
+        if os.environ.get("LOOPLEDGER_LOG_LEVEL") == "debug" and not isinstance(
+            error, LoopledgerError
+        ):
+            raise
+        print_failure(error)
+        return REFUSED
     return code

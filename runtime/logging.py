@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
+from eventstore.errors import LoopledgerError
+from eventstore.postgres.failures import describe
 from runtime.settings import Settings
 
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -34,6 +36,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if level == logging.DEBUG else [_foreseen_in_a_line]),
         # Never the local variables of a traceback: they hold bodies, and so codes and names.
         *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
     ]
@@ -56,6 +59,19 @@ def configure_logging(settings: Settings) -> None:
     logging.getLogger("aiohttp.server").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
     )
+
+
+def _foreseen_in_a_line(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """An error of ours says what is wrong; where it came from is told at the level debug only."""
+    error = event.get("exc_info")
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, LoopledgerError):
+        del event["exc_info"]
+        event.setdefault("error", describe(error))
+    return event
 
 
 def _message_first(

@@ -301,8 +301,6 @@ async def prepare(settings: Settings, urls: Urls) -> int:
 
     That is all that deliveries need. The process that projects sets its projections up by itself.
     """
-    for name in load_providers(settings.providers):
-        make_verifier(settings, name)
     await _set_up_privileges(urls)
     async with open_parts(settings, urls.owner, append=False, follow=False) as parts:
         return parts.head.position

@@ -378,7 +378,7 @@ class Cluster:
             yield
         except OSError as error:
             raise PostgresError(
-                problem=f"the data directory {self.data_dir} cannot be used ({error})",
+                problem=f"the data directory {self.data_dir} cannot be used ({error.strerror or error})",
                 remedy="Set LOOPLEDGER_DATA_DIR to a directory that you may write to; "
                 f"or {OWN_POSTGRES}.",
             ) from error

@@ -121,7 +121,12 @@ class Database:
             raise PoolerError(problem=f"says: {error}") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             # The text of a ValueError quotes the URL, password and all.
-            why = "its URL cannot be read" if isinstance(error, ValueError) else str(error)
+            if isinstance(error, ValueError):
+                why = "its URL cannot be read"
+            elif isinstance(error, TimeoutError):
+                why = f"nothing that is Postgres answered within {CONNECT_SECONDS:g} s"
+            else:
+                why = str(error) or type(error).__name__
             raise PostgresError(
                 problem=f"no connection to the database ({why})",
                 remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",

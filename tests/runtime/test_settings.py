@@ -13,7 +13,7 @@ from eventstore.limits import Limits
 from providers import settings_types
 from runtime.settings import Settings
 from runtime.wiring import make_verifier, settings_from
-from server import refuse_exposure
+from server import check_verification
 
 
 def test_without_anything_the_server_is_for_this_machine_only() -> None:
@@ -209,11 +209,19 @@ def test_settings_do_not_show_a_password() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_an_address_of_this_machine_is_served_as_it_is(host: str) -> None:
-    refuse_exposure(Settings(host=host))
+    check_verification(Settings(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.com", ""])  # noqa: S104
 def test_an_address_that_others_can_reach_is_refused_unless_told_otherwise(host: str) -> None:
     with pytest.raises(ExposedError, match="--insecure"):
-        refuse_exposure(Settings(host=host))
-    refuse_exposure(Settings(host=host, insecure=True))
+        check_verification(Settings(host=host))
+    check_verification(Settings(host=host, insecure=True))
+
+
+def test_a_secret_that_is_not_set_is_named_with_its_provider_before_anything_is_started() -> None:
+    environ = {"LOOPLEDGER_LOOPZ_VERIFICATION": '{"tokens": {"secrets": [{"env": "NOT_SET"}]}}'}
+    with pytest.raises(SettingsError) as caught:
+        check_verification(settings_from(environ))
+    assert str(caught.value).startswith("loopz.verification.tokens.secrets[0] is not set")
+    assert "(from environment, NOT_SET)" in str(caught.value)
