@@ -286,30 +286,36 @@ CREATE TABLE quarantine (
 CREATE INDEX quarantine_stream ON quarantine (stream);
 
 -- Requests that were refused, on record with their cause. A repeat raises the count. Bounded in number and bytes by who
--- writes it; no part of the log.
+-- writes it, and in dead rows by autovacuum, which comes by more often than elsewhere; no part of the log.
 CREATE TABLE rejections (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- The same cause, provider, topic, tenant and body: a repeat.
+    -- The same cause, provider, topic, tenant and body: a repeat. Of strangers: the same cause, provider and address.
     digest bytea NOT NULL UNIQUE,
     provider text NOT NULL,
     cause text NOT NULL,
     problem text NOT NULL,
     address text NOT NULL,
     headers bytea NOT NULL,
-    -- The beginning of the body; whole if it has `size` bytes.
+    -- The beginning of the body; whole if it has `size` bytes. None of strangers.
     body bytea NOT NULL,
     size bigint NOT NULL,
     first_at timestamptz NOT NULL,
     last_at timestamptz NOT NULL,
     count bigint NOT NULL CHECK (count > 0),
-    -- Somebody who may write to this database vouches for it: its credentials are not on record.
-    trusted boolean NOT NULL DEFAULT false,
+    -- Somebody who may write to this database vouches for the headers and the body that have this digest: the credentials
+    -- are not on record.
+    trusted bytea,
     -- When it was tried again, and where it went then.
     retried_at timestamptz,
-    position bigint
+    position bigint,
+    -- Whether its sender was verified; else it was a stranger.
+    verified boolean NOT NULL,
+    CHECK (verified OR octet_length(body) = 0)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0,
+    toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 500,
+    toast.autovacuum_vacuum_cost_delay = 0
 );
-
-CREATE INDEX rejections_last_at ON rejections (last_at);
 
 -- Least privilege: eventstore/postgres/postgres.sql says which role may do what (missing_privileges).
 

@@ -17,7 +17,7 @@ from commands._screen import (
     table,
     visible,
 )
-from eventstore.errors import NotFoundError
+from eventstore.errors import LoopledgerError
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
 from eventstore.query.cursor import Page
@@ -26,6 +26,10 @@ from runtime.arguments import whole_number
 from web.api.deliveries import Acknowledgement
 
 HELP = "list, show or retry the requests that were refused"
+
+
+class ChangedError(LoopledgerError):
+    """Rejection {id} is not there, or has another digest by now: look again (`loopledger rejections show {id}`)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retried.add_argument("id", type=whole_number(1), help="as the list has it")
     retried.add_argument(
         "--trust",
-        action="store_true",
-        help="append it without verification: its credentials are not on record, so you vouch for it",
+        metavar="DIGEST",
+        help="vouch for the headers and the body with this digest, as `show` gives it: credentials are not on record",
     )
     add_url(parser, listed, shown, retried)
     add_json(listed, shown, retried)
@@ -64,10 +68,13 @@ def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
     )
 
 
-async def vouch(id_: int, database: Database) -> None:
-    """Vouch for a rejection: whoever can write to the database is entitled to. Raises NotFoundError."""
-    if not await Rejections(database, Limits()).trust(id_):
-        raise NotFoundError(what=f"rejection {id_}")
+async def vouch(id_: int, digest: str, database: Database) -> None:
+    """Vouch for what is on record of a rejection: whoever can write to the database is entitled to.
+
+    Raises ChangedError if it has another digest by now.
+    """
+    if not await Rejections(database, Limits()).trust(id_, digest):
+        raise ChangedError(id=id_)
 
 
 async def _run(given: argparse.Namespace) -> Output:
@@ -77,7 +84,7 @@ async def _run(given: argparse.Namespace) -> Output:
             # Before anything is changed.
             await client.check_server()
             async with server_database() as database:
-                await vouch(given.id, database)
+                await vouch(given.id, given.trust, database)
         return await actions[given.action](given, client)
 
 

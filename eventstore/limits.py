@@ -91,12 +91,30 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_seconds: Seconds = 1.0
     stop_seconds: Seconds = 2.5
 
-    # Requests of one address: how many a second in the long run, and how many at once. More get a 429.
+    # Verified deliveries of one address: how many a second in the long run, and how many at once. More get a 429.
     address_requests_per_second: Positive = 5_000
     address_requests_at_once: Positive = 10_000
     addresses_remembered: Positive = 10_000
 
-    # Rejections on record: how many, and how much of each body and of its headers.
+    # Requests of one address that fail to be verified, apart from those above: more get a 429 instead of a 401. Whether
+    # a signature is right shows only once it is computed: of so many bytes a second, for all such addresses together.
+    address_failures_per_second: Positive = 100
+    address_failures_at_once: Positive = 1_000
+    suspect_signature_bytes_per_second: Positive = 64 * MIB
+
+    # Rejections on record of verified senders: how many, with how many bytes in all, and how much of each body and of
+    # its headers.
     rejections_kept: Positive = 1_000
+    rejections_bytes: Positive = 32 * MIB
     rejection_body_bytes: Positive = 64 * 1024
     rejection_header_bytes: Positive = 16 * 1024
+
+    # Those of strangers, of whom no body is kept.
+    stranger_rejections_kept: Positive = 200
+    stranger_rejection_header_bytes: Positive = 2 * 1024
+
+    # What one server writes of either a second, all its processes together.
+    rejections_per_second: Positive = 100
+    rejection_bytes_per_second: Positive = 256 * 1024
+    stranger_rejections_per_second: Positive = 20
+    stranger_rejection_bytes_per_second: Positive = 32 * 1024

@@ -1,11 +1,13 @@
 """Requests that were refused, on record with their cause: an engineer's first question is what was sent and why not.
 
-Nobody can fill the disk with them: their number and the bytes of each are limited, a repeat only raises a count, and
-what comes between two writes is gathered in memory within the same limits.
+Nobody can fill the disk with them: their number and bytes are limited, what is written a second too, a repeat only
+raises a count, and what comes between two writes is gathered in memory within limits. Verified senders and strangers
+have limits of their own, so that no stranger pushes out what an operator needs; no body of a stranger is kept.
 """
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -33,11 +35,21 @@ WRITE_SECONDS = 0.5
 # The largest bigint: a Content-Length may say anything.
 LARGEST_SIZE = 2**63 - 1
 
+# Seconds' worth of what may be written that is gathered in memory.
+GATHERED_SECONDS = 10
+
+# Seconds between two lines of the log that say so.
+LOG_SECONDS = 60.0
+
+# How much of a sentence is kept, in characters: it may quote what was sent.
+LONGEST_PROBLEM = 500
+
 
 class NewRejection(msgspec.Struct, frozen=True, kw_only=True):
     """A refused request. `body` is its beginning, `size` its whole size in bytes; `cause` a word, `problem` a sentence.
 
-    `identity` is what besides the body tells one delivery from another: topic and tenant, where headers hold them.
+    `identity` is what besides the body tells one delivery from another: topic and tenant, where headers hold them; of a
+    stranger, whose body does not count, address and problem. `verified`: the sender was, and something else was wrong.
     """
 
     provider: str
@@ -49,13 +61,15 @@ class NewRejection(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     size: int
     at: datetime
+    verified: bool
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     """A refused request on record, `count` times between `first_at` and `last_at`; `id` is counted from 1.
 
     `provider` is whom it was sent for, from `address`; `cause` is a word, `problem` a sentence; `size` is the body's,
-    in bytes. `retried_at` and `position`: when it was tried again, and where it went in the log.
+    in bytes. `retried_at` and `position`: when it was tried again, and where it went in the log. `verified`: its sender
+    was; else it was a stranger, whose body is not kept.
     """
 
     id: int
@@ -69,11 +83,13 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     retried_at: datetime | None
     position: int | None
+    verified: bool
 
 
 class RejectionWithRequest(Rejection, frozen=True, kw_only=True):
-    """A rejection with what is on record of the request. `trusted`: an operator vouches for it."""
+    """A rejection with headers and body; `digest` is of these, `trusted`: an operator vouches for these."""
 
+    digest: str
     trusted: bool
     headers: bytes
     body: bytes
@@ -84,37 +100,104 @@ class RejectionWithRequest(Rejection, frozen=True, kw_only=True):
         return len(self.body) == self.size
 
 
-class Rejections:
-    """The rejections of one database, as one process writes and reads them."""
+class _Gathered:
+    """What was noted of one class of senders since the last write, within its limits."""
 
-    def __init__(self, database: "Database", limits: "Limits") -> None:
+    def __init__(self, most: int, rows_per_second: float, bytes_per_second: float) -> None:
+        self._most = most
+        self._rows = _Allowance(rows_per_second)
+        self._bytes = _Allowance(bytes_per_second)
+        self._size = 0
+        self._found: dict[bytes, tuple[NewRejection, int]] = {}
+        self.lost = 0
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, key: bytes, rejection: NewRejection, count: int = 1) -> None:
+        """Note one, unless there are as many already, or as many bytes, as may be gathered."""
+        known = self._found.get(key)
+        size = self._size + _size_of(rejection) - (_size_of(known[0]) if known else 0)
+        if (
+            not known
+            and self._found
+            and (len(self._found) >= self._most or size > GATHERED_SECONDS * self._bytes.per_second)
+        ):
+            self.lost += count
+            return
+        self._size = size
+        self._found[key] = (rejection, count + (known[1] if known else 0))
+
+    def take(self, now: float) -> dict[bytes, tuple[NewRejection, int]]:
+        """Take what may be written now, the first noted first; one at least, if anything may be."""
+        taken: dict[bytes, tuple[NewRejection, int]] = {}
+        self._rows.refill(now)
+        self._bytes.refill(now)
+        while self._found and self._rows.left >= 1 and self._bytes.left > 0:
+            key = next(iter(self._found))
+            taken[key] = self._found.pop(key)
+            size = _size_of(taken[key][0])
+            self._size -= size
+            self._rows.left -= 1
+            self._bytes.left -= size
+        return taken
+
+
+class _Allowance:
+    """How much of something there may be a second, and a second's worth at once."""
+
+    def __init__(self, per_second: float) -> None:
+        self.per_second = per_second
+        self.left = per_second
+        self._refilled = 0.0
+
+    def refill(self, now: float) -> None:
+        self.left = min(
+            max(self.per_second, 1.0), self.left + (now - self._refilled) * self.per_second
+        )
+        self._refilled = now
+
+
+class Rejections:
+    """The rejections of one database, as one process writes and reads them: `share` of what a server may write."""
+
+    def __init__(self, database: "Database", limits: "Limits", share: float = 1.0) -> None:
         self._database = database
         self._limits = limits
-        self._gathered: dict[bytes, tuple[NewRejection, int]] = {}
-        self._lost = 0
+        self._refused = 0
+        self._logged = -LOG_SECONDS
+        self._verified = _Gathered(
+            limits.rejections_kept,
+            limits.rejections_per_second * share,
+            limits.rejection_bytes_per_second * share,
+        )
+        self._strangers = _Gathered(
+            limits.stranger_rejections_kept,
+            limits.stranger_rejections_per_second * share,
+            limits.stranger_rejection_bytes_per_second * share,
+        )
 
     def note(self, rejection: NewRejection) -> None:
         """Remember a rejection; `run` writes it soon. Costs no I/O."""
-        key = _digest(rejection)
-        _, count = self._gathered.get(key, (rejection, 0))
-        if not count and len(self._gathered) >= self._limits.rejections_kept:
-            self._lost += 1
-            return
         limits = self._limits
+        key = _digest(rejection)
         headers, body = rejection.headers, rejection.body[: limits.rejection_body_bytes]
-        if len(headers) > limits.rejection_header_bytes:
+        most = limits.rejection_header_bytes
+        if not rejection.verified:
+            most, body = limits.stranger_rejection_header_bytes, b""
+        if len(headers) > most:
             # Half a header would be another header: cut between two, and keep no body to try again with.
-            headers = headers[: headers.rfind(b"\r\n", 0, limits.rejection_header_bytes) + 2]
+            headers = headers[: headers.rfind(b"\r\n", 0, most) + 2]
             body = b""
         kept = msgspec.structs.replace(
             rejection,
-            problem=printable(rejection.problem),
+            problem=printable(rejection.problem[:LONGEST_PROBLEM]),
             address=printable(rejection.address),
             body=body,
             headers=headers,
             size=min(rejection.size, LARGEST_SIZE),
         )
-        self._gathered[key] = (kept, count + 1)
+        (self._verified if rejection.verified else self._strangers).add(key, kept)
 
     async def run(self) -> None:
         """Write what was noted, again and again, until cancelled."""
@@ -131,16 +214,19 @@ class Rejections:
                     )
 
     async def write(self) -> None:
-        """Write what was noted since the last time, and delete the oldest beyond the limit."""
-        if not self._gathered:
+        """Write what was noted, as far as it may be now, and delete the oldest beyond the limits."""
+        now = time.monotonic()
+        taken = [(each, each.take(now)) for each in (self._verified, self._strangers)]
+        rows = {key: noted for _, some in taken for key, noted in some.items()}
+        if not rows:
             return
-        gathered, self._gathered = self._gathered, {}
         try:
-            await self._write(gathered)
+            await self._write(rows)
         except BaseException:
-            # What came meanwhile is newer; what there is room for is tried again.
-            kept = [*self._gathered.items(), *gathered.items()][: self._limits.rejections_kept]
-            self._gathered = dict(reversed(kept))
+            # What there is room for is tried again.
+            for gathered, some in taken:
+                for key, (rejection, count) in some.items():
+                    gathered.add(key, rejection, count)
             raise
 
     async def _write(self, gathered: Mapping[bytes, tuple[NewRejection, int]]) -> None:
@@ -156,26 +242,41 @@ class Rejections:
                 new.size,
                 new.at,
                 count,
+                new.verified,
             )
             for key, (new, count) in gathered.items()
         ]
         columns = [list(column) for column in zip(*rows, strict=True)]
+        limits = self._limits
         async with self._database.transaction() as connection:
+            await connection.execute(QUERIES["commit_without_waiting"])
             await connection.execute(QUERIES["record_rejections"], *columns)
-            await connection.execute(QUERIES["prune_rejections"], self._limits.rejections_kept)
+            await connection.execute(
+                QUERIES["prune_rejections"],
+                limits.rejections_kept,
+                limits.rejections_bytes,
+                limits.stranger_rejections_kept,
+            )
+        self._refused += sum(count for _, count in gathered.values())
+        if (now := time.monotonic()) - self._logged >= LOG_SECONDS:
+            self._logged = now
+            self._log()
+
+    def _log(self) -> None:
         logger.info(
             "requests_refused",
             message="Requests were refused; `loopledger rejections list` shows them.",
-            kinds=len(rows),
-            count=sum(row[-1] for row in rows),
+            count=self._refused,
         )
-        if self._lost:
+        self._refused = 0
+        if lost := self._verified.lost + self._strangers.lost:
             logger.warning(
                 "rejections_dropped",
-                message="More requests were refused than are kept on record.",
-                lost=self._lost,
+                message="More requests were refused than are put on record.",
+                lost=lost,
+                of_strangers=self._strangers.lost,
             )
-            self._lost = 0
+            self._verified.lost = self._strangers.lost = 0
 
     async def page(self, before: int, limit: int) -> list[Rejection]:
         """The newest rejections with an id below `before`, without bodies."""
@@ -192,17 +293,26 @@ class Rejections:
         async with self._database.transaction() as connection:
             return await connection.fetchval(QUERIES["claim_rejection"], id_) is not None
 
-    async def trust(self, id_: int) -> bool:
-        """Vouch for a rejection; False if there is none."""
-        return await self._database.fetchval(QUERIES["trust_rejection"], id_) is not None
+    async def trust(self, id_: int, digest: str) -> bool:
+        """Vouch for what is on record of a rejection; False if there is none, or if it has another digest by now."""
+        return await self._database.fetchval(QUERIES["trust_rejection"], id_, digest) is not None
 
     async def finish(self, id_: int, position: int | None) -> None:
         """Record where in the log a claimed rejection went; None gives it back."""
         await self._database.execute(QUERIES["finish_rejection"], id_, position)
 
 
+def _size_of(rejection: NewRejection) -> int:
+    return len(rejection.headers) + len(rejection.body) + len(rejection.problem)
+
+
 def _digest(rejection: NewRejection) -> bytes:
     """What two rejections have in common if, and only if, one repeats the other."""
-    digest = hashlib.sha256(f"{rejection.provider}\0{rejection.cause}\0{rejection.size}\0".encode())
-    digest.update(rejection.identity + b"\0" + rejection.body)
+    facts = [rejection.provider, rejection.cause, str(rejection.verified)]
+    parts = b""
+    if rejection.verified:
+        facts.append(str(rejection.size))
+        parts = rejection.body
+    digest = hashlib.sha256("\0".join([*facts, ""]).encode("utf-8", "surrogatepass"))
+    digest.update(rejection.identity + b"\0" + parts)
     return digest.digest()

@@ -1,13 +1,17 @@
+-- commit_without_waiting --
+-- What was refused may be lost in a crash; no delivery is to wait while the disk writes it.
+SET LOCAL synchronous_commit = off
+
 -- record_rejections --
 -- Put rejections on record; a repeat raises the count and shows its newest circumstances.
 INSERT INTO rejections (
-    digest, provider, cause, problem, address, headers, body, size, first_at, last_at, count
+    digest, provider, cause, problem, address, headers, body, size, first_at, last_at, count, verified
 )
-SELECT digest, provider, cause, problem, address, headers, body, size, at, at, count
+SELECT digest, provider, cause, problem, address, headers, body, size, at, at, count, verified
 FROM unnest(
     $1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::bigint[],
-    $9::timestamptz[], $10::bigint[]
-) AS new (digest, provider, cause, problem, address, headers, body, size, at, count)
+    $9::timestamptz[], $10::bigint[], $11::boolean[]
+) AS new (digest, provider, cause, problem, address, headers, body, size, at, count, verified)
 ORDER BY digest
 ON CONFLICT (digest) DO UPDATE
 SET count = rejections.count + excluded.count, last_at = greatest(rejections.last_at, excluded.last_at),
@@ -16,23 +20,33 @@ SET count = rejections.count + excluded.count, last_at = greatest(rejections.las
     retried_at = NULL, position = NULL
 
 -- prune_rejections --
--- Keep the $1 rejections that were seen last.
+-- Keep the rejections that were seen last: $1 of verified senders, with $2 bytes at most, and $3 of strangers.
 DELETE FROM rejections
-WHERE id IN (SELECT id FROM rejections ORDER BY last_at DESC, id DESC OFFSET $1)
+WHERE id IN (
+    SELECT ranked.id
+    FROM (
+        SELECT id, verified, row_number() OVER seen_last AS rank,
+            sum(octet_length(headers) + octet_length(body)) OVER seen_last AS bytes
+        FROM rejections
+        WINDOW seen_last AS (PARTITION BY verified ORDER BY last_at DESC, id DESC)
+    ) AS ranked
+    WHERE CASE WHEN ranked.verified THEN ranked.rank > $1 OR ranked.bytes > $2 ELSE ranked.rank > $3 END
+)
 
 -- list_rejections --
 -- The newest rejections below the id $1, without headers and bodies.
-SELECT id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position
+SELECT id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position, verified
 FROM rejections
 WHERE id < $1
 ORDER BY id DESC
 LIMIT $2
 
 -- read_rejection --
--- One rejection with what is on record of the request.
+-- One rejection with what is on record of the request, and a digest of that.
 SELECT
-    id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position, trusted,
-    headers, body
+    id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position, verified,
+    encode(sha256(sha256(headers) || sha256(body)), 'hex') AS digest,
+    coalesce(trusted = sha256(sha256(headers) || sha256(body)), false) AS trusted, headers, body
 FROM rejections
 WHERE id = $1
 
@@ -45,8 +59,11 @@ WHERE id = $1 AND position IS NULL
 RETURNING id
 
 -- trust_rejection --
--- Vouch for a rejection: whoever can write here may.
-UPDATE rejections SET trusted = true WHERE id = $1 RETURNING id
+-- Vouch for a rejection as it is, if what is on record of it has the digest $2: whoever can write here may.
+UPDATE rejections
+SET trusted = sha256(sha256(headers) || sha256(body))
+WHERE id = $1 AND encode(sha256(sha256(headers) || sha256(body)), 'hex') = $2
+RETURNING id
 
 -- finish_rejection --
 -- Record where in the log a claimed rejection went; null gives it back.

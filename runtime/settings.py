@@ -19,6 +19,8 @@ PREFIX = "LOOPLEDGER_"
 CONFIG = "LOOPLEDGER_CONFIG"
 DEFAULT_CONFIG = "loopledger.toml"
 
+HeaderName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -42,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["auto", "console", "json"] = "auto"
     insecure: bool = False
     rebuild: Literal["ask", "auto"] = "ask"
+    keep_headers: tuple[HeaderName, ...] = ()
     limits: Limits = Limits()
     providers: dict[str, msgspec.Struct] = {}
     sources: dict[str, str] = {}

@@ -154,7 +154,13 @@ async def serving_http(
 ) -> AsyncIterator[None]:
     """Take deliveries and answer requests. `before_listening` is called once all is there that it takes."""
     context = context_of(settings, parts, metrics)
-    receiver = Receiver(context.endpoints, parts.appender, context.rejections, settings.limits)
+    receiver = Receiver(
+        context.endpoints,
+        parts.appender,
+        context.rejections,
+        settings.limits,
+        settings.keep_headers,
+    )
     runner = make_runner(make_app(context, receiver), settings.limits)
     await runner.setup()
     server = connection_server(
@@ -199,7 +205,7 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
         appender=parts.appender,
         reader=parts.reader,
         registry=parts.registry,
-        rejections=Rejections(database, limits),
+        rejections=Rejections(database, limits, share=1 / settings.workers),
         endpoints={
             name: Endpoint(provider, make_verifier(settings, name))
             for name, provider in providers.items()

@@ -12,7 +12,7 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     `provider` and `path_secret` are the parts of its path, `address` is its peer's. Names in `headers` match without
     case; where `headers` have `getall`, a repeated one is noticed. `raw_headers` are the same as they were sent.
     `received_at` (aware) is when the head was complete, `since` the same by `time.perf_counter`. `body` stays empty
-    until it has been read, `verified` false until its verification is complete.
+    until it has been read. `verified` is set once all that is configured has held, but for the tenant.
 
     The garbage collector need not look at it: nothing that it holds refers to it.
     """

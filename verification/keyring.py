@@ -1,7 +1,7 @@
 """Secrets: where they are, when they are valid, and how they are kept out of sight."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Generic, NoReturn, TypeVar
 
@@ -98,6 +98,10 @@ class Keyring(Generic[K]):
         # The usual case, made ready once: no secret has bounds.
         always = all((start, end) == ALWAYS for _, start, end in self._keys)
         self._always = [key for key, _, _ in self._keys] if always else []
+
+    def __iter__(self) -> Iterator[K]:
+        """Every secret, valid now or not."""
+        return (key for key, _, _ in self._keys)
 
     def valid_at(self, moment: float) -> list[K]:
         """The secrets valid at a moment, in seconds since 1970. Raises UnverifiedError when there is none."""

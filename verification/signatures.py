@@ -30,6 +30,9 @@ from verification.keyring import (
 MOST_SIGNATURES = 20
 MOST_PUBLIC_KEY_SIGNATURES = 4
 
+# As many bytes as it takes as long to hash as to check so many.
+PUBLIC_KEY_BYTES = 256 * 1024
+
 WEBHOOK_ID = "webhook-id"
 WEBHOOK_TIMESTAMP = "webhook-timestamp"
 WEBHOOK_SIGNATURE = "webhook-signature"
@@ -149,7 +152,12 @@ StandardKey: TypeAlias = HmacKey | Ed25519PublicKey
 
 
 class SignatureCheck(ABC, Generic[K]):
-    """Checks a signature in two steps: what the head says of it, then the signature over the body."""
+    """Checks a signature in two steps: what the head says of it, then the signature over the body.
+
+    `overhead_bytes`: as many as it takes as long to hash as everything besides the body takes.
+    """
+
+    overhead_bytes = 1024
 
     @abstractmethod
     def check_head(self, headers: Mapping[str, str], moment: float) -> Claim[K]:
@@ -267,6 +275,8 @@ class StandardCheck(SignatureCheck[StandardKey]):
             read,
             "signature secret",
         )
+        if any(isinstance(key, Ed25519PublicKey) for key in self.keys):
+            self.overhead_bytes = PUBLIC_KEY_BYTES
 
     def check_head(self, headers: Mapping[str, str], moment: float) -> Claim[StandardKey]:
         """Read the claim; see `SignatureCheck.check_head`."""

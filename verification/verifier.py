@@ -180,6 +180,8 @@ class Verifier:
             signatures.append(StandardCheck(standard, read, f"{key}.standard_webhooks"))
         self._signatures = tuple(signatures)
         self._checks_nothing = not credentials and not signatures
+        # As many bytes as it takes as long to hash as everything besides the body takes.
+        self.signature_bytes = max((each.overhead_bytes for each in signatures), default=0)
 
     def __repr__(self) -> str:
         return f"Verifier({', '.join(self._methods)})"
@@ -188,6 +190,16 @@ class Verifier:
     def configured(self) -> bool:
         """Whether a stranger is kept out; as `Verification.configured`."""
         return bool(self._methods)
+
+    @property
+    def signs(self) -> bool:
+        """Whether it takes the body to tell who sent it."""
+        return bool(self._signatures)
+
+    @property
+    def declares_proxies(self) -> bool:
+        """Whether the settings say that deliveries come through proxies."""
+        return self._proxies > 0
 
     @property
     def needs_credentials(self) -> bool:

@@ -30,6 +30,7 @@ from providers import load_providers
 from runtime.arguments import whole_number
 from simulation.deliveries import Delivery as Sent
 from verification.delivery import Delivery
+from verification.redaction import Redactor
 from web.ingest.headers import HeaderFilter
 from web.ingest.receiver import new_event
 
@@ -55,7 +56,7 @@ class Maker:
         self._signer = Signer()
         self._provider = load_providers({})["loopz"]
         own = (*self._provider.identity_headers, *self._provider.kept_headers)
-        self._headers = HeaderFilter((*own, SIGNATURE_HEADER), (), ())
+        self._headers = HeaderFilter((*own, SIGNATURE_HEADER), (), Redactor(()))
 
     def event(self, sent: Sent) -> NewEvent:
         """Make the event of one delivery."""

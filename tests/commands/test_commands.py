@@ -42,7 +42,9 @@ def test_a_wrong_argument_is_named_with_what_it_must_be(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["rejections", "retry", "1", "--trust"], ["timeline", "show"]])
+@pytest.mark.parametrize(
+    "words", [["rejections", "retry", "1", "--trust", "x"], ["timeline", "show"]]
+)
 @pytest.mark.parametrize("directory", ["missing", "empty", "stopped"])
 async def test_where_no_postgres_runs_a_command_that_needs_it_says_so(
     serve: Serve,

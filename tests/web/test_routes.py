@@ -190,7 +190,7 @@ async def test_a_retry_answers_what_the_table_says(
     start: StartLoopledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOPZ_TOKEN", "a-token-of-some-length")
-    verification = {"tokens": {"secrets": [{"env": "LOOPZ_TOKEN"}]}}
+    verification = {"tokens": {"secrets": [{"env": "LOOPZ_TOKEN"}]}, "merchant_ids": ["m-2"]}
     strict = {
         "loopz": msgspec.convert({"verification": verification}, LoopzSettings),
         "fitbank": settings_types()["fitbank"](),
@@ -199,7 +199,9 @@ async def test_a_retry_answers_what_the_table_says(
         start(providers=strict) as loopledger,
         aiohttp.ClientSession(loopledger.url) as session,
     ):
-        assert (await Client(session).loopz("location.created", {"id": "x"})).status == 401
+        token = {"Authorization": "Bearer a-token-of-some-length"}
+        refused = await Client(session).loopz("location.created", {"id": "x"}, headers=token)
+        assert refused.status == 401
     # A server that stops writes down what it refused.
     async with start() as loopledger, aiohttp.ClientSession(loopledger.url) as session:
         route = next(route for route in API if route.path.endswith("/retry"))

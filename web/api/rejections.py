@@ -47,10 +47,11 @@ class RejectionsQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_field
 class RejectionDetails(Rejection, frozen=True, kw_only=True):
     """All that is on record of one rejection, but its body.
 
-    `trusted`: an operator vouches for it. `headers` are pairs of name and value, as received, credentials left out.
-    `body` is the path of its bytes; `complete`: these are all of them.
+    `digest` is of headers and body; `trusted`: an operator vouches for what has it. `headers` are pairs of name and
+    value, as received, credentials left out. `body` is the path of its bytes; `complete`: these are all of them.
     """
 
+    digest: str
     trusted: bool
     headers: list[tuple[str, str]]
     body: str
@@ -72,6 +73,7 @@ async def show_rejection(
     rejection = await _find(context, path.id)
     return RejectionDetails(
         **{name: getattr(rejection, name) for name in Rejection.__struct_fields__},
+        digest=rejection.digest,
         trusted=rejection.trusted,
         headers=parse_headers(rejection.headers),
         body=f"/v1/rejections/{rejection.id}/body",
@@ -95,7 +97,11 @@ async def retry_rejection(
     rejection = await _find(context, path.id)
     endpoint = context.endpoints.get(rejection.provider)
     if endpoint is None or not rejection.complete or not rejection.body:
-        problem = "its body is not on record" if endpoint else "its provider is gone"
+        problem = "its body is not on record, as that of no stranger; have it sent again"
+        if endpoint is None:
+            problem = "its provider is gone"
+        elif rejection.verified:
+            problem = "its body is not on record as a whole; have it sent again"
         raise NotRetriableError(id=rejection.id, problem=problem)
     delivery = Delivery(
         rejection.provider,
@@ -145,7 +151,7 @@ def _verify_again(endpoint: Endpoint, rejection: RejectionWithRequest, delivery:
         raise NotRetriableError(
             id=rejection.id,
             problem="its credentials are not on record; vouch for it with "
-            f"`loopledger rejections retry {rejection.id} --trust`",
+            f"`loopledger rejections retry {rejection.id} --trust <digest>`, as `show` gives it",
         )
     verifier.check_body(delivery, verifier.check_head(delivery))
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes
 
 from providers.provider import Recognised
 from verification.delivery import Delivery
+from verification.redaction import REDACTED, Redactor
 from web.header_block import BLOCK_FORMAT, encode_name, encode_value, value_codes
 
 # Besides those that providers and verification name. Any other header is not kept: whatever credentials may be called,
@@ -24,11 +24,8 @@ KEPT = frozenset(
 # Marks an event that was a rejection first, with the rejection's id.
 REJECTION_HEADER = b"Loopledger-Rejection"
 
-# Stands for a value with a secret of ours in it.
-REDACTED = b"[redacted]"
-
-# A secret shorter than this may be part of anything.
-FEWEST_SECRET_BYTES = 6
+# Stands for the value of a header that is not kept.
+NOT_KEPT = b"[not kept]"
 
 # A sender uses the same few header names all the time.
 NAMES_REMEMBERED = 1_000
@@ -38,56 +35,63 @@ class HeaderFilter:
     """Keeps headers by name.
 
     `kept` are names to keep besides the usual ones, `credentials` names never to keep, whatever else is said of them;
-    `secrets` are not kept as part of any value, as they are or percent-encoded.
+    no value is kept in which `redactor` finds a secret.
     """
 
     def __init__(
-        self, kept: Iterable[str], credentials: Collection[bytes], secrets: Iterable[bytes]
+        self, kept: Iterable[str], credentials: Collection[bytes], redactor: Redactor
     ) -> None:
         # Only we may say that an event was a rejection first.
         never = {*credentials, REJECTION_HEADER.lower()}
         self._kept = (KEPT | {name.lower().encode() for name in kept}) - never
-        self._secrets = [one for one in set(secrets) if len(one) >= FEWEST_SECRET_BYTES]
+        self._finds = redactor.finds
         self._code_of = lru_cache(NAMES_REMEMBERED)(self._find_code)
 
     def lines(self, delivery: Delivery) -> bytes:
         """The headers that are kept: "Name: value" lines, each ended by CR LF."""
-        secrets = self._secrets_of(delivery)
         return b"".join(
-            [
-                b"%b: %b\r\n" % (name, REDACTED if _is_secret(value, secrets) else value)
-                for name, value in delivery.raw_headers
-                if self._code_of(name) is not None
-            ]
+            b"%b: %b\r\n" % (name, self._shown(value, delivery))
+            for name, value in delivery.raw_headers
+            if self._code_of(name) is not None
+        )
+
+    def stranger_lines(self, delivery: Delivery) -> bytes:
+        """The same of a stranger, whose headers are only looked at; of the others too, that they were sent."""
+        return b"".join(
+            b"%b: %b\r\n"
+            % (
+                self._shown(name, delivery),
+                NOT_KEPT if self._code_of(name) is None else self._shown(value, delivery),
+            )
+            for name, value in delivery.raw_headers
         )
 
     def block(self, delivery: Delivery, recognised: Recognised) -> bytes:
         """The same, as web/header_block.py writes them beside an event. Raises ValueError if a value is too long."""
-        code_of, secrets = self._code_of, self._secrets_of(delivery)
+        code_of = self._code_of
         codes = value_codes(recognised.topic, recognised.merchant_id, recognised.program_id)
+        pairs = [
+            (code, value)
+            for name, value in delivery.raw_headers
+            if (code := code_of(name)) is not None
+        ]
+        # All at once: to look at each value by itself takes much longer.
+        if self._finds(b"\n".join([value for _, value in pairs]), _given(delivery)):
+            pairs = [(code, self._shown(value, delivery)) for code, value in pairs]
         parts = [BLOCK_FORMAT]
-        for name, value in delivery.raw_headers:
-            if (name_code := code_of(name)) is not None:
-                value_code = codes.get(value)
-                if value_code is None:
-                    value_code = encode_value(REDACTED if _is_secret(value, secrets) else value)
-                parts += name_code, value_code
+        for code, value in pairs:
+            value_code = codes.get(value)
+            parts += code, encode_value(value) if value_code is None else value_code
         return b"".join(parts)
 
     def _find_code(self, name: bytes) -> bytes | None:
         return encode_name(name) if name.lower() in self._kept else None
 
-    def _secrets_of(self, delivery: Delivery) -> list[bytes]:
-        """What must not be part of a value: proxies repeat the path of a request, and with it the secret in it."""
-        if not delivery.path_secret:
-            return self._secrets
-        return [*self._secrets, delivery.path_secret.encode("utf-8", "surrogateescape")]
+    def _shown(self, value: bytes, delivery: Delivery) -> bytes:
+        return REDACTED if self._finds(value, _given(delivery)) else value
 
 
-def _is_secret(value: bytes, secrets: Iterable[bytes]) -> bool:
-    plain = unquote_to_bytes(value) if b"%" in value else value
-    # A loop: a generator for each value takes longer than to look for the secrets.
-    for secret in secrets:  # noqa: SIM110
-        if secret in plain or secret in value:
-            return True
-    return False
+def _given(delivery: Delivery) -> bytes | None:
+    """What was sent as the secret of the path, right or nearly so: proxies repeat it in headers of theirs."""
+    path_secret = delivery.path_secret
+    return path_secret.encode("utf-8", "surrogateescape") if path_secret else None

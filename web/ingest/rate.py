@@ -1,4 +1,4 @@
-"""Rate limits by address: a token bucket each, for the addresses seen last."""
+"""Rate limits by address: token buckets for the addresses seen last."""
 
 from ipaddress import IPv6Address
 
@@ -7,24 +7,59 @@ from verification.verifier import address_of
 
 
 class RateLimiter:
-    """Token buckets by address. Times are seconds of any clock that does not go back."""
+    """Token buckets by address: `burst` at once, `rate` a second. Times are seconds of a clock that never goes back."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._rate = limits.address_requests_per_second
-        self._burst = limits.address_requests_at_once
-        self._most = limits.addresses_remembered
+    def __init__(self, rate: float, burst: float, most: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._most = most
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def admit(self, address: str, now: float) -> float:
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def __contains__(self, address: object) -> bool:
+        return address in self._buckets
+
+    def admit(self, address: str, now: float, cost: float = 1) -> float:
         """Admit a request of `address`: 0, or how many seconds it should wait."""
         tokens, seen = self._buckets.pop(address, (float(self._burst), now))
         tokens = min(self._burst, tokens + (now - seen) * self._rate)
-        admitted = tokens >= 1
+        admitted = tokens >= cost
         if len(self._buckets) >= self._most:
             # The address that was silent longest comes first: every other was put back since.
             del self._buckets[next(iter(self._buckets))]
-        self._buckets[address] = (tokens - 1 if admitted else tokens, now)
-        return 0.0 if admitted else (1 - tokens) / self._rate
+        self._buckets[address] = (tokens - cost if admitted else tokens, now)
+        return 0.0 if admitted else (cost - tokens) / self._rate
+
+    def is_exhausted(self, address: str, now: float) -> bool:
+        """Whether a request of `address` would have to wait."""
+        if (bucket := self._buckets.get(address)) is None:
+            return False
+        tokens, seen = bucket
+        return tokens + (now - seen) * self._rate < 1
+
+
+class AddressMeters:
+    """How much each address sends: what was verified, and, apart from that, what was not."""
+
+    def __init__(self, limits: Limits) -> None:
+        most = limits.addresses_remembered
+        self.verified = RateLimiter(
+            limits.address_requests_per_second, limits.address_requests_at_once, most
+        )
+        self.failed = RateLimiter(
+            limits.address_failures_per_second, limits.address_failures_at_once, most
+        )
+        # One bucket, of bytes, for all addresses.
+        rate = limits.suspect_signature_bytes_per_second
+        self._signatures = RateLimiter(rate, max(rate, 2 * limits.body_bytes), 1)
+
+    def admit_signature(self, address: str, size: int, now: float) -> float:
+        """Admit the computation of a signature of `size` bytes: of an address that failed too often, within a limit."""
+        if self.failed and self.failed.is_exhausted(address, now):
+            return self._signatures.admit("", now, size)
+        return 0.0
 
 
 def rate_key(address: str) -> str:

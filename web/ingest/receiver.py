@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
+import structlog
 from aiohttp import web
 
 from eventstore.errors import (
@@ -26,6 +27,7 @@ from eventstore.rejections import NewRejection, Rejections
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
+from verification.redaction import Redactor
 from verification.verifier import Claims
 from web.context import Endpoint
 from web.errors import (
@@ -40,7 +42,7 @@ from web.ingest.body import BodyReader
 from web.ingest.counting import DeliveryCounts
 from web.ingest.delivery import delivery_of
 from web.ingest.headers import HeaderFilter
-from web.ingest.rate import RateLimiter, rate_key
+from web.ingest.rate import AddressMeters, rate_key
 from web.problems import INTERNAL, PROBLEM_TYPES, outcome_of, problem_response, problem_type_of
 
 # What is put on record as a rejection: what the sender, or our settings, can mend.
@@ -67,6 +69,17 @@ OUTCOMES = sorted(
     }
 )
 
+# What a sender that is not verified may do wrong: it is counted against its address.
+FAILURES = (*REJECTED, NotFoundError, ExpectationError)
+
+# What proxies add.
+PROXY_HEADERS = ("X-Forwarded-For", "Forwarded")
+
+# Of a Content-Length that is believed, in digits.
+LONGEST_LENGTH = 18
+
+logger = structlog.get_logger()
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -79,14 +92,19 @@ class Receiver:
         appender: Appender | RelayingAppender,
         rejections: Rejections,
         limits: Limits,
+        keep_headers: Iterable[str] = (),
     ) -> None:
         self._endpoints = endpoints
         self._appender = appender
         self._rejections = rejections
         self._bodies = BodyReader(limits)
         self._rate_key = lru_cache(limits.addresses_remembered)(rate_key)
-        self._rate = RateLimiter(limits)
-        self._headers = _header_filter(endpoints.values())
+        self._meters = AddressMeters(limits)
+        self._redactor = Redactor(
+            secret for each in endpoints.values() for secret in each.verifier.secrets
+        )
+        self._headers = _header_filter(endpoints.values(), keep_headers, self._redactor)
+        self._proxy_suspected = False
         self.counts = DeliveryCounts(
             {name: endpoint.verifier.configured for name, endpoint in endpoints.items()}, OUTCOMES
         )
@@ -101,8 +119,7 @@ class Receiver:
         """`POST /webhooks/<provider>`: 200 with the event's position, after COMMIT; else a problem."""
         try:
             delivery.body = self._bodies.at_hand(request)
-            endpoint = self._admit(delivery)
-            claims = endpoint.verifier.check_head(delivery)
+            endpoint, claims = self._admit(delivery)
             if not delivery.body:
                 delivery.body = await self._bodies.read(request)
             appended = await self._appender.append(self._event(endpoint, delivery, claims))
@@ -120,82 +137,138 @@ class Receiver:
 
         Of what is raised here, or given to `on_outcome`, `refuse` makes the response.
         """
-        endpoint = self._admit(delivery)
-        claims = endpoint.verifier.check_head(delivery)
+        endpoint, claims = self._admit(delivery)
         self._appender.submit(self._event(endpoint, delivery, claims), on_outcome)
 
     def refuse(self, delivery: Delivery, error: Exception) -> web.Response:
         """Make the response to a delivery that failed; goes on record if the sender or our settings can mend it."""
-        if isinstance(error, REJECTED):
+        if not delivery.verified and isinstance(error, FAILURES):
+            error = self._count_failure(delivery, error)
+        if isinstance(error, REJECTED) and delivery.provider in self._endpoints:
             self._note(delivery, error)
         self.counts.count_refused(delivery, outcome_of(error))
         return problem_response(error, "POST")
 
-    def _admit(self, delivery: Delivery) -> Endpoint:
-        """Find the endpoint, unless the sender's address sends too much. Raises TooManyError, NotFoundError."""
+    def _admit(self, delivery: Delivery) -> tuple[Endpoint, Claims]:
+        """Find the endpoint and check the head. Raises TooManyError, NotFoundError, UnverifiedError."""
         endpoint = self._endpoints.get(delivery.provider)
-        self._limit_rate(endpoint, delivery)
         if endpoint is None:
             known = ", ".join(sorted(self._endpoints))
-            raise NotFoundError(what=f"provider {delivery.provider!r}; known are {known}")
-        return endpoint
+            raise NotFoundError(what=f"provider {delivery.provider[:100]!r}; known are {known}")
+        claims = endpoint.verifier.check_head(delivery)
+        if not endpoint.verifier.signs:
+            self._admit_verified(delivery)
+        return endpoint, claims
 
     def _event(self, endpoint: Endpoint, delivery: Delivery, claims: Claims) -> NewEvent:
         """Check the body of a delivery, and find out where it belongs."""
-        endpoint.verifier.check_body(delivery, claims)
-        delivery.verified = True
+        if endpoint.verifier.signs:
+            if self._meters.failed:
+                self._admit_signature(endpoint, delivery)
+            endpoint.verifier.check_body(delivery, claims)
+            self._admit_verified(delivery)
         recognised = recognise(endpoint, delivery)
         headers = self._headers.block(delivery, recognised)
         return new_event(new_event_id(), delivery, recognised, headers)
 
-    def _limit_rate(self, endpoint: Endpoint | None, delivery: Delivery) -> None:
+    def _admit_verified(self, delivery: Delivery) -> None:
+        """Count what was verified. Raises TooManyError if its address sends too much."""
+        delivery.verified = True
+        now = asyncio.get_running_loop().time()
+        if wait := self._meters.verified.admit(self._sender(delivery), now):
+            raise TooManyError(seconds=round(wait, 3))
+
+    def _admit_signature(self, endpoint: Endpoint, delivery: Delivery) -> None:
+        """Bound what is computed for an address that failed too often. Raises TooManyError."""
+        size = len(delivery.body) + endpoint.verifier.signature_bytes
+        now = asyncio.get_running_loop().time()
+        if wait := self._meters.admit_signature(self._sender(delivery), size, now):
+            raise TooManyError(seconds=round(wait, 3))
+
+    def _count_failure(self, delivery: Delivery, error: Exception) -> Exception:
+        """Count what was not verified; gives back what its sender is told."""
+        sender = self._sender(delivery)
+        wait = self._meters.failed.admit(sender, asyncio.get_running_loop().time())
+        endpoint = self._endpoints.get(delivery.provider)
+        if (
+            not self._proxy_suspected
+            and endpoint is not None
+            and not endpoint.verifier.declares_proxies
+            and sender in self._meters.verified
+            and any(name in delivery.headers for name in PROXY_HEADERS)
+        ):
+            self._proxy_suspected = True
+            logger.warning(
+                "proxy_suspected",
+                message="Deliveries that are verified and others that are not come from one address, with headers that "
+                "proxies add: if it is a proxy of yours, set trusted_proxies, or all its senders share one limit.",
+                provider=delivery.provider,
+                address=sender,
+            )
+        return TooManyError(seconds=round(wait, 3)) if wait else error
+
+    def _sender(self, delivery: Delivery) -> str:
+        """What the sender of a delivery is counted under."""
         address = delivery.address
-        if endpoint is not None:
+        if (endpoint := self._endpoints.get(delivery.provider)) is not None:
             try:
                 address = endpoint.verifier.sender_address(delivery)
             except UnverifiedError:
                 # The header of the proxies is incomplete: only the address of the connection is known.
                 address = delivery.address
-        key = self._rate_key(address)
-        if wait := self._rate.admit(key, asyncio.get_running_loop().time()):
-            raise TooManyError(seconds=round(wait, 3))
+        return self._rate_key(address)
 
-    def _identity(self, delivery: Delivery) -> bytes:
-        endpoint = self._endpoints.get(delivery.provider)
-        named = endpoint.provider.identity_headers if endpoint else ()
+    def _identity(self, delivery: Delivery, error: LoopledgerError) -> bytes:
+        if not delivery.verified:
+            # What a stranger says of itself counts for nothing; what is wrong with it, and whence it came, does.
+            problem = str(error) if isinstance(error, UnverifiedError) else ""
+            return f"{self._sender(delivery)}\0{problem}".encode("utf-8", "surrogatepass")
+        if isinstance(error, TooManyError):
+            return b""
+        named = self._endpoints[delivery.provider].provider.identity_headers
         return printable("\0".join(delivery.headers.get(header, "") for header in named)).encode()
 
     def _note(self, delivery: Delivery, error: LoopledgerError) -> None:
         problem_type = problem_type_of(error)
-        # Who sends too much is one rejection, whatever the bodies: else a flood would push all others out.
-        body = b"" if isinstance(error, TooManyError) else delivery.body
+        headers = self._headers
+        body = delivery.body
+        if not delivery.verified or isinstance(error, TooManyError) or self._redactor.finds(body):
+            # Who sends too much is one rejection, whatever the bodies: else a flood would push all others out.
+            body = b""
         self._rejections.note(
             NewRejection(
                 provider=delivery.provider,
                 cause=problem_type.cause if problem_type else "UNKNOWN",
-                problem=str(error),
-                address=delivery.address,
-                identity=self._identity(delivery),
-                headers=self._headers.lines(delivery),
+                problem=self._redactor.text(str(error)),
+                address=self._redactor.text(delivery.address),
+                identity=self._identity(delivery, error),
+                headers=(headers.lines if delivery.verified else headers.stranger_lines)(delivery),
                 body=body,
                 # Where the body was not read, what the head says of it.
-                size=len(body) or int(delivery.headers.get("Content-Length", 0)),
+                size=len(delivery.body) or _announced(delivery),
                 at=datetime.now(UTC),
+                verified=delivery.verified,
             )
         )
 
 
-def _header_filter(endpoints: Iterable[Endpoint]) -> HeaderFilter:
-    """Keep what any provider is recognised, or any signature checked, by."""
-    kept: set[str] = set()
+def _announced(delivery: Delivery) -> int:
+    """How large the head says that the body is; 0 if it does not."""
+    text = delivery.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= LONGEST_LENGTH else 0
+
+
+def _header_filter(
+    endpoints: Iterable[Endpoint], keep: Iterable[str], redactor: Redactor
+) -> HeaderFilter:
+    """Keep what any provider is recognised, or any signature checked, by, and what the settings name."""
+    kept = set(keep)
     credentials: set[bytes] = set()
-    secrets: set[bytes] = set()
     for endpoint in endpoints:
         kept |= {*endpoint.provider.identity_headers, *endpoint.provider.kept_headers}
         kept |= endpoint.verifier.signature_headers
         credentials |= endpoint.verifier.credential_headers
-        secrets |= endpoint.verifier.secrets
-    return HeaderFilter(kept, credentials, secrets)
+    return HeaderFilter(kept, credentials, redactor)
 
 
 def acknowledgement(appended: Appended) -> bytes:

@@ -102,8 +102,8 @@ RECEIVER_MUST_NOT = {
     "drop states": "DROP TABLE projected.gift_cards_1 CASCADE",
     "make a table beside the states": "CREATE TABLE projected.x (n integer)",
     "empty the quarantine": "DELETE FROM quarantine",
-    "vouch for what it refused": "UPDATE rejections SET trusted = true",
-    "put in what is vouched for": "INSERT INTO rejections (trusted) VALUES (true)",
+    "vouch for what it refused": "UPDATE rejections SET trusted = sha256(body)",
+    "put in what is vouched for": "INSERT INTO rejections (trusted) VALUES (sha256(''))",
 }
 
 PROJECTOR_MUST_NOT = {
@@ -114,7 +114,7 @@ PROJECTOR_MUST_NOT = {
     "make partitions": "SELECT make_partitions(1)",
     "hold the head": "SELECT lock_head()",
     "read what was refused": "SELECT * FROM rejections",
-    "vouch for what was refused": "UPDATE rejections SET trusted = true",
+    "vouch for what was refused": "UPDATE rejections SET trusted = sha256(body)",
     "replace the masked log": "CREATE OR REPLACE VIEW masked.events AS SELECT 1",
 }
 
@@ -239,6 +239,7 @@ async def test_the_receiver_appends_notes_rejections_and_asks_for_rebuilds(store
     rejections = Rejections(database, Limits())
     rejections.note(
         NewRejection(
+            verified=True,
             provider="loopz",
             cause="signature",
             problem="is wrong",

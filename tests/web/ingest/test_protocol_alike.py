@@ -201,7 +201,8 @@ BOUNDED: dict[str, Case] = {
     "no JSON": Case(sent(body=b"{"), 400),
     "one too many": Case(sent(), 429),
     "two too many": Case(sent(body=b"{"), 429),
-    "to nobody": Case(to("/webhooks/nobody"), 429),
+    "to nobody": Case(to("/webhooks/nobody"), 404),
+    "to nobody, too often": Case(to("/webhooks/nobody"), 429),
 }
 
 SETUPS: dict[str, tuple[dict[str, Case], dict[str, Any], Limits]] = {
@@ -225,6 +226,8 @@ SETUPS: dict[str, tuple[dict[str, Case], dict[str, Any], Limits]] = {
             queue_bytes=200,
             address_requests_at_once=4,
             address_requests_per_second=1,
+            address_failures_at_once=1,
+            address_failures_per_second=1,
         ),
     ),
 }

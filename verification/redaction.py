@@ -1,0 +1,75 @@
+"""Keeping secrets out of what is kept: in every form in which a server takes them, and as proxies repeat them."""
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+# Stands for a value with a secret of ours in it.
+REDACTED = b"[redacted]"
+
+# What was given in the place of a secret, and is shorter than this, may be part of anything.
+FEWEST_GIVEN_BYTES = 6
+
+# How often a value is percent-decoded: each proxy that repeats a path may encode it once more.
+MOST_DECODINGS = 3
+
+_WORD = re.compile(r"\S+")
+
+
+class Redactor:
+    """Finds secrets in bytes: as they are, percent-encoded, or anywhere within base64."""
+
+    def __init__(self, secrets: Iterable[bytes]) -> None:
+        forms = {form for secret in secrets for form in _forms(secret)}
+        # What holds a longer one holds the shorter one, too.
+        self._needles = tuple(
+            one for one in sorted(forms) if not any(o in one for o in forms if o != one)
+        )
+
+    def finds(self, value: bytes, given: bytes | None = None) -> bool:
+        """Whether a secret is in `value`; or `given`, which somebody has sent in the place of one."""
+        needles = self._needles
+        if given is not None and len(given) >= FEWEST_GIVEN_BYTES:
+            needles = (*needles, given)
+        for _ in range(MOST_DECODINGS + 1):
+            # A loop: a generator for each value takes longer than to look for the secrets.
+            for needle in needles:
+                if needle in value:
+                    return True
+            if b"%" not in value:
+                return False
+            value = unquote_to_bytes(value)
+        return False
+
+    def text(self, text: str) -> str:
+        """The text with each word replaced that holds a secret; the whole of it, if a secret has blanks in it."""
+        if not self.finds(text.encode("utf-8", "surrogatepass")):
+            return text
+        redacted = _WORD.sub(self._word, text)
+        found = self.finds(redacted.encode("utf-8", "surrogatepass"))
+        return REDACTED.decode() if found else redacted
+
+    def _word(self, found: re.Match[str]) -> str:
+        word = found[0]
+        return REDACTED.decode() if self.finds(word.encode("utf-8", "surrogatepass")) else word
+
+
+def _forms(secret: bytes) -> Iterable[bytes]:
+    """What a text holds if it holds a secret, percent-encoding aside."""
+    yield secret
+    # As JSON has it, in the log.
+    text = secret.decode("utf-8", "replace")
+    for ascii_only in (True, False):
+        yield json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode()
+    yield quote_from_bytes(secret).encode()
+    if secret.startswith(b"whsec_"):
+        yield secret.removeprefix(b"whsec_").rstrip(b"=")
+    # Within base64 a secret looks in one of three ways, by where it begins: less the digits that its neighbours share.
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + secret)
+        first = -(-8 * offset // 6)
+        last = 8 * (offset + len(secret)) // 6
+        yield encoded[first:last]
+        yield encoded[first:last].translate(bytes.maketrans(b"+/", b"-_"))
