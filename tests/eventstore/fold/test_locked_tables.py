@@ -10,7 +10,8 @@ import pytest
 
 from eventstore.postgres.database import Database
 from tests.conftest import StartLoopledger
-from tests.support.folding import fold_live
+from tests.support import new_event
+from tests.support.folding import append, fold_live
 from tests.support.rebuilding import CARDS, level, running, until
 
 if TYPE_CHECKING:
@@ -44,6 +45,67 @@ async def test_a_start_waits_for_no_lock_where_the_tables_are_as_they_should_be(
         await client.loopz("gift-card.updated", {"id": "c-1", "balance": 5})
         await level(client, CARDS)
         assert (await client.get("/v1/gift-cards/c-1")).json["balance"] == 5
+
+
+# The real commands, and what makes each last: a page of the table that is in use, statistics that take their time to
+# make, and a snapshot that is older than an index.
+SLOW = """
+CREATE FUNCTION slow(stream text) RETURNS text LANGUAGE plpgsql IMMUTABLE
+AS $$ BEGIN PERFORM pg_sleep(60); RETURN stream; END $$;
+CREATE STATISTICS slow ON (slow(stream)) FROM gift_cards_1;
+"""
+LASTING = {
+    "VACUUM (FREEZE, DISABLE_PAGE_SKIPPING) gift_cards_1": (
+        "DECLARE c CURSOR FOR SELECT * FROM gift_cards_1; FETCH c"
+    ),
+    "ANALYZE gift_cards_1": "",
+    "CREATE INDEX CONCURRENTLY made_by_hand ON gift_cards_1 (position)": "SELECT FROM gift_cards_1",
+}
+
+
+@asynccontextmanager
+async def lasting(dsn: str, command: str) -> AsyncIterator[None]:
+    """Have a command hold its lock on the table for as long as this lasts."""
+    other, own = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    if command.startswith("ANALYZE"):
+        await other.execute(SLOW)
+    else:
+        await other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await other.execute(LASTING[command])
+    running_command = asyncio.create_task(own.execute(command))
+    granted = (
+        "SELECT count(*) FROM pg_locks WHERE pid = $1 AND relation = 'gift_cards_1'::regclass"
+        " AND mode = 'ShareUpdateExclusiveLock' AND granted"
+    )
+    try:
+        async with asyncio.timeout(10):
+            while not await other.fetchval(granted, own.get_server_pid()):
+                assert not running_command.done(), running_command
+                await asyncio.sleep(0.02)
+        yield
+        assert not running_command.done(), "it has held its lock all the time"
+    finally:
+        await other.fetchval("SELECT pg_terminate_backend($1, 5000)", own.get_server_pid())
+        await asyncio.gather(running_command, return_exceptions=True)
+        await other.close()
+        own.terminate()
+
+
+@pytest.mark.parametrize("command", LASTING)
+async def test_a_command_that_runs_on_a_projections_table_holds_up_no_start(
+    database: Database, dsn: str, start: StartLoopledger, command: str
+) -> None:
+    cards = [
+        new_event("gift-card.updated", {"id": f"c-{n}", "name": "n", "balance": n})
+        for n in range(20)
+    ]
+    await append(database, cards)
+    await fold_live(database)
+    async with lasting(dsn, command), asyncio.timeout(20), running(start) as client:
+        await client.loopz("gift-card.updated", {"id": "c-1", "balance": 5})
+        await level(client, CARDS)
+        assert (await client.get("/v1/gift-cards/c-1")).json["balance"] == 5
+        assert (await client.get("/healthz/projections")).status == 200
 
 
 # What has to be changed at the next start, and who holds a lock that is needed for that.

@@ -1,8 +1,11 @@
 """Sessions: nothing that a role, a database or a pooler is set to changes what they do."""
 
+import itertools
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import pytest
@@ -40,16 +43,43 @@ HOSTILE = {
 }
 
 
-async def make_hostile(cluster: Cluster, dsn: str, *names: str) -> None:
-    """Set the database of a test to these."""
-    database = dsn.split("?", maxsplit=1)[0].rsplit("/", 1)[1]
-    for name in names:
-        await cluster.execute(f"ALTER DATABASE {database} SET {name} = {HOSTILE[name]}")
+_NUMBERS = itertools.count(1)
+
+# Where a setting may stand: with the database, with the role, with the role in this database.
+PLACES = ("DATABASE {database}", "ROLE {role}", "ROLE {role} IN DATABASE {database}")
 
 
-async def work(start: StartLoopledger) -> None:
+class Hostile(NamedTuple):
+    """A database of a role's own, and both may be set to anything."""
+
+    dsn: str
+    database: str
+    role: str
+    cluster: Cluster
+
+    async def set(self, place: str, *names: str) -> None:
+        """Set the settings of these names in a place."""
+        where = place.format(database=self.database, role=self.role)
+        for name in names:
+            await self.cluster.execute(f"ALTER {where} SET {name} = {HOSTILE[name]}")
+
+
+@pytest.fixture
+async def hostile(cluster: Cluster) -> AsyncIterator[Hostile]:
+    """Its role is a superuser: some of the settings are nobody else's to change back."""
+    role = f"role_{next(_NUMBERS)}"
+    await cluster.execute(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'once'")
+    async with cluster.database("template1") as admin:
+        database = admin.split("?", maxsplit=1)[0].rsplit("/", 1)[1]
+        await cluster.execute(f"ALTER DATABASE {database} OWNER TO {role}")
+        dsn = re.sub("//[^@]*@", f"//{role}:once@", admin).partition("&passfile")[0]
+        yield Hostile(dsn, database, role, cluster)
+    await cluster.execute(f"DROP ROLE {role}")
+
+
+async def work(start: StartLoopledger, dsn: str) -> None:
     """Take a delivery, fold it, read it, and fold everything again."""
-    async with running(start) as client:
+    async with running(start, database_url=dsn) as client:
         for n in range(3):
             sent = await client.loopz("gift-card.updated", {"id": "c-1", "balance": n})
             assert sent.status == 200
@@ -61,19 +91,20 @@ async def work(start: StartLoopledger) -> None:
         assert (await client.get("/v1/gift-cards/c-1")).json == shown.json
 
 
+@pytest.mark.parametrize("place", PLACES[:2])
 @pytest.mark.parametrize("timeouts", [True, False])
-async def test_no_setting_of_the_database_changes_what_a_server_does(
-    cluster: Cluster, dsn: str, start: StartLoopledger, *, timeouts: bool
+async def test_no_setting_changes_what_a_server_does_wherever_it_stands(
+    hostile: Hostile, start: StartLoopledger, place: str, *, timeouts: bool
 ) -> None:
-    names = [name for name in HOSTILE if name.endswith("_timeout") == timeouts]
-    await make_hostile(cluster, dsn, *names)
-    await work(start)
+    await hostile.set(place, *(name for name in HOSTILE if name.endswith("_timeout") == timeouts))
+    await work(start, hostile.dsn)
 
 
-async def test_a_session_sets_what_it_depends_on(cluster: Cluster, dsn: str) -> None:
-    await make_hostile(cluster, dsn, *HOSTILE)
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_session_sets_what_it_depends_on(hostile: Hostile, place: str) -> None:
+    await hostile.set(place, *HOSTILE)
     for durable in (True, False):
-        database = Database(dsn, pool_connections=1, durable=durable)
+        database = Database(hostile.dsn, pool_connections=1, durable=durable)
         await database.open()
         own = await database.connect()
         for read in (database.fetchval, own.fetchval):
@@ -88,16 +119,14 @@ async def test_a_session_sets_what_it_depends_on(cluster: Cluster, dsn: str) -> 
         await database.close()
 
 
+@pytest.mark.parametrize("place", PLACES)
 async def test_a_role_whose_triggers_are_off_is_refused_unless_it_may_switch_them_on(
-    cluster: Cluster, dsn: str
+    hostile: Hostile, place: str
 ) -> None:
-    await make_hostile(cluster, dsn, "session_replication_role")
-    await cluster.execute("CREATE ROLE weak LOGIN PASSWORD 'weak'")
-    try:
-        with pytest.raises(PostgresError, match="session_replication_role"):
-            await Database(dsn.replace("loopledger@", "weak:weak@"), pool_connections=1).open()
-    finally:
-        await cluster.execute("DROP ROLE weak")
+    await hostile.set(place, "session_replication_role")
+    await hostile.cluster.execute(f"ALTER ROLE {hostile.role} NOSUPERUSER")
+    with pytest.raises(PostgresError, match="session_replication_role"):
+        await Database(hostile.dsn, pool_connections=1).open()
 
 
 async def test_a_log_in_another_schema_is_used_when_the_url_names_it_and_never_begun_anew(
