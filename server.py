@@ -35,6 +35,7 @@ from runtime.failing import print_failure
 from runtime.logging import configure_logging
 from runtime.metrics.process import ProcessValues, read_build, restarting
 from runtime.metrics.totals import Totals
+from runtime.notifying import SOCKET, notify
 from runtime.postgres import Urls, start_postgres
 from runtime.privileges import choose_account, keeps_root_for
 from runtime.relays import Relays, add_relay_arguments
@@ -168,7 +169,7 @@ def _worker_environ(
     """The environment of a worker: of the databases' URLs it has its own."""
     told = {} if known is None else {KNOWN_HEAD: msgspec.json.encode(known).decode()}
     return {
-        **{name: value for name, value in os.environ.items() if name not in ROLE_URLS},
+        **{name: value for name, value in os.environ.items() if name not in {*ROLE_URLS, SOCKET}},
         "DATABASE_URL": urls.projecting if name == PROJECTING else urls.receiving,
         "LOOPLEDGER_INSECURE": str(settings.insecure).lower(),
         **told,
@@ -196,9 +197,11 @@ async def _serve(settings: Settings) -> None:
             url, storage, head = loopledger.url, loopledger.storage, loopledger.head
             sys.stdout.write(banner(settings, url=url, storage=storage, head=head))
             sys.stdout.flush()
+            notify("READY=1")
             try:
                 await asyncio.Event().wait()
             finally:
+                notify("STOPPING=1")
                 logger.info("stopping", message="The server is stopping.")
     finally:
         # If it did not start, the error is all that there is to say.
