@@ -184,7 +184,7 @@ async def serving_http(
             listening.close()
         await asyncio.gather(server.close(settings.limits.drain_seconds), runner.cleanup())
         await cancel_all(writing)
-        await context.metrics.close()
+        context.metrics.close()
         with suppress(Exception):
             await context.rejections.write()
 

@@ -34,7 +34,7 @@ class MetricsReader(Protocol):
     async def read(self) -> Negotiated:
         """All of them. Raises NotReportedError."""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop reading."""
 
 

@@ -9,7 +9,6 @@ import structlog
 from eventstore.fold.status import REBUILDING, GenerationStatus, ProjectionStatus
 from eventstore.metrics import Samples, Values
 from eventstore.postgres.failures import is_outage
-from eventstore.tasks import cancel_all
 from runtime.metrics import definitions as names
 
 if TYPE_CHECKING:
@@ -84,10 +83,10 @@ class DatabaseValues:
             | _rebuild_values(statuses)
         )
 
-    async def close(self) -> None:
-        """Stop reading."""
+    def close(self) -> None:
+        """Stop reading; a database that hangs is not waited for."""
         if self._reading is not None:
-            await cancel_all(self._reading)
+            self._reading.cancel()
 
 
 def _log_values(log: "LogStatus") -> Values:

@@ -47,9 +47,9 @@ class MetricsReader:
             raise NotReportedError from None
         return Exposition(merge([totals, await self._database.read()]))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop reading the database."""
-        await self._database.close()
+        self._database.close()
 
 
 def _family(metric: Metric, samples: Iterable[tuple[tuple[str, ...], list[float]]]) -> Family:

@@ -3,14 +3,11 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from runtime.metrics.definitions import METRICS
-from tests.conftest import Cluster, StartLoopledger
 from tests.support import Client
 from tests.support.http import eventually
 from tests.support.metrics import Scrape, parse, total
@@ -113,26 +110,6 @@ async def test_a_rebuild_shows_its_status_and_progress(client: Client) -> None:
     assert total(found, "rebuild_status", projection="locations") == 1
     assert total(found, "rebuild_progress_ratio", projection="locations") == 1
     assert total(found, "rebuild_target_position", projection="locations") == 1
-
-
-async def test_without_the_database_the_metrics_of_the_processes_are_there(
-    cluster: Cluster, start: StartLoopledger, dsn: str
-) -> None:
-    name = urlsplit(dsn).path.removeprefix("/")
-    async with start() as loopledger, aiohttp.ClientSession(loopledger.url) as session:
-        client = Client(session)
-        await client.loopz("location.updated", {"id": "l-1"})
-        assert total(await scrape(client), "database_up") == 1
-        await cluster.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        await cluster.execute(
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608
-        )
-        await asyncio.sleep(1.1)
-        found = await scrape(client)
-        await cluster.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    assert total(found, "database_up") == 0
-    assert total(found, "deliveries_total", outcome="accepted") == 1
-    assert not [sample for sample, _ in found if sample.startswith("loopledger_projection_")]
 
 
 @pytest.mark.parametrize(

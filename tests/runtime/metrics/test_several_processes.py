@@ -88,6 +88,14 @@ def processes(server: ServerProcess) -> set[str]:
     }
 
 
+def test_while_postgres_is_away_what_the_processes_count_is_answered(
+    server: ServerProcess,
+) -> None:
+    before = accepted(server)
+    os.kill(server.postmaster_pid(), signal.SIGKILL)
+    assert [accepted(server) for _ in range(5)] == [before] * 5
+
+
 def test_a_process_that_hangs_holds_no_answer_up_for_long(server: ServerProcess) -> None:
     (projecting,) = server.workers("projecting")
     process = psutil.Process(projecting)
