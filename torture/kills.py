@@ -133,11 +133,17 @@ class Killer:
         return hit
 
     async def _kill_leader(self) -> list[int]:
-        """SIGKILL for the process of Postgres that holds the projecting process's lock; none other."""
+        """SIGKILL for the process of Postgres that holds the projecting process's lock; none other.
+
+        In a Postgres that is not ours, that session is ended.
+        """
         pids: list[int] = []
         with contextlib.suppress(*_AWAY):
             async with asyncio.timeout(3), connected(self._target.dsn) as connection:
                 pids = [row["pid"] for row in await connection.fetch(QUERIES["leader"])]
+                if not self._target.embedded:
+                    await connection.execute(QUERIES["terminate"], pids)
+                    return pids
         family = self._target.family()
         postgres = [each for each in _with(family, {"postgres"}) if each.pid in pids]
         return _signal(postgres, psutil.Process.kill)

@@ -34,20 +34,22 @@ class ServerProcess(LoopledgerProcess):
     def __init__(
         self,
         data_dir: Path,
-        command: str = "loopledger serve",
+        command: str | Sequence[str] = "loopledger serve",
         *,
         arguments: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        checkout: Path = ROOT,
     ) -> None:
         port = free_port()
         super().__init__(
             data_dir,
             data_dir.with_name(f"{data_dir.name}-{port}.log"),
             port=port,
-            command=COMMANDS[command],
+            command=COMMANDS[command] if isinstance(command, str) else command,
             arguments=arguments,
             # Write-ahead log made ahead would take two seconds of every test.
             environ={"LOOPLEDGER_LIMITS_WAL_READY_MIB": "0", **(environ or {})},
+            checkout=checkout,
         )
         self.wait_until_ready()
 
