@@ -1,11 +1,12 @@
 """What the log looks like: for people on a terminal, JSON for machines.
 
 Every event has a stable name in snake case, a `message` for people, and its facts as fields. docs/operations.md lists
-all of them; a test holds that table to the code.
+all of them; a test holds that table to the code. Lines of one kind are limited, and no line holds a configured secret.
 """
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -13,7 +14,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from eventstore.errors import LoopledgerError
 from eventstore.postgres.failures import describe
+from runtime.log_limits import LineLimit
 from runtime.settings import Settings
+from verification.redaction import Redactor
+
+# What no line of the log may hold.
+_SECRETS: set[bytes] = set()
+_REDACTORS: list[Redactor] = []
 
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
@@ -31,7 +38,10 @@ def configure_logging(settings: Settings) -> None:
         if console
         else structlog.processors.JSONRenderer()
     )
-    renderers: list[Any] = [*([_message_first] if console else []), renderer]
+    renderers: list[Any] = [
+        *([_message_first, renderer, _redacted] if console else [_redacted, renderer])
+    ]
+    limit = LineLimit()
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -41,7 +51,7 @@ def configure_logging(settings: Settings) -> None:
         *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
     ]
     structlog.configure(
-        processors=[*shared, *renderers],
+        processors=[limit.process, *shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -54,11 +64,34 @@ def configure_logging(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
+    handler.addFilter(limit.filter)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
     # What is no HTTP is quoted there, secrets and all, as often as anybody likes.
     logging.getLogger("aiohttp.server").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
     )
+
+
+def redact_from_log(secrets: Iterable[bytes]) -> None:
+    """Keep these secrets out of the log from now on, besides those named before."""
+    _SECRETS.update(secrets)
+    _REDACTORS[:] = [Redactor(_SECRETS)]
+
+
+def _redacted(_: object, __: str, event: Any) -> Any:  # noqa: ANN401 - an event, or what it was rendered to
+    return _without_secrets(event) if _REDACTORS else event
+
+
+def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - whatever a line of the log holds
+    if isinstance(value, str):
+        return _REDACTORS[0].text(value)
+    if isinstance(value, dict):
+        return {key: _without_secrets(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(each) for each in value]
+    text = str(value)
+    redacted = _REDACTORS[0].text(text)
+    return value if redacted == text else redacted
 
 
 def _foreseen_in_a_line(

@@ -40,6 +40,7 @@ from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 from projections import load_projections
 from providers import load_providers, settings_types
 from runtime.data_directory import data_directory, default_directory
+from runtime.logging import redact_from_log
 from runtime.metrics.database import DatabaseValues
 from runtime.metrics.exposition import MetricsReader
 from runtime.metrics.process import ProcessValues, appending, receiving
@@ -367,4 +368,6 @@ def make_verifier(settings: Settings, provider: str) -> Verifier:
     """Make the verifier of a provider's deliveries. Raises SettingsError."""
     section = settings.providers.get(provider)
     verification = getattr(section, "verification", None) or Verification()
-    return Verifier(verification, read_secret, f"{provider}.verification")
+    verifier = Verifier(verification, read_secret, f"{provider}.verification")
+    redact_from_log(verifier.secrets)
+    return verifier

@@ -44,10 +44,13 @@ class Redactor:
         return False
 
     def text(self, text: str) -> str:
-        """The text with each word replaced that holds a secret; the whole of it, if a secret has blanks in it."""
-        if not self.finds(text.encode("utf-8", "surrogatepass")):
+        """The text without secrets; where one is percent-encoded, without the whole word."""
+        raw = text.encode("utf-8", "surrogatepass")
+        if not self.finds(raw):
             return text
-        redacted = _WORD.sub(self._word, text)
+        for needle in self._needles:
+            raw = raw.replace(needle, REDACTED)
+        redacted = _WORD.sub(self._word, raw.decode("utf-8", "surrogatepass"))
         found = self.finds(redacted.encode("utf-8", "surrogatepass"))
         return REDACTED.decode() if found else redacted
 
