@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     insecure: bool = False
+    open_metrics: bool = False
     rebuild: Literal["ask", "auto"] = "ask"
     keep_headers: tuple[HeaderName, ...] = ()
     limits: Limits = Limits()

@@ -202,6 +202,7 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
     readiness = Readiness(database, limits, list(states))
     return Context(
         api_for_all=settings.insecure,
+        open_metrics=settings.open_metrics,
         limits=limits,
         appender=parts.appender,
         reader=parts.reader,

@@ -35,7 +35,8 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
     app.on_response_prepare.append(add_common_headers)
     routes = make_routes(each.projection for each in context.states.values())
     app[CONTEXT] = context
-    app[OPEN_PATHS] = frozenset(route.path for route in routes if route.scope == "health")
+    open_to_all = {"health", "metrics"} if context.open_metrics else {"health"}
+    app[OPEN_PATHS] = frozenset(route.path for route in routes if route.scope in open_to_all)
     for route in routes:
         if route.handler is None:
             add_delivery_path(app.router, route.path)

@@ -41,10 +41,12 @@ class MetricsReader(Protocol):
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a running Loopledger. `api_for_all`: the API is there for other machines too.
 
+    `open_metrics`: its metrics are.
     `states` and `histories` are by the name of the projection, `endpoints` by that of the provider.
     """
 
     api_for_all: bool
+    open_metrics: bool
     limits: Limits
     appender: Appender | RelayingAppender
     reader: Reader

@@ -4,10 +4,12 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from runtime.metrics.definitions import METRICS
+from tests.conftest import StartLoopledger
 from tests.support import Client
 from tests.support.http import eventually
 from tests.support.metrics import Scrape, parse, total
@@ -138,9 +140,20 @@ async def test_the_format_is_the_one_that_is_asked_for(
         assert parse(text)
 
 
-async def test_the_metrics_are_for_this_machine_only(client: Client) -> None:
-    answer = await client.request("GET", "/metrics", headers={"X-Forwarded-For": "10.0.0.1"})
-    assert answer.status == 403
+async def test_the_metrics_are_for_this_machine_only_unless_they_are_opened(
+    start: StartLoopledger,
+) -> None:
+    for opened, status in ((False, 403), (True, 200)):
+        async with (
+            start(open_metrics=opened) as loopledger,
+            aiohttp.ClientSession(loopledger.url) as session,
+        ):
+            forwarded = {"X-Forwarded-For": "10.0.0.1"}
+            client = Client(session)
+            answer = await client.request("GET", "/metrics", headers=forwarded)
+            assert answer.status == status
+            answer = await client.request("GET", "/v1/events", headers=forwarded)
+            assert answer.status == 403
 
 
 async def test_every_sample_belongs_to_a_metric_of_the_table(client: Client) -> None:
