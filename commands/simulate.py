@@ -6,6 +6,7 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from time import perf_counter
 
 import msgspec
@@ -34,6 +35,8 @@ HELP = "send realistic simulated deliveries to a server"
 
 __all__ = ["add_arguments", "run"]
 
+UNVERIFIED = str(HTTPStatus.UNAUTHORIZED.value)
+"""Why a delivery was refused."""
 BAR_SECONDS, LINE_SECONDS = 0.1, 2.0
 """Between two updates of the progress bar, and of the lines printed where there is none."""
 
@@ -125,6 +128,10 @@ async def _simulate(args: argparse.Namespace, address: ServerAddress) -> int:
         out.file.write(_json(summary, seed) + "\n")
     else:
         out.print(_table(summary))
+        if UNVERIFIED in summary.refused:
+            out.print(
+                "The server verifies deliveries, and simulated ones are not signed: use one without verification."
+            )
         out.print(f"See the result: curl {url}/v1/projections")
     if stop.is_set():
         return INTERRUPTED

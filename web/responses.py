@@ -29,6 +29,9 @@ async def near_misses(request: web.Request, handler: Handler) -> web.StreamRespo
             status=204, headers={"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
         )
     except web.HTTPNotFound:
+        if request.method == "OPTIONS" and request.path == "*":
+            # About the server as a whole (RFC 9110, 9.3.7).
+            return web.Response(status=204, headers={"Allow": "GET, HEAD, OPTIONS, POST"})
         path = request.rel_url.raw_path
         # More than one slash at the start would lead to another host.
         if not path.endswith("/") or path.startswith("//"):

@@ -53,7 +53,9 @@ async def test_the_command_exits_with_1_if_something_was_refused(
 
     async with server(refuse) as url:
         assert await simulated("--url", url, "--deliveries", "3") == 1
-    assert "401" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "401" in out
+    assert "The server verifies deliveries" in out
 
 
 def test_the_command_exits_with_2_if_no_server_can_be_reached(

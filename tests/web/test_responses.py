@@ -65,6 +65,13 @@ async def test_options_are_answered_with_what_is_allowed(
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
+async def test_options_are_answered_for_the_server_as_a_whole(client: Client) -> None:
+    request = "OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = await raw(client, request.encode())
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    assert b"Allow: GET, HEAD, OPTIONS, POST\r\n" in answer
+
+
 async def test_a_method_that_is_not_taken_is_still_refused(client: Client) -> None:
     assert (await client.request("DELETE", "/v1/gift-cards")).status == 405
     assert (await client.request("OPTIONS", "/nope")).status == 404
