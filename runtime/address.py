@@ -49,6 +49,7 @@ def leave_address(data_dir: Path, url: str) -> None:
     # Anybody who may enter the directory may know: it holds no secret.
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o644)
         file.write(msgspec.json.encode(running) + b"\n")
     new.rename(data_dir / FILE)
 

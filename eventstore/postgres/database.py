@@ -1,6 +1,7 @@
 """The database: its connections, in a pool and apart from it."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -125,6 +126,8 @@ class Database:
                 why = "its URL cannot be read"
             elif isinstance(error, TimeoutError):
                 why = f"nothing that is Postgres answered within {CONNECT_SECONDS:g} s"
+            elif isinstance(error, OSError) and (error.errno or 0) > 0:
+                why = os.strerror(error.errno or 0)
             else:
                 why = str(error) or type(error).__name__
             raise PostgresError(

@@ -92,8 +92,14 @@ def test_an_address_that_is_none_is_a_wrong_setting(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_a_server_that_was_killed_left_behind_counts_for_nothing(tmp_path: Path) -> None:
-    leave_address(tmp_path, UNHEARD)
+    umask = os.umask(0o077)
+    try:
+        leave_address(tmp_path, UNHEARD)
+    finally:
+        os.umask(umask)
     assert find_running(tmp_path) is not None
+    # Whoever may enter the directory may read it.
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o644
     # Its pid is another process's by now, or nobody's.
     started_at = psutil.Process().create_time()
     for pid, since in ((os.getpid(), started_at - 100), (2**22 + 1, started_at)):
