@@ -23,6 +23,7 @@ What these numbers mean is on record: both tables may grow at their ends, and ne
 """
 
 import re
+from binascii import hexlify, unhexlify
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
@@ -74,7 +75,7 @@ _TOPIC, _MERCHANT, _PROGRAM = 0xF0, 0xF1, 0xF2
 _FIRST_VALUE = 0xF8
 
 _SHA256_PREFIX = b"sha256="
-_SHA256_HEX = re.compile(rb"(?:sha256=)?[0-9a-f]{64}")
+_SHA256_SIZE, _DIGEST_SIZE, _UUID_SIZE = 71, 64, 36
 _UUID_TEXT = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _LONGEST_NAME = 0xFF
@@ -103,17 +104,29 @@ def encode_name(name: bytes) -> bytes:
 def encode_value(value: bytes) -> bytes:
     """The value of a header, as a block has it if it has no code. Raises ValueError if it is too long."""
     size = len(value)
-    if _SHA256_HEX.fullmatch(value):
-        packed = bytes.fromhex(value[-64:].decode())
-        return bytes((_SHA256,) if value.startswith(_SHA256_PREFIX) else (_HEX, 32)) + packed
-    if size == 36 and _UUID_TEXT.fullmatch(value):  # noqa: PLR2004 - a UUID's
-        return bytes((_UUID,)) + bytes.fromhex(value.replace(b"-", b"").decode())
+    if size == _SHA256_SIZE and value.startswith(_SHA256_PREFIX):
+        if (packed := _unhex(value[-64:])) is not None:
+            return b"\xe1" + packed
+    elif size == _DIGEST_SIZE:
+        if (packed := _unhex(value)) is not None:
+            return b"\xe0\x20" + packed
+    elif size == _UUID_SIZE and _UUID_TEXT.fullmatch(value):
+        return b"\xe2" + unhexlify(value.replace(b"-", b""))
     if size < _LONG:
         return bytes((size,)) + value
     if size > _LONGEST:
         message = "the value of a header is too long for a block"
         raise ValueError(message)
     return bytes((_LONG | size >> 8, size & 0xFF)) + value
+
+
+def _unhex(text: bytes) -> bytes | None:
+    """The bytes that these digits stand for; None if they are others than hexadecimal ones in lower case."""
+    try:
+        packed = unhexlify(text)
+    except ValueError:
+        return None
+    return packed if hexlify(packed) == text else None
 
 
 @lru_cache(_COLUMNS_REMEMBERED)

@@ -4,6 +4,7 @@ import base64
 import hmac
 import re
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 
@@ -24,10 +25,21 @@ from tests.support.verifying import (
     signed,
     verification,
 )
-from verification.signatures import MOST_SIGNATURES
+from verification.signatures import MOST_SIGNATURES, HmacKey
 from verification.verifier import UnverifiedError, Verifier
 
 # HMAC
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("size", [16, 63, 64, 65, 127, 128, 129, 500])
+def test_a_signature_is_that_of_the_standard_library(
+    size: int, algorithm: Literal["sha256", "sha512"]
+) -> None:
+    key = bytes(n % 251 for n in range(size))
+    signing = HmacKey(key, algorithm)
+    for message in (b"", BODY, b"m" * 1_000):
+        assert signing.digest(message) == hmac.digest(key, message, algorithm)
 
 
 def test_a_signature_as_github_documents_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

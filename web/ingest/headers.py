@@ -1,6 +1,6 @@
 """Headers as they go on record: those known to be worth it, without what would let their reader in somewhere."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 from providers.provider import Recognised
@@ -30,6 +30,11 @@ NOT_KEPT = b"[not kept]"
 # A sender uses the same few header names all the time.
 NAMES_REMEMBERED = 1_000
 
+# Most headers of a sender are the same for all deliveries of one topic: so many are remembered, none longer than this.
+COLUMNS_REMEMBERED = 1_000
+PAIRS_REMEMBERED = 20
+LONGEST_REMEMBERED = 100
+
 
 class HeaderFilter:
     """Keeps headers by name.
@@ -46,6 +51,8 @@ class HeaderFilter:
         self._kept = (KEPT | {name.lower().encode() for name in kept}) - never
         self._finds = redactor.finds
         self._code_of = lru_cache(NAMES_REMEMBERED)(self._find_code)
+        # Codes of values, and how headers that came before were encoded: it depends on nothing else.
+        self._known = lru_cache(COLUMNS_REMEMBERED)(_known)
 
     def lines(self, delivery: Delivery) -> bytes:
         """The headers that are kept: "Name: value" lines, each ended by CR LF."""
@@ -68,21 +75,34 @@ class HeaderFilter:
 
     def block(self, delivery: Delivery, recognised: Recognised) -> bytes:
         """The same, as web/header_block.py writes them beside an event. Raises ValueError if a value is too long."""
-        code_of = self._code_of
-        codes = value_codes(recognised.topic, recognised.merchant_id, recognised.program_id)
-        pairs = [
-            (code, value)
-            for name, value in delivery.raw_headers
-            if (code := code_of(name)) is not None
-        ]
-        # All at once: to look at each value by itself takes much longer.
-        if self._finds(b"\n".join([value for _, value in pairs]), _given(delivery)):
-            pairs = [(code, self._shown(value, delivery)) for code, value in pairs]
+        codes, known = self._known(
+            recognised.topic,
+            recognised.merchant_id,
+            recognised.program_id,
+            delivery.path_secret,
+        )
         parts = [BLOCK_FORMAT]
-        for code, value in pairs:
-            value_code = codes.get(value)
-            parts += code, encode_value(value) if value_code is None else value_code
+        for pair in delivery.raw_headers:
+            encoded = known.get(pair)
+            if encoded is None:
+                encoded = self._encode(pair, codes, delivery)
+                if (
+                    len(known) < PAIRS_REMEMBERED
+                    and len(pair[0]) + len(pair[1]) < LONGEST_REMEMBERED
+                ):
+                    known[pair] = encoded
+            parts.append(encoded)
         return b"".join(parts)
+
+    def _encode(
+        self, pair: tuple[bytes, bytes], codes: Mapping[bytes, bytes], delivery: Delivery
+    ) -> bytes:
+        """A header as it goes into a block; nothing if it is not kept."""
+        name, value = pair
+        if (name_code := self._code_of(name)) is None:
+            return b""
+        shown = self._shown(value, delivery)
+        return name_code + (codes.get(shown) or encode_value(shown))
 
     def _find_code(self, name: bytes) -> bytes | None:
         return encode_name(name) if name.lower() in self._kept else None
@@ -95,3 +115,9 @@ def _given(delivery: Delivery) -> bytes | None:
     """What was sent as the secret of the path, right or nearly so: proxies repeat it in headers of theirs."""
     path_secret = delivery.path_secret
     return path_secret.encode("utf-8", "surrogateescape") if path_secret else None
+
+
+def _known(
+    topic: str, merchant_id: str, program_id: str | None, _path_secret: str | None
+) -> tuple[Mapping[bytes, bytes], dict[tuple[bytes, bytes], bytes]]:
+    return value_codes(topic, merchant_id, program_id), {}
