@@ -110,6 +110,8 @@ class _Gathered:
         self._size = 0
         self._found: dict[bytes, tuple[NewRejection, int]] = {}
         self.lost = 0
+        # As `lost`, but never set back.
+        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._found)
@@ -124,6 +126,7 @@ class _Gathered:
             and (len(self._found) >= self._most or size > GATHERED_SECONDS * self._bytes.per_second)
         ):
             self.lost += count
+            self.dropped += count
             return
         self._size = size
         self._found[key] = (rejection, count + (known[1] if known else 0))
@@ -176,6 +179,11 @@ class Rejections:
             limits.stranger_rejections_per_second * share,
             limits.stranger_rejection_bytes_per_second * share,
         )
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many were not kept, since there were too many of these senders'."""
+        return {"verified": self._verified.dropped, "unverified": self._strangers.dropped}
 
     def note(self, rejection: NewRejection) -> None:
         """Remember a rejection; `run` writes it soon. Costs no I/O."""

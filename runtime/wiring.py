@@ -43,7 +43,7 @@ from runtime.data_directory import data_directory, default_directory
 from runtime.logging import redact_from_log
 from runtime.metrics.database import DatabaseValues
 from runtime.metrics.exposition import MetricsReader
-from runtime.metrics.process import ProcessValues, appending, receiving
+from runtime.metrics.process import ProcessValues, appending, building, receiving
 from runtime.postgres import Urls
 from runtime.relays import Relay
 from runtime.secrets import read_secret
@@ -170,7 +170,7 @@ async def serving_http(
         settings.limits,
         idle_seconds=KEEPALIVE_SECONDS,
     )
-    metrics.process.add(receiving(receiver.counts, server, settings.limits))
+    metrics.process.add(receiving(receiver.counts, context.rejections, server, settings.limits))
     metrics.process.add(appending(parts.appender, settings.limits))
     before_listening()
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
@@ -246,10 +246,13 @@ def make_runner(app: web.Application, limits: Limits) -> web.AppRunner:
 
 @asynccontextmanager
 async def projecting(
-    settings: Settings, parts: Parts, dsn: str
+    settings: Settings, parts: Parts, dsn: str, values: ProcessValues | None = None
 ) -> AsyncIterator["asyncio.Task[None]"]:
-    """Fold the log whenever this process holds the lead; gives the task."""
-    conductor = make_conductor(settings, parts, dsn)
+    """Fold the log whenever this process holds the lead; gives the task. `values` tell of its builders then."""
+    builders = make_builders(settings, dsn)
+    if values is not None:
+        values.add(building(builders.pids))
+    conductor = make_conductor(settings, parts, builders)
     leading = lead(parts.database.connect, conductor.run)
     async with in_background(leading, "leadership") as task:
         yield task
@@ -277,9 +280,19 @@ async def remembering_head(settings: Settings, owner_url: str) -> AsyncIterator[
         yield memory
 
 
-def make_conductor(settings: Settings, parts: Parts, dsn: str) -> Conductor:
-    """Make the conductor of the projections."""
+def make_builders(settings: Settings, dsn: str) -> BuilderPool:
+    """Make what starts builder processes."""
     builder_settings = {"dsn": dsn, "limits": settings.limits, "providers": settings.providers}
+    return BuilderPool(
+        [sys.executable, *BUILDER],
+        msgspec.json.encode(builder_settings),
+        processes=settings.limits.rebuild_processes,
+        streams=settings.limits.rebuild_streams,
+    )
+
+
+def make_conductor(settings: Settings, parts: Parts, builders: BuilderPool) -> Conductor:
+    """Make the conductor of the projections."""
     deps = Dependencies(
         sources=load_providers(settings.providers),
         database=parts.database,
@@ -287,12 +300,7 @@ def make_conductor(settings: Settings, parts: Parts, dsn: str) -> Conductor:
         head=parts.head,
         registry=parts.registry,
         limits=settings.limits,
-        builders=BuilderPool(
-            [sys.executable, *BUILDER],
-            msgspec.json.encode(builder_settings),
-            processes=settings.limits.rebuild_processes,
-            streams=settings.limits.rebuild_streams,
-        ),
+        builders=builders,
         rebuild_stale=settings.rebuild == "auto",
     )
     return Conductor(list(load_projections().values()), deps)

@@ -80,7 +80,7 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
             os.nice(PROJECTING_NICENESS)
             _cease_to_be_root(given)
             leading = await retry_until_available(
-                lambda: stack.enter_async_context(projecting(settings, parts, dsn)), end
+                lambda: stack.enter_async_context(projecting(settings, parts, dsn, own)), end
             )
             collect_garbage_seldom()
             await asyncio.wait([end, leading], return_when=asyncio.FIRST_COMPLETED)

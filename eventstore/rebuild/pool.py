@@ -59,6 +59,8 @@ class BuilderPool:
         self._command = command
         self._settings = settings
         self._streams = streams
+        # Those that run now.
+        self.pids: set[int] = set()
         self.processes = processes or min(os.cpu_count() or 1, MOST_PROCESSES)
 
     def ranges(self, streams: int) -> list[Range]:
@@ -84,6 +86,7 @@ class BuilderPool:
             limit=LONGEST_LINE,
             start_new_session=True,
         )
+        self.pids.add(process.pid)
         try:
             _send(process, self._settings)
             _send(process, msgspec.json.encode(job))
@@ -95,6 +98,7 @@ class BuilderPool:
                 finally:
                     work.put_down()
         finally:
+            self.pids.discard(process.pid)
             await _kill(process)
 
 

@@ -96,6 +96,11 @@ APPEND_OUTAGE = _gauge(
 )
 CONNECTIONS = _gauge("connections", "Open connections, by who serves them.", "class")
 CONNECTIONS_LIMIT = _gauge("connections_limit", "How many connections may be open.")
+REJECTIONS_DROPPED = _counter(
+    "rejections_dropped_total",
+    "Refused requests that were not put on record, because there were too many.",
+    "sender",
+)
 WORKER_RESTARTS = _counter(
     "worker_restarts_total", "How often a worker died and was started again.", "process"
 )
@@ -111,6 +116,8 @@ PROCESS_MEMORY = _gauge(
 PROCESS_CPU = _counter(
     "process_cpu_seconds_total", "Processor time that a process has used.", "process"
 )
+BUILDERS = _gauge("rebuild_builders", "Processes that build the new generations of rebuilds.")
+BUILDERS_MEMORY = _gauge("rebuild_builders_resident_memory_bytes", "Memory of these together.")
 
 # Read from the database, when asked.
 DATABASE_UP = _gauge("database_up", "1 if the database has answered for these metrics, else 0.")

@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 import psutil
 
@@ -10,6 +11,7 @@ from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.relay_client import RelayingAppender
 from eventstore.metrics import Values
+from eventstore.rejections import Rejections
 from runtime.metrics import definitions as names
 from web.ingest.connections import ConnectionServer
 from web.ingest.counting import DeliveryCounts
@@ -54,6 +56,22 @@ def read_build() -> Values:
     return {names.BUILD_INFO.name: {versions: [1.0]}}
 
 
+def building(pids: Collection[int]) -> Callable[[], Values]:
+    """Read what the builders of a rebuild take together."""
+
+    def read() -> Values:
+        memory = 0.0
+        for pid in tuple(pids):
+            with suppress(psutil.NoSuchProcess):
+                memory += psutil.Process(pid).memory_info().rss
+        return {
+            names.BUILDERS.name: {(): [float(len(pids))]},
+            names.BUILDERS_MEMORY.name: {(): [memory]},
+        }
+
+    return read
+
+
 def restarting(restarts: Mapping[str, int]) -> Callable[[], Values]:
     """Read how often each worker was started again."""
     return lambda: {
@@ -62,7 +80,7 @@ def restarting(restarts: Mapping[str, int]) -> Callable[[], Values]:
 
 
 def receiving(
-    counts: DeliveryCounts, server: ConnectionServer, limits: Limits
+    counts: DeliveryCounts, rejections: Rejections, server: ConnectionServer, limits: Limits
 ) -> Callable[[], Values]:
     """Read what a process counts that takes deliveries."""
 
@@ -81,6 +99,9 @@ def receiving(
             },
             names.LAST_VERIFIED.name: {
                 (provider,): [at.timestamp()] for provider, at in counts.last_verified()
+            },
+            names.REJECTIONS_DROPPED.name: {
+                (sender,): [float(count)] for sender, count in rejections.dropped.items()
             },
             names.CONNECTIONS.name: {
                 (class_,): [float(count)] for class_, count in server.connection_counts().items()

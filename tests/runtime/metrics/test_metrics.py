@@ -112,6 +112,7 @@ async def test_a_rebuild_shows_its_status_and_progress(client: Client) -> None:
     assert total(found, "rebuild_status", projection="locations") == 1
     assert total(found, "rebuild_progress_ratio", projection="locations") == 1
     assert total(found, "rebuild_target_position", projection="locations") == 1
+    assert total(found, "rebuild_builders") == 0
 
 
 @pytest.mark.parametrize(
