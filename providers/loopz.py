@@ -32,6 +32,7 @@ from providers.provider import (
     Recognised,
     UndecodableError,
     checked_name,
+    header_values,
 )
 from verification.verifier import Verification
 
@@ -42,6 +43,7 @@ MERCHANT_HEADER = "X-LOOPZ-MERCHANT-ID"
 PROGRAM_HEADER = "X-LOOPZ-PROGRAM-ID"
 SUBSCRIPTION_HEADER = "X-LOOPZ-WEBHOOK-SUBSCRIPTION-ID"
 IDENTITY_HEADERS = (TOPIC_HEADER, MERCHANT_HEADER, PROGRAM_HEADER)
+NAMED_HEADERS = (*IDENTITY_HEADERS, SUBSCRIPTION_HEADER)
 
 TOPICS: Mapping[str, type[Fact]] = {
     "gift-card.created": GiftCardFact,
@@ -204,9 +206,10 @@ def provider(_: Settings) -> Provider:
 
 def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:
     """Topic and tenant from the headers, the id from the body."""
-    topic = checked_name(headers.get(TOPIC_HEADER), f"the header {TOPIC_HEADER}")
-    merchant_id = checked_name(headers.get(MERCHANT_HEADER), f"the header {MERCHANT_HEADER}")
-    program_id = headers.get(PROGRAM_HEADER) or None
+    topic, merchant_id, program_id, subscription_id = header_values(headers, NAMED_HEADERS)
+    topic = checked_name(topic, f"the header {TOPIC_HEADER}")
+    merchant_id = checked_name(merchant_id, f"the header {MERCHANT_HEADER}")
+    program_id = program_id or None
     if program_id is not None:
         checked_name(program_id, f"the header {PROGRAM_HEADER}")
     kind = _kind(topic)
@@ -216,7 +219,7 @@ def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:
         merchant_id,
         program_id,
         stream_name(NAME, merchant_id, kind, id_),
-        headers.get(SUBSCRIPTION_HEADER),
+        subscription_id,
     )
 
 

@@ -1,6 +1,6 @@
 """What a provider is: pure code that recognises a delivery and decodes an event into a fact."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -8,6 +8,9 @@ from eventstore.errors import LoopledgerError
 from eventstore.log.events import Event
 from eventstore.log.streams import LONGEST_NAME
 from providers.facts import Fact
+
+# What a header that was not sent has.
+MISSING = (None,)
 
 
 class UnparsableError(LoopledgerError):
@@ -58,6 +61,20 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     identity_headers: tuple[str, ...] = ()
     kept_headers: tuple[str, ...] = ()
     decoding_settings: object = None
+
+
+def header_values(headers: Mapping[str, str], names: Iterable[str]) -> list[str | None]:
+    """The value of each header, or None. Raises UnidentifiedError if one has several, since none of them is sure."""
+    getall = getattr(headers, "getall", None)
+    if getall is None:
+        return [headers.get(name) for name in names]
+    values: list[str | None] = []
+    for name in names:
+        found: Sequence[str] = getall(name, MISSING)
+        if len(found) > 1 and len(set(found)) > 1:
+            raise UnidentifiedError(what=f"the header {name}", problem="has several values")
+        values.append(found[0])
+    return values
 
 
 def checked_name(value: str | None, what: str) -> str:
