@@ -6,8 +6,9 @@ all of them; a test holds that table to the code. Lines of one kind are limited,
 
 import logging
 import sys
+import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
@@ -22,6 +23,10 @@ from verification.redaction import Redactor
 _SECRETS: set[bytes] = set()
 _REDACTORS: list[Redactor] = []
 
+# Of each error in a chain, so many calls, the innermost; and so many errors of a group. More hides the cause.
+FRAMES = 8
+GROUP_WIDTH = 2
+
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
@@ -33,7 +38,7 @@ def configure_logging(settings: Settings) -> None:
     )
     renderer: Any = (
         structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=sys.stderr.isatty(), exception_formatter=_short_traceback
         )
         if console
         else structlog.processors.JSONRenderer()
@@ -48,7 +53,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([] if level == logging.DEBUG else [_foreseen_in_a_line]),
         # Never the local variables of a traceback: they hold bodies, and so codes and names.
-        *([] if console else [structlog.processors.ExceptionRenderer(_TRACEBACK)]),
+        *([] if console else [structlog.processors.ExceptionRenderer(_structured)]),
     ]
     structlog.configure(
         processors=[limit.process, *shared, *renderers],
@@ -105,6 +110,27 @@ def _foreseen_in_a_line(
         del event["exc_info"]
         event.setdefault("error", describe(error))
     return event
+
+
+def _structured(exc_info: "structlog.typing.ExcInfo") -> list[dict[str, Any]]:
+    """An error with those that caused it, as JSON; short as on the console."""
+    return _shorten(_TRACEBACK(exc_info))
+
+
+def _shorten(chain: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        one
+        | {
+            "frames": one["frames"][-FRAMES:],
+            "exceptions": [_shorten(each) for each in one["exceptions"][:GROUP_WIDTH]],
+        }
+        for one in chain
+    ]
+
+
+def _short_traceback(file: TextIO, error: "structlog.typing.ExcInfo") -> None:
+    found = traceback.TracebackException(*error, limit=-FRAMES, max_group_width=GROUP_WIDTH)
+    file.write("".join(found.format()).rstrip())
 
 
 def _message_first(

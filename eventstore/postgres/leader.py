@@ -10,7 +10,8 @@ keeps two rebuilds apart is the term: each begins with another number, and a reb
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -49,6 +50,13 @@ class Term(msgspec.Struct, frozen=True):
         """Keep the next term from beginning until the transaction ends. Raises TermOverError."""
         if await connection.fetchval(QUERIES["hold_term"], self.number) is None:
             raise TermOverError(term=self.number)
+
+    @asynccontextmanager
+    async def transaction(self, database: "Database") -> AsyncIterator["Session"]:
+        """A transaction during which no other term begins. Raises TermOverError."""
+        async with database.transaction() as connection:
+            await self.hold(connection)
+            yield connection
 
     async def check(self, database: "Database") -> None:
         """See that it is not over yet. Raises TermOverError."""

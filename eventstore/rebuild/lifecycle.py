@@ -3,8 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -18,18 +17,15 @@ from eventstore.fold.projector import Projector
 from eventstore.fold.status import REBUILDING, Diff, ProjectionStatus, Rebuild
 from eventstore.postgres.failures import describe, is_outage, is_transient
 from eventstore.postgres.leader import Term
-from eventstore.postgres.schema import lock_schema
-from eventstore.rebuild.build import CHANGED_BY_OTHERS, Build, Dependencies
-from eventstore.rebuild.diff import Comparison
+from eventstore.rebuild.build import Build, Dependencies
 from eventstore.rebuild.pool import BuildFailedError
+from eventstore.rebuild.promotion import Promotion
 from eventstore.rebuild.queries import QUERIES
-from eventstore.rebuild.readers import ReaderWatch
 from eventstore.tasks import Backoff, cancel_all, in_background, raise_if_cancelled
 
 if TYPE_CHECKING:
     from asyncpg import Record
 
-    from eventstore.postgres.database import Session
 
 logger = structlog.get_logger()
 
@@ -39,12 +35,6 @@ LONGEST_PAUSE = 5.0
 
 # Seconds between looks at what another task of this process does.
 POLL_SECONDS = 0.05
-
-# Seconds between tries to make a generation live while somebody is reading the views: the first, doubled up to the
-# longest. How long a promotion waits before it is shown.
-FIRST_SWITCH_PAUSE = 0.1
-LONGEST_SWITCH_PAUSE = 2.0
-SHOW_WAIT_SECONDS = 0.5
 
 # Seconds between tries to drop an old generation.
 DROP_SECONDS = 10.0
@@ -141,13 +131,6 @@ class Lifecycle:
             await cancel_all(self._rebuilding)
             self._rebuilding = None
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator["Session"]:
-        """A transaction of this term. Raises TermOverError."""
-        async with self._deps.database.transaction() as connection:
-            await self._term.hold(connection)
-            yield connection
-
     async def _report_stale(self) -> None:
         """Log that other code folded the live generation; request a rebuild if the settings say so."""
         if self._deps.rebuild_stale:
@@ -199,7 +182,8 @@ class Lifecycle:
             async with in_background(projector.run()):
                 await self._catch_up(projector)
                 await self._wait_for_promotion(projector)
-                await self._promote(projector)
+                await self._promotion(projector).run()
+                await self._drop_old()
         except TermOverError as error:
             logger.info(
                 "rebuild_left",
@@ -218,7 +202,11 @@ class Lifecycle:
                 )
                 return
             logger.error(
-                "rebuild_failed", message="A rebuild failed.", projection=self.name, exc_info=error
+                "rebuild_failed",
+                message="A rebuild failed.",
+                projection=self.name,
+                error=describe(error),
+                exc_info=error,
             )
             await self._fail(build.generation, error)
 
@@ -251,7 +239,7 @@ class Lifecycle:
         row = await self._read_entry(projector.generation)
         diff: Diff | None = None
         if row is not None and row["retired_at"] is None:
-            diff = await self._compare(projector)
+            diff = await self._promotion(projector).compare()
         await self._deps.database.execute(
             QUERIES["mark_ready"],
             self.name,
@@ -269,117 +257,15 @@ class Lifecycle:
         while self._wanted != "promote":  # noqa: ASYNC110 - the registry is polled too
             await asyncio.sleep(POLL_SECONDS)
 
-    @asynccontextmanager
-    async def _held_at_one_position(self, projector: Projector[Any]) -> AsyncIterator[None]:
-        """Keep both generations from folding, at the same position unless the live one cannot get there."""
-        async with self._live.lock, projector.lock:
-            # The response to a write may have been lost.
-            await self._live.reload()
-            await projector.reload()
-            await projector.fold_up_to(self._live.checkpoint)
-            try:
-                await self._live.fold_up_to(projector.checkpoint)
-            except Exception as error:
-                raise_if_cancelled()
-                if is_outage(error):
-                    raise
-                # The new generation may be the remedy: it must not depend on the old one.
-                logger.warning(
-                    "live_generation_stopped",
-                    message="The live generation cannot go on; the new one is compared with where it stopped.",
-                    projection=self.name,
-                    error=describe(error),
-                )
-            yield
+    def _promotion(self, projector: Projector[Any]) -> Promotion:
+        return Promotion(
+            self._projection, self._deps, self._term, self._live, projector, self._take_over
+        )
 
-    async def _compare(self, projector: Projector[Any]) -> Diff:
-        generation = projector.generation
-        connection = await self._deps.database.connect()
-        try:
-            await connection.execute(QUERIES["disable_idle_timeout"])
-            snapshot = connection.transaction(isolation="repeatable_read", readonly=True)
-            async with AsyncExitStack() as held:
-                await held.enter_async_context(self._held_at_one_position(projector))
-                await snapshot.start()
-                # The snapshot is taken with this; what is folded from here on does not show in it.
-                row = await connection.fetchrow(QUERIES["read_positions"], self.name, generation)
-                if row is None:
-                    raise BuildFailedError(problem="it is no longer registered")
-                if not self._deps.database.distributed:
-                    # There each machine takes a snapshot of its own, and later: nothing is folded until all is read.
-                    await held.aclose()
-                comparison = Comparison(
-                    self._projection, self._deps.sources, row["live"], generation, connection
-                )
-                return await comparison.diff(
-                    row["position"], row["live_position"], self._deps.reader.stream
-                )
-        finally:
-            connection.terminate()
-
-    async def _promote(self, projector: Projector[Any]) -> None:
-        """Make a generation live once nobody reads the views for long; it is not behind the one that was."""
-        watch = ReaderWatch(self._deps.database, self._live.tables)
-        backoff = Backoff(FIRST_SWITCH_PAUSE, LONGEST_SWITCH_PAUSE)
-        since = time.monotonic()
-        while True:
-            readers = await watch.long_readers()
-            if not readers and await self._try_to_switch(projector):
-                break
-            # A report may read the views for long, and whoever waited for its lock would hold up every later reader.
-            pause = backoff.next_pause()
-            await self._show_wait(projector.generation, readers, time.monotonic() - since)
-            await asyncio.sleep(pause)
+    def _take_over(self, projector: Projector[Any]) -> None:
+        """Follow the log with this projector from now on: its generation is live."""
+        self._live = projector
         self._switched.set()
-        generation = projector.generation
-        logger.info(
-            "generation_promoted",
-            message="A generation was promoted and is live now.",
-            projection=self.name,
-            generation=generation,
-        )
-        await self._drop_old()
-
-    async def _show_wait(self, generation: int, readers: str, seconds: float) -> None:
-        """Show what a promotion waits for, and for how long, in the registry and in the log."""
-        if seconds < SHOW_WAIT_SECONDS:
-            return
-        name = self.name
-        who = readers or "many short queries"
-        await self._deps.database.execute(
-            QUERIES["record_waiting"],
-            name,
-            generation,
-            f"{who}: reading {name} for {seconds:.0f} s already",
-            self._term.number,
-        )
-        logger.info(
-            "promotion_waiting",
-            message="A promotion waits until nobody is reading the views any more.",
-            projection=name,
-            generation=generation,
-            seconds=round(seconds, 1),
-            readers=who,
-        )
-
-    async def _try_to_switch(self, projector: Projector[Any]) -> bool:
-        """Make a generation live instead of the other; False if somebody is reading the views."""
-        live, new = self._live.generation, projector.generation
-        async with self._held_at_one_position(projector):
-            try:
-                async with self._transaction() as connection:
-                    await connection.execute(QUERIES["commit_durably"])
-                    await connection.execute(QUERIES["limit_lock_wait"])
-                    await lock_schema(connection)
-                    if not await connection.fetchval(QUERIES["retire_live"], self.name, live, new):
-                        raise BuildFailedError(problem=CHANGED_BY_OTHERS)
-                    await connection.execute(QUERIES["make_live"], self.name, new)
-                    await projector.tables.create_views(connection)
-            except asyncpg.LockNotAvailableError:
-                return False
-            self._live.live, projector.live = False, True
-            self._live = projector
-        return True
 
     async def _drop_old(self) -> None:
         """Drop the generations that were live too long ago; those that somebody is reading, another time."""
@@ -403,7 +289,7 @@ class Lifecycle:
 
     async def _drop(self, generation: int) -> None:
         """Drop a generation and delete its entry, unless it is live. Raises LockNotAvailableError if it is read."""
-        async with self._transaction() as connection:
+        async with self._term.transaction(self._deps.database) as connection:
             await connection.execute(QUERIES["limit_lock_wait"])
             if await connection.fetchval(QUERIES["delete_generation"], self.name, generation):
                 await GenerationTables(self._projection, generation).drop(connection)
@@ -431,6 +317,6 @@ class Lifecycle:
             QUERIES["return_to_retired"], self.name, generation, text, self._term.number
         ):
             return
-        async with self._transaction() as connection:
+        async with self._term.transaction(self._deps.database) as connection:
             if await connection.fetchval(QUERIES["mark_failed"], self.name, generation, text):
                 await GenerationTables(self._projection, generation).drop(connection)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventstore.rebuild.lifecycle import Lifecycle
+from eventstore.rebuild.promotion import Promotion
 from tests.conftest import StartLoopledger
 from tests.support import values
 from tests.support.rebuilding import (
@@ -113,13 +114,13 @@ async def test_a_rollback_that_fails_is_not_answered_as_done(
 async def test_a_discard_that_comes_while_a_rollback_is_made_leaves_one_generation_live(
     start: StartLoopledger, connection: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promote, update = Lifecycle._promote, Lifecycle.update
+    promote, update = Promotion.run, Lifecycle.update
     begun, read = asyncio.Event(), asyncio.Event()
 
-    async def promote_late(self: Lifecycle, projector: Any) -> None:  # noqa: ANN401 - of any state
+    async def promote_late(self: Promotion) -> None:
         begun.set()
         await read.wait()
-        await promote(self, projector)
+        await promote(self)
 
     async def update_late(self: Lifecycle, generations: Any) -> None:  # noqa: ANN401
         rebuild = generations.rebuild
@@ -133,7 +134,7 @@ async def test_a_discard_that_comes_while_a_rollback_is_made_leaves_one_generati
         await send_cards(client, 3, 1)
         await ready(client, CARDS)
         await post(client, f"{CARDS}/promote")
-        monkeypatch.setattr(Lifecycle, "_promote", promote_late)
+        monkeypatch.setattr(Promotion, "run", promote_late)
         monkeypatch.setattr(Lifecycle, "update", update_late)
         rolling = asyncio.create_task(client.request("POST", f"{CARDS}/rollback"))
         await asyncio.wait_for(begun.wait(), 5)
