@@ -32,7 +32,10 @@ class ProcessValues:
 
     def read(self) -> Values:
         """The values of all parts, and those of the process itself."""
-        values: Values = self._read_process()
+        values: Values = {}
+        # A system may show a process less of itself than usual, after it has given up being root above all.
+        with suppress(psutil.Error):
+            values |= self._read_process()
         for read in self._parts:
             values |= read()
         return values
@@ -62,7 +65,7 @@ def building(pids: Collection[int]) -> Callable[[], Values]:
     def read() -> Values:
         memory = 0.0
         for pid in tuple(pids):
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 memory += psutil.Process(pid).memory_info().rss
         return {
             names.BUILDERS.name: {(): [float(len(pids))]},
