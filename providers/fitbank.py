@@ -5,7 +5,6 @@ Everything is in the body, flat: `Method` is the topic, `BusinessUnitId` the ten
 
 from collections.abc import Mapping
 from datetime import UTC, tzinfo
-from decimal import Decimal
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -15,8 +14,16 @@ from msgspec import UNSET
 from eventstore.errors import SettingsError
 from eventstore.log.events import Event
 from eventstore.log.streams import stream_name
-from providers.facts import Fact, Given, Phase, TransactionFact
-from providers.parsing import Scalar, identity, known_time, major, parse_object, text
+from providers.amounts import CurrencyCode, major
+from providers.facts import Fact, Phase, TransactionFact
+from providers.parsing import (
+    decoder_of,
+    identity,
+    other_identity,
+    parse_object,
+    parse_object_exactly,
+    text,
+)
 from providers.provider import (
     Example,
     Provider,
@@ -24,6 +31,7 @@ from providers.provider import (
     UndecodableError,
     checked_name,
 )
+from providers.times import known_time
 from verification.verifier import Verification
 
 NAME: Final = "fitbank"
@@ -62,7 +70,7 @@ PHASES: Mapping[str, Phase] = {
 class BusinessUnit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What FitBank's deliveries leave out: the currency, and the time zone of a date without an offset."""
 
-    currency: str | None = None
+    currency: CurrencyCode | None = None
     time_zone: str = "UTC"
 
 
@@ -86,13 +94,19 @@ class _Envelope(msgspec.Struct):
 
 
 class _Body(_Envelope):
-    Status: Scalar = UNSET
-    Date: Scalar = UNSET
-    TotalValue: Given[Decimal] = UNSET
+    """The fields that are documented; those that are not read are only counted: see may_repeat_keys."""
+
+    Status: Any = UNSET
+    Date: Any = UNSET
+    TotalValue: Any = UNSET
+    Partner: Any = UNSET
+    MerchantName: Any = UNSET
+    UserName: Any = UNSET
+    UserAccountKey: Any = UNSET
 
 
-_ENVELOPE = msgspec.json.Decoder(_Envelope)
-_BODY = msgspec.json.Decoder(_Body)
+_ENVELOPE = decoder_of(_Envelope)
+_BODY = decoder_of(_Body)
 
 
 def provider(settings: Settings) -> Provider:
@@ -130,19 +144,19 @@ def recognise(_: Mapping[str, str], body: bytes) -> Recognised:
 
 def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> TransactionFact:
     """Read a change of status. Raises UndecodableError."""
-    body = parse_object(event.body, _BODY, _Body)
+    body = parse_object_exactly(event.body, _BODY, _Body)
     id_ = _identifier(body)
     if id_ is None:
         raise UndecodableError(
-            field="TransactionIdentifier", problem="is missing, and Identifier too"
+            field="TransactionIdentifier", problem="is missing or unusable, and Identifier too"
         )
-    status = text(body.Status)
+    status = text(body.Status, "Status")
     date = known_time(body.Date, "Date", zones.get(event.merchant_id, UTC))
     unit = settings.business_units.get(event.merchant_id)
     kind = KINDS[event.topic]
-    phase: Phase = "unknown"
-    if isinstance(body.Status, str):
-        phase = PHASES.get(body.Status.lower(), "unknown")
+    # A number has no phase.
+    word = body.Status.lower() if isinstance(body.Status, str) else ""
+    phase = PHASES.get(word, "unknown")
     # By position, as far as possible: by name would take twice the time.
     return TransactionFact(
         NAME,
@@ -151,7 +165,7 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
         id_,
         event.received_at,
         date,  # updated_at
-        date if status == "Created" and date is not None else UNSET,  # created_at
+        date if word == "created" and date is not None else UNSET,  # created_at
         False,  # noqa: FBT003 - created: only a deletion asks for it, and there is none
         False,  # noqa: FBT003 - deleted
         None,  # deleted_at
@@ -162,13 +176,14 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
         UNSET if status is UNSET else phase,
         major(body.TotalValue, "TotalValue"),  # amount
         currency=unit.currency if unit is not None else UNSET,
-        reference=identity(body.Identifier) or UNSET,
+        reference=other_identity(body.Identifier, "Identifier") or UNSET,
     )
 
 
 def _identifier(body: _Envelope) -> str | None:
     """The transaction's own id, or else the client's reference, which is unique to the client."""
-    return identity(body.TransactionIdentifier) or identity(body.Identifier)
+    own = body.TransactionIdentifier
+    return identity(body.Identifier if own is UNSET or own is None or own == "" else own)
 
 
 def _zone(unit: str, about: BusinessUnit) -> tzinfo:

@@ -5,27 +5,41 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from eventstore.log.events import Event
 from eventstore.log.streams import stream_name
-from providers.facts import Fact, GiftCardFact, Given, LocationFact, Phase, TransactionFact
-from providers.parsing import (
-    Scalar,
+from providers.amounts import (
+    MINOR_DIGITS,
+    MOST_CENTS,
+    CurrencyCode,
+    MinorDigits,
     cents,
-    first,
-    identity,
-    known_time,
-    last_instant,
-    major_of_cents,
-    parse_as_expected,
-    parse_object,
-    text,
-    time,
+    currency_code,
+    major_of_minor,
+    units_of,
 )
+from providers.facts import Fact, GiftCardFact, Given, LocationFact, Phase, TransactionFact
+from providers.loopz_bodies import (
+    ENVELOPE,
+    GIFT_CARD,
+    LOCATION,
+    TRANSACTION,
+    Body,
+    Envelope,
+    GiftCard,
+    Location,
+    Money,
+    Shape,
+    Transaction,
+    id_in,
+    read_body,
+)
+from providers.parsing import first, identity, other_identity, parse_object
 from providers.provider import (
     Example,
     Provider,
@@ -34,6 +48,7 @@ from providers.provider import (
     checked_name,
     header_values,
 )
+from providers.times import known_time, last_instant, time
 from verification.verifier import Verification
 
 NAME: Final = "loopz"
@@ -68,16 +83,6 @@ EXAMPLE = Example(
         b'"status":"ACTIVE","type":"PHYSICAL"}'
     ),
 )
-
-# The type that texts are decoded as: str | None in a body as expected; else Scalar, and then each text is converted.
-Text = TypeVar("Text")
-
-# The names under which a body of each kind may be wrapped.
-WRAPPERS: Mapping[str, tuple[str, ...]] = {
-    "gift-card": ("gift_card", "giftCard"),
-    "transaction": ("transaction",),
-    "location": ("location",),
-}
 
 # Assumed: the documentation names neither the types of a transaction nor its statuses.
 KINDS: Mapping[str, str] = {"REDEMPTION": "redeem", "REDEEMED": "redeem", "TOP_UP": "topup"}
@@ -116,91 +121,62 @@ _Common: TypeAlias = tuple[
 ]
 
 
+class Merchant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one merchant's deliveries leave out, or mean otherwise.
+
+    `currency` is that of an amount that comes without one. `minor_units`: the digits behind the point, by currency.
+    """
+
+    currency: CurrencyCode | None = None
+    minor_units: dict[CurrencyCode, MinorDigits] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`verification`: how deliveries are verified; Loopz documents no way."""
+    """Settings for what Loopz does not say.
+
+    `verification`: how deliveries are verified; Loopz documents no way. `minor_units`: where what Loopz calls cents
+    is not the minor unit of ISO 4217, for all merchants; `merchants` by merchant id.
+    """
 
     verification: Verification = Verification()
+    minor_units: dict[CurrencyCode, MinorDigits] = {}
+    merchants: dict[str, Merchant] = {}
 
 
-class _Money(msgspec.Struct):
-    amount: Any = UNSET
-    currencyCode: Scalar = UNSET  # noqa: N815 - their spelling
-    currency_code: Scalar = UNSET
-    currency: Scalar = UNSET
+class Rules(msgspec.Struct, frozen=True):
+    """How amounts of one merchant are read: the currency of those without one, and each currency's minor unit."""
+
+    currency: str | None
+    units: Mapping[str, Decimal]
 
 
-class _Body(msgspec.Struct, Generic[Text]):
-    """The fields that every body may have; each time under every name that was seen or may be expected."""
-
-    id: Any = UNSET
-    type: Text | UnsetType = UNSET
-    status: Text | UnsetType = UNSET
-    created_on: Scalar = UNSET
-    created_at: Scalar = UNSET
-    createdOn: Scalar = UNSET  # noqa: N815
-    createdAt: Scalar = UNSET  # noqa: N815
-    updated_on: Scalar = UNSET
-    updated_at: Scalar = UNSET
-    updatedOn: Scalar = UNSET  # noqa: N815
-    updatedAt: Scalar = UNSET  # noqa: N815
-    deleted_on: Scalar = UNSET
-    deleted_at: Scalar = UNSET
-    deletedOn: Scalar = UNSET  # noqa: N815
-    deletedAt: Scalar = UNSET  # noqa: N815
+USUAL_RULES = Rules(None, units_of(MINOR_DIGITS))
 
 
-class _GiftCard(_Body[Text], Generic[Text]):
-    gift_card: "_GiftCard[Text] | list[Any] | Scalar" = UNSET
-    giftCard: "_GiftCard[Text] | list[Any] | Scalar" = UNSET  # noqa: N815
-    code: Text | UnsetType = UNSET
-    gan: Text | UnsetType = UNSET
-    balance: _Money | Scalar = UNSET
-    currency: Text | UnsetType = UNSET
-    currencyCode: Text | UnsetType = UNSET  # noqa: N815
-
-
-class _Transaction(_Body[Text], Generic[Text]):
-    transaction: "_Transaction[Text] | list[Any] | Scalar" = UNSET
-    amount: _Money | Scalar = UNSET
-    tip: _Money | Scalar = UNSET
-    currency: Text | UnsetType = UNSET
-    currencyCode: Text | UnsetType = UNSET  # noqa: N815
-    gift_card_id: Text | UnsetType = UNSET
-    giftCardId: Text | UnsetType = UNSET  # noqa: N815
-    location_id: Text | UnsetType = UNSET
-    locationId: Text | UnsetType = UNSET  # noqa: N815
-
-
-class _Location(_Body[Text], Generic[Text]):
-    location: "_Location[Text] | list[Any] | Scalar" = UNSET
-    name: Text | UnsetType = UNSET
-    external_id: Text | UnsetType = UNSET
-    externalId: Text | UnsetType = UNSET  # noqa: N815
-
-
-class _Envelope(msgspec.Struct):
-    """The fields of any body that are needed to find its id."""
-
-    id: Any = UNSET
-    gift_card: "_Envelope | list[Any] | Scalar" = UNSET
-    giftCard: "_Envelope | list[Any] | Scalar" = UNSET  # noqa: N815
-    transaction: "_Envelope | list[Any] | Scalar" = UNSET
-    location: "_Envelope | list[Any] | Scalar" = UNSET
-
-
-_ENVELOPE = msgspec.json.Decoder(_Envelope)
-
-
-def provider(_: Settings) -> Provider:
+def provider(settings: Settings) -> Provider:
     """Make the provider."""
+    usual = Rules(None, {**USUAL_RULES.units, **units_of(settings.minor_units)})
+    rules = {
+        merchant_id: Rules(merchant.currency, {**usual.units, **units_of(merchant.minor_units)})
+        for merchant_id, merchant in settings.merchants.items()
+    }
+
+    def decode_with_settings(event: Event) -> Fact:
+        return decode(event, rules.get(event.merchant_id, usual))
+
     return Provider(
         name=NAME,
         topics=TOPICS,
         recognise=recognise,
-        decode=decode,
+        decode=decode_with_settings,
         example=EXAMPLE,
         identity_headers=IDENTITY_HEADERS,
         kept_headers=(SUBSCRIPTION_HEADER,),
+        decoding_settings={
+            "currencies": MINOR_DIGITS,
+            "minor_units": settings.minor_units,
+            "merchants": msgspec.to_builtins(settings.merchants),
+        },
     )
 
 
@@ -213,61 +189,50 @@ def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:
     if program_id is not None:
         checked_name(program_id, f"the header {PROGRAM_HEADER}")
     kind = _kind(topic)
-    id_ = identity(_unwrapped(kind, parse_object(body, _ENVELOPE, _Envelope)).id)
+    envelope = parse_object(body, ENVELOPE, Envelope)
     return Recognised(
         topic,
         merchant_id,
         program_id,
-        stream_name(NAME, merchant_id, kind, id_),
+        stream_name(NAME, merchant_id, kind, id_in(kind, envelope)),
         subscription_id,
     )
 
 
-def decode(event: Event) -> Fact:
+def decode(event: Event, rules: Rules = USUAL_RULES) -> Fact:
     """Read a snapshot. Raises UndecodableError."""
-    reader = _READER_OF_TOPIC[event.topic]
-    body = parse_as_expected(event.body, reader.expected)
-    if body is None:
-        body = _body_with_texts(reader, event.body)
-    elif body.id is UNSET:
-        body = _unwrapped(reader.kind, body)
-    id_ = identity(body.id)
-    if id_ is None:
+    shape, make = _READERS[event.topic]
+    body = read_body(shape, event.body)
+    id_ = body.id
+    if (type(id_) is not str or not id_) and (id_ := identity(id_)) is None:
         raise UndecodableError(field="id", problem="is missing or neither text nor a whole number")
-    return reader.make(body, _common(event, id_, body))
+    return make(body, _common(event, id_, body), rules)
 
 
-def _body_with_texts(reader: "_Reader", body: bytes) -> Any:  # noqa: ANN401 - a _Body[str | None]
-    """Read what msgspec refused at first: a text may be a number or a boolean, or the body is wrong."""
-    found = _unwrapped(reader.kind, parse_object(body, reader.lenient, reader.lenient_type))
-    for name in reader.texts:
-        setattr(found, name, text(getattr(found, name)))
-    return found
-
-
-def _common(event: Event, id_: str, body: _Body[str | None]) -> _Common:
+def _common(event: Event, id_: str, body: Body) -> _Common:
     """The fields that every fact has."""
-    deleted = event.topic in _DELETIONS
-    deleted_at = deleted_by = None
     updated = body.updated_on
     if updated is UNSET:
         updated = first(body.updated_at, body.updatedOn, body.updatedAt)
     updated_at = time(updated, "updated_on")
-    if deleted:
-        gone = first(body.deleted_on, body.deleted_at, body.deletedOn, body.deletedAt)
-        deleted_at = known_time(gone, "deleted_on")
-        said = (last_instant(gone, deleted_at), last_instant(updated, updated_at))
-        deleted_by = max((each for each in said if each is not None), default=None)
+    if updated_at is UNSET:
+        updated_at = None
     created = body.created_on
     if created is UNSET:
         created = first(body.created_at, body.createdOn, body.createdAt)
+    deleted = event.topic in _DELETIONS
+    deleted_at = deleted_by = None
+    if deleted:
+        gone = first(body.deleted_on, body.deleted_at, body.deletedOn, body.deletedAt)
+        deleted_at = known_time(gone, "deleted_on")
+        deleted_by = _later(last_instant(gone, deleted_at), last_instant(updated, updated_at))
     return (
         NAME,
         event.merchant_id,
         event.program_id,
         id_,
         event.received_at,
-        None if updated_at is UNSET else updated_at,
+        updated_at,
         time(created, "created_on"),
         event.topic in _CREATIONS,
         deleted,
@@ -276,13 +241,19 @@ def _common(event: Event, id_: str, body: _Body[str | None]) -> _Common:
     )
 
 
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((moment for moment in (one, other) if moment is not None), default=None)
+
+
 # The fields of a fact are given by position: by name would take twice the time.
 
 
-def _gift_card_fact(body: _GiftCard[str | None], common: _Common) -> GiftCardFact:
-    balance, currency = _money(body.balance, "balance")
+def _gift_card_fact(body: GiftCard, common: _Common, rules: Rules) -> GiftCardFact:
+    balance, currency = _money(body.balance, "balance", rules)
     if currency is UNSET:
-        currency = first(body.currency, body.currencyCode)
+        currency = currency_code(first(body.currency, body.currencyCode), "currency")
+    if not currency and isinstance(balance, int) and rules.currency is not None:
+        currency = rules.currency
     return GiftCardFact(
         *common,
         body.type,
@@ -294,11 +265,18 @@ def _gift_card_fact(body: _GiftCard[str | None], common: _Common) -> GiftCardFac
     )
 
 
-def _transaction_fact(body: _Transaction[str | None], common: _Common) -> TransactionFact:
-    amount, currency = _money(body.amount, "amount")
-    tip = UNSET if body.tip is UNSET else _money(body.tip, "tip")[0]
+def _transaction_fact(body: Transaction, common: _Common, rules: Rules) -> TransactionFact:
+    amount, currency = _money(body.amount, "amount", rules)
+    tip, currency_of_tip = _money(body.tip, "tip", rules)
     if currency is UNSET:
-        currency = first(body.currency, body.currencyCode)
+        currency = currency_code(first(body.currency, body.currencyCode), "currency")
+    if not currency:
+        if isinstance(currency_of_tip, str):
+            currency = currency_of_tip
+        elif rules.currency is not None and (isinstance(amount, int) or isinstance(tip, int)):
+            currency = rules.currency
+    elif isinstance(currency_of_tip, str) and currency_of_tip != currency:
+        raise UndecodableError(field="tip", problem="is in another currency than the amount")
     method = body.type
     status = body.status
     return TransactionFact(
@@ -307,45 +285,21 @@ def _transaction_fact(body: _Transaction[str | None], common: _Common) -> Transa
         method,
         status,
         UNSET if status is UNSET else PHASES.get((status or "").upper(), "unknown"),
-        major_of_cents(amount),
-        major_of_cents(tip),
+        major_of_minor(amount, currency, rules.units, "amount"),
+        major_of_minor(tip, currency, rules.units, "tip"),
         currency,
-        body.giftCardId if body.gift_card_id is UNSET else body.gift_card_id,
-        body.locationId if body.location_id is UNSET else body.location_id,
+        other_identity(first(body.gift_card_id, body.giftCardId), "gift_card_id"),
+        other_identity(first(body.location_id, body.locationId), "location_id"),
     )
 
 
-def _location_fact(body: _Location[str | None], common: _Common) -> LocationFact:
+def _location_fact(body: Location, common: _Common, _: Rules) -> LocationFact:
     return LocationFact(
         *common,
         body.name,
         body.status,
         body.type,
-        body.externalId if body.external_id is UNSET else body.external_id,
-    )
-
-
-class _Reader(msgspec.Struct, frozen=True):
-    """How bodies of one kind are read: as expected, then leniently. `texts` are the fields in which these differ."""
-
-    kind: str
-    expected: msgspec.json.Decoder[Any]
-    lenient: msgspec.json.Decoder[Any]
-    lenient_type: Any
-    texts: tuple[str, ...]
-    make: Callable[[Any, _Common], Fact]
-
-
-def _reader(kind: str, type_: Any, make: Callable[[Any, _Common], Fact]) -> _Reader:  # noqa: ANN401 - a generic _Body
-    return _Reader(
-        kind=kind,
-        expected=msgspec.json.Decoder(type_[str | None]),
-        lenient=msgspec.json.Decoder(type_[Scalar]),
-        lenient_type=type_[Scalar],
-        texts=tuple(
-            field.name for field in msgspec.structs.fields(type_) if field.type == Text | UnsetType
-        ),
-        make=make,
+        other_identity(first(body.external_id, body.externalId), "external_id"),
     )
 
 
@@ -354,33 +308,27 @@ def _kind(topic: str) -> str:
     return topic.partition(".")[0] or topic
 
 
-_READERS: Mapping[str, _Reader] = {
-    "gift-card": _reader("gift-card", _GiftCard, _gift_card_fact),
-    "transaction": _reader("transaction", _Transaction, _transaction_fact),
-    "location": _reader("location", _Location, _location_fact),
+_READER_OF_KIND: Mapping[str, tuple[Shape, Callable[[Any, _Common, Rules], Fact]]] = {
+    "gift-card": (GIFT_CARD, _gift_card_fact),
+    "transaction": (TRANSACTION, _transaction_fact),
+    "location": (LOCATION, _location_fact),
 }
 
-
-_READER_OF_TOPIC = {topic: _READERS[_kind(topic)] for topic in TOPICS}
+_READERS = {topic: _READER_OF_KIND[_kind(topic)] for topic in TOPICS}
 _CREATIONS = frozenset(topic for topic in TOPICS if topic.endswith(".created"))
 _DELETIONS = frozenset(topic for topic in TOPICS if topic.endswith(".deleted"))
 
 
-def _unwrapped(kind: str, body: Any) -> Any:  # noqa: ANN401 - the type that it was given
-    """The object under the wrapper of this kind, if the body has no id of its own; else the body."""
-    if body.id is UNSET:
-        for name in WRAPPERS.get(kind, ()):
-            inner = getattr(body, name)
-            if isinstance(inner, type(body)):
-                return inner
-    return body
-
-
-def _money(value: Any, field: str) -> tuple[Given[int], Given[str]]:  # noqa: ANN401 - as sent
+def _money(value: Any, field: str, rules: Rules) -> tuple[Given[int], Given[str]]:  # noqa: ANN401 - as sent
     """Read an amount of cents: an object with its currency, or a bare number without one."""
-    if not isinstance(value, _Money):
+    if type(value) is not Money:
         return cents(value, field), UNSET
-    currency = value.currencyCode
+    amount, currency = value.amount, value.currencyCode
     if currency is UNSET:
         currency = first(value.currency_code, value.currency)
-    return cents(value.amount, field), text(currency)
+    if type(currency) is not str or currency not in rules.units:
+        currency = currency_code(currency, "currency")
+    # Most are plain: a call takes its time.
+    return (
+        amount if type(amount) is int and 0 <= amount <= MOST_CENTS else cents(amount, field)
+    ), currency

@@ -1,73 +1,55 @@
-"""Reading what a provider wrote: JSON as lenient as RFC 8259 allows, then times, texts and amounts."""
+"""Reading what a provider wrote: JSON as lenient as RFC 8259 allows, then ids and texts, as they are written."""
 
 import codecs
 import json
 import re
-from datetime import UTC, datetime, timedelta, tzinfo
-from decimal import Decimal
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from providers.facts import Given
 from providers.provider import UndecodableError, UnparsableError
 
 T = TypeVar("T")
 
-Scalar: TypeAlias = str | int | float | bool | UnsetType | None
-
-CENT = Decimal("0.01")
-
-# Far beyond any amount, and within what decimal arithmetic keeps exactly.
-MOST_DIGITS = 24
-
-# Amounts of cents are int64.
-MOST_CENTS = 2**63 - 1
-
-# Up to here every whole number has a double of its own.
-LARGEST_EXACT_FLOAT = 2**53
-
 # Python reads no integer of more digits.
 MOST_INTEGER_DIGITS = 4300
 
-# A number of seconds since 1970 beyond this would be a year past 5000: it is milliseconds.
-LARGEST_SECONDS = 100_000_000_000
+# A whole number with a point or an exponent has no more: enough for a UUID, and no room for 1e400.
+MOST_WHOLE_DIGITS = 39
 
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
-
-# Minutes, seconds and fractions of a time as text, as far as it has them.
-_CLOCK = re.compile(r"[0-9][Tt ][0-9]{2}(:?[0-9]{2}(:?[0-9]{2}(?:[.,]([0-9]+))?)?)?")
-
-_MICROSECOND = timedelta(microseconds=1)
+_ESCAPED_COMMA = b"\\u002c"
 
 # A whole string, or what Python takes for a number and JSON does not.
 _STRING_OR_CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(NaN|-?Infinity)')
 
 
-def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) -> T:
-    """Decode a JSON object. Raises UnparsableError with the byte offset of what is wrong.
+# A number with a point or an exponent, as it is written: no double comes between it and what is read.
+Number: TypeAlias = Raw
 
-    Raises msgspec.ValidationError for an object that is not a `type_`. msgspec is quick but refuses some valid JSON
-    (lone surrogate escapes, numbers beyond a double); what it refuses is read again by the standard library.
-    """
-    found = parse_as_expected(body, decoder)
-    if found is not None:
-        return found
-    if body.startswith(codecs.BOM_UTF8):
-        # A byte order mark may be ignored (RFC 8259, 8.1); spaces in its place keep the offsets.
-        return parse_object(body.replace(codecs.BOM_UTF8, b"   ", 1), decoder, type_)
-    try:
-        value = _parse_slowly(body)
-        if isinstance(value, dict):
-            return msgspec.convert(value, type_)
-    except RecursionError:
-        raise UnparsableError(problem="nested too deeply", offset=_first_byte(body)) from None
-    raise UnparsableError(problem=f"it is {_json_kind(value)}", offset=_first_byte(body))
+_ENCODER = msgspec.json.Encoder()
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Stands for a key that an object has more than once, with different values."""
+
+    last: Any
+
+
+def decoder_of(type_: type[T]) -> msgspec.json.Decoder[T]:
+    """A decoder that keeps numbers as they are written, in fields that may hold anything."""
+    return msgspec.json.Decoder(type_, float_hook=Number)
 
 
 def parse_as_expected(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """Decode what msgspec accepts; None for anything else, which is for `parse_object` to judge."""
+    """Decode what msgspec accepts; None for anything else, which is for `parse_exactly` to judge.
+
+    msgspec is quick but refuses some valid JSON (lone surrogate escapes, very long integers), and of a key that an
+    object has more than once it gives the last value: see `may_repeat_keys`.
+    """
     try:
         if not body.isascii():
             # msgspec does not look into the strings that it skips.
@@ -77,9 +59,84 @@ def parse_as_expected(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None
         return None
 
 
-def _readable_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Leave out keys with a lone surrogate: no field has such a name, and msgspec cannot read it."""
-    return {key: value for key, value in pairs if key.isascii() or key.isprintable()}
+def may_repeat_keys(body: bytes, found: object) -> bool:
+    """Whether an object in a body, of which `found` was read, may have a key more than once.
+
+    What is read has fewer commas than the body if anything was left out, but for those in escapes; and it is never
+    longer than the body, so that at the same length nothing was left out.
+    """
+    again = _ENCODER.encode(found)
+    if len(again) == len(body):
+        return False
+    if again.count(b",") != body.count(b","):
+        return True
+    return b"\\" in body and _ESCAPED_COMMA in body.lower()
+
+
+def parse_exactly(body: bytes) -> dict[str, Any]:
+    """Read a JSON object, with every number as it is written, and Conflict for a key with more than one value.
+
+    Raises UnparsableError with the byte offset of what is wrong.
+    """
+    if body.startswith(codecs.BOM_UTF8):
+        # A byte order mark may be ignored (RFC 8259, 8.1); spaces in its place keep the offsets.
+        body = body.replace(codecs.BOM_UTF8, b"   ", 1)
+    try:
+        value = _parse_slowly(body)
+    except RecursionError:
+        raise UnparsableError(problem="nested too deeply", offset=_first_byte(body)) from None
+    if isinstance(value, dict):
+        return value
+    raise UnparsableError(problem=f"it is {_json_kind(value)}", offset=_first_byte(body))
+
+
+def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) -> T:
+    """Read some fields of a JSON object, quickly: of a key with more than one value, the last. Raises UnparsableError.
+
+    For where a delivery belongs; what it says is for `parse_object_exactly`.
+    """
+    found = parse_as_expected(body, decoder)
+    if found is not None:
+        return found
+    fields = parse_exactly(body).items()
+    return fields_of(type_, {k: v.last if type(v) is Conflict else v for k, v in fields})
+
+
+def parse_object_exactly(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) -> T:
+    """Read the fields of a JSON object without others inside. Raises UnparsableError, UndecodableError.
+
+    It is quick for a body all of whose keys are fields of `type_`.
+    """
+    found = parse_as_expected(body, decoder)
+    if found is None or may_repeat_keys(body, found):
+        return fields_of(type_, parse_exactly(body))
+    return found
+
+
+def fields_of(type_: type[T], found: Mapping[str, Any]) -> T:
+    """The fields of a Struct as an object has them. Raises UndecodableError for one with more than one value."""
+    names: tuple[str, ...] = type_.__struct_fields__  # type: ignore[attr-defined]
+    fields = {name: found[name] for name in names if name in found}
+    for name, value in fields.items():
+        if type(value) is Conflict:
+            raise UndecodableError(field=name, problem="is there twice, and not alike")
+    return type_(**fields)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if _written(found[key]) != _written(value):
+                found[key] = Conflict(value)
+    return found
+
+
+def _written(value: object) -> str:
+    """A value as a text: otherwise True would equal 1."""
+    return json.dumps(
+        value, default=lambda odd: bytes(odd).hex() if type(odd) is Raw else repr(odd)
+    )
 
 
 def _parse_slowly(body: bytes) -> object:
@@ -92,8 +149,9 @@ def _parse_slowly(body: bytes) -> object:
     try:
         return json.loads(
             text,
-            object_pairs_hook=_readable_keys,
-            parse_int=_whole_number,
+            object_pairs_hook=_object,
+            parse_float=Number,
+            parse_int=_integer,
             parse_constant=_refuse_constant,
         )
     except json.JSONDecodeError as error:
@@ -105,8 +163,10 @@ def _parse_slowly(body: bytes) -> object:
     raise UnparsableError(problem=problem, offset=len(text[:index].encode()))
 
 
-def _whole_number(digits: str) -> int | float:
-    return int(digits) if len(digits) <= MOST_INTEGER_DIGITS else float(digits)
+def _integer(literal: str) -> int | Number:
+    """-0 is kept, as a text may be a number; what is too long for Python is kept, for an error that names the field."""
+    plain = len(literal) <= MOST_INTEGER_DIGITS and literal != "-0"
+    return int(literal) if plain else Number(literal)
 
 
 class _ConstantError(Exception):
@@ -128,15 +188,50 @@ def _json_kind(value: object) -> str:
     return kinds.get(type(value), "a number")
 
 
-def identity(value: object) -> str | None:
-    """Read an id: text, or a whole number; None for anything else."""
-    if isinstance(value, str):
+def decimal_of(number: Number) -> Decimal:
+    """The exact value of a number. Raises ValueError for one that is beyond all use."""
+    literal = str(number, "ascii")
+    if len(literal) <= MOST_INTEGER_DIGITS:
+        try:
+            value = Decimal(literal)
+        except InvalidOperation:
+            pass
+        else:
+            if abs(value.adjusted()) <= MOST_INTEGER_DIGITS:
+                return value
+    raise ValueError(literal[:20])
+
+
+def whole_of(number: Number) -> int | None:
+    """The exact value of a number, if that is a whole one of at most MOST_WHOLE_DIGITS."""
+    try:
+        value = decimal_of(number)
+    except ValueError:
+        return None
+    if value.adjusted() >= MOST_WHOLE_DIGITS:
+        return None
+    whole = int(value)
+    return whole if value == whole else None
+
+
+def identity(value: Any) -> str | None:  # noqa: ANN401 - whatever was sent
+    """Read an id: text, or a whole number, which is the same id as its digits; None for anything else."""
+    if type(value) is str:
         return value or None
-    if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_EXACT_FLOAT:
-        return str(int(value))
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int:
         return str(value)
+    if type(value) is Number and (whole := whole_of(value)) is not None:
+        return str(whole)
     return None
+
+
+def other_identity(value: Any, field: str) -> Given[str]:  # noqa: ANN401 - whatever was sent
+    """Read the id of another thing, which may be absent or null. Raises UndecodableError."""
+    if value is None or value is UNSET or type(value) is str:
+        return value
+    if (id_ := identity(value)) is None:
+        raise UndecodableError(field=field, problem="is neither text nor a whole number")
+    return id_
 
 
 def first(*values: T | UnsetType) -> T | UnsetType:
@@ -147,105 +242,12 @@ def first(*values: T | UnsetType) -> T | UnsetType:
     return UNSET
 
 
-def text(value: Scalar) -> Given[str]:
-    """Read a text; a number or a boolean becomes the text that JSON has for it."""
-    if isinstance(value, str) or value is None or value is UNSET:
+def text(value: Any, field: str) -> Given[str]:  # noqa: ANN401 - whatever was sent
+    """Read a text; a number or a boolean becomes the text that JSON has for it, as it is written."""
+    if type(value) is str or value is None or value is UNSET:
         return value
-    return json.dumps(value)
-
-
-def time(value: Scalar, field: str, zone: tzinfo = UTC) -> Given[datetime]:
-    """Read a time: ISO 8601 (without an offset it is in `zone`) or seconds or milliseconds since 1970.
-
-    The result is in UTC: two times in one zone would be compared by the wall clock, an hour off when it goes back.
-    """
-    if value is None or value is UNSET:
-        return value
-    try:
-        if isinstance(value, str):
-            try:
-                moment = datetime.fromisoformat(value)
-            except ValueError:
-                # RFC 3339 lets "T" and "Z" be small.
-                moment = datetime.fromisoformat(value.strip().upper())
-            if moment.tzinfo is UTC:
-                return moment
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=zone)
-            return moment.astimezone(UTC)
-        if not isinstance(value, bool):
-            return datetime.fromtimestamp(value / (1000 if value > LARGEST_SECONDS else 1), UTC)
-    except (ValueError, OverflowError, OSError):
-        pass
-    raise UndecodableError(field=field, problem="is not a time")
-
-
-def known_time(value: Scalar, field: str, zone: tzinfo = UTC) -> datetime | None:
-    """As `time`, for a field that is absent or null where the provider does not say."""
-    moment = time(value, field, zone)
-    return None if moment is UNSET else moment
-
-
-def last_instant(value: Scalar, moment: Given[datetime]) -> datetime | None:
-    """The last instant of what `value`, read as `moment`, may mean: of its second, if it has no fraction, and so on."""
-    if value is None or isinstance(value, UnsetType) or not isinstance(moment, datetime):
-        return None
-    if isinstance(value, str):
-        found = _CLOCK.search(value)
-        if found is None:
-            unit = timedelta(days=1)
-        elif found[2] is None:
-            unit = timedelta(hours=1) if found[1] is None else timedelta(minutes=1)
-        else:
-            unit = timedelta(microseconds=10 ** (6 - min(len(found[3] or ""), 6)))
-    elif isinstance(value, float):
-        unit = _MICROSECOND
-    else:
-        unit = timedelta(milliseconds=1 if value > LARGEST_SECONDS else 1000)
-    try:
-        return moment + unit - _MICROSECOND
-    except OverflowError:
-        return moment
-
-
-def cents(value: Any, field: str) -> Given[int]:  # noqa: ANN401 - whatever was sent
-    """Read a whole number of minor units.
-
-    A text is digits only: "20.00" would be twenty of something, most likely not cents.
-    """
-    if type(value) is int and -MOST_CENTS <= value <= MOST_CENTS:
-        return value
-    if value is None or value is UNSET:
-        return value
-    if (isinstance(value, float) and value.is_integer()) or (
-        isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value)
-    ):
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST_CENTS:
-        return value
-    raise UndecodableError(field=field, problem="is not a whole number of cents")
-
-
-def major_of_cents(value: Given[int]) -> Given[Decimal]:
-    """Convert cents to major units: 2000 becomes 20.00. Every currency is assumed to have hundredths."""
-    if value is None or isinstance(value, UnsetType):
-        return value
-    return CENT * value
-
-
-def major(value: Given[Decimal], field: str) -> Given[Decimal]:
-    """Write an amount in major units with two decimals: 20 and 20.0 become 20.00; finer fractions stay."""
-    if value is None or isinstance(value, UnsetType):
-        return value
-    if value.same_quantum(CENT) and value.adjusted() < MOST_DIGITS:
-        return value
-    if not value.is_finite():
-        raise UndecodableError(field=field, problem="is not an amount")
-    magnitude = value.adjusted()
-    if magnitude < MOST_DIGITS:
-        rounded = value.quantize(CENT)
-        if rounded == value:
-            return rounded
-        if magnitude > -MOST_DIGITS and len(value.as_tuple().digits) <= MOST_DIGITS:
-            return value.normalize()
-    raise UndecodableError(field=field, problem=f"has more than {MOST_DIGITS} digits")
+    if type(value) is Number:
+        return str(value, "ascii")
+    if isinstance(value, int):
+        return json.dumps(value)
+    raise UndecodableError(field=field, problem="is not a text")

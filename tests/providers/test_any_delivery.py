@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from eventstore.log.streams import LONGEST_NAME, stream_name, stream_part
-from providers import fitbank, loopz
+from providers import fitbank, loopz, loopz_bodies
 from providers.facts import TransactionFact
 from providers.provider import Provider, UndecodableError, UnidentifiedError, UnparsableError
 from tests.support import encoded, loopz_headers
@@ -30,10 +30,10 @@ MERCHANT = st.just("m-1") | HEADER
 FIELDS = sorted(
     {
         *fitbank._Body.__struct_fields__,
-        *loopz._GiftCard.__struct_fields__,
-        *loopz._Transaction.__struct_fields__,
-        *loopz._Location.__struct_fields__,
-        *loopz._Money.__struct_fields__,
+        *loopz_bodies.GiftCard.__struct_fields__,
+        *loopz_bodies.Transaction.__struct_fields__,
+        *loopz_bodies.Location.__struct_fields__,
+        *loopz_bodies.Money.__struct_fields__,
     }
 )
 
@@ -180,7 +180,7 @@ def test_an_amount_is_the_same_as_a_number_and_as_a_text(
     providers: dict[str, Provider], amount: Decimal
 ) -> None:
     body = b'{"Method":"%b","BusinessUnitId":66,"Identifier":"i","TotalValue":%b}'
-    texts = [str(amount), f'"{amount}"', f"{amount}0", f'"{amount.normalize():e}"']
+    texts = [str(amount), f'"{amount}"', f"{amount}0", f"{amount.normalize():e}"]
     bodies = [body % (PURCHASE.encode(), text.encode()) for text in texts]
     provider = providers["fitbank"]
     recognised = provider.recognise({}, bodies[0])

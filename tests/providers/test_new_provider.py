@@ -136,9 +136,9 @@ def test_a_change_of_the_new_provider_makes_its_states_stale_until_a_rebuild(
         assert copy.get(f"/v1/vouchers/v-1?at_least={position}")["worth"] == "10"
     mended = checkout / "providers" / "acme.py"
     text = mended.read_text("utf-8")
-    worth = "worth = text(body.worth)"
+    worth = 'worth = text(body.worth, "worth")'
     assert worth in text
-    mended.write_text(text.replace(worth, 'worth = f"{text(body.worth)} points"'), "utf-8")
+    mended.write_text(text.replace(worth, 'worth = f"{body.worth} points"'), "utf-8")
     with running(checkout, dsn, 2) as copy:
         assert copy.projection()["stale"]
         assert not copy.get("/v1/projections/locations")["stale"]

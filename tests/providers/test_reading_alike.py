@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from eventstore.errors import LoopledgerError
 from eventstore.log.events import Event
-from providers import loopz
+from providers import loopz, loopz_bodies
 from tests.support import NOON, encoded
 
 Json = dict[str, Any]
+
+PROVIDER = loopz.provider(loopz.Settings())
 
 MOMENTS = ["2026-01-01T09:00:00-03:00", "2026-01-01T00:00:00.1234567Z", "2026-01-01t00:00:00z"]
 ODD_MOMENTS = ["2026-01-01", "2026-01-01 00:00", "yesterday", 1767225600, 1767225600.5, None, True]
@@ -46,7 +48,7 @@ def outcome(topic: str, body: bytes) -> object:
         1, UUID(int=1), loopz.NAME, topic, "m-1", "p-1", "loopz/m-1/~/x-1", NOON, NOON, body
     )
     try:
-        return repr(loopz.decode(event))
+        return repr(PROVIDER.decode(event))
     except (LoopledgerError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -58,5 +60,5 @@ def outcome(topic: str, body: bytes) -> object:
 @example("location.updated", {"location": {"id": 3, "name": None}, "name": 7})
 def test_every_body_is_read_leniently_as_it_is_read_at_once(topic: str, body: Json) -> None:
     found = outcome(topic, encoded(body))
-    with mock.patch.object(loopz, "parse_as_expected", return_value=None):
+    with mock.patch.object(loopz_bodies, "parse_as_expected", return_value=None):
         assert outcome(topic, encoded(body)) == found

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from eventstore.log.events import Event
 from eventstore.log.streams import stream_name
 from providers.facts import Fact, Given
-from providers.parsing import Scalar, identity, parse_object, text
+from providers.parsing import decoder_of, identity, parse_object, parse_object_exactly, text
 from providers.provider import (
     Example,
     Provider,
@@ -42,10 +42,10 @@ class _Body(msgspec.Struct):
     what: Any = UNSET
     shop: Any = UNSET
     id: Any = UNSET
-    worth: Scalar = UNSET
+    worth: Any = UNSET
 
 
-_BODY = msgspec.json.Decoder(_Body)
+_BODY = decoder_of(_Body)
 
 
 def provider(_: Settings) -> Provider:
@@ -64,9 +64,9 @@ def recognise(_: Mapping[str, str], body: bytes) -> Recognised:
 
 def decode(event: Event) -> VoucherFact:
     """Read what is known of a voucher. Raises UndecodableError."""
-    body = parse_object(event.body, _BODY, _Body)
+    body = parse_object_exactly(event.body, _BODY, _Body)
     id_ = identity(body.id)
     if id_ is None:
         raise UndecodableError(field="id", problem="is missing")
-    worth = text(body.worth)
+    worth = text(body.worth, "worth")
     return VoucherFact(NAME, event.merchant_id, None, id_, event.received_at, worth=worth)
