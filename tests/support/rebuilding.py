@@ -248,13 +248,13 @@ async def meanwhile(*coroutines: Any) -> AsyncIterator[None]:  # noqa: ANN401 - 
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def broken(topics: Sequence[str], decode: Callable[[Event], Fact] = loopz.decode) -> Any:  # noqa: ANN401
+def broken(topics: Sequence[str], decode: Callable[..., Fact] = loopz.decode) -> Any:  # noqa: ANN401
     """Give a decoder with a fault: it cannot read these topics."""
 
-    def decode_some(event: Event) -> Fact:
+    def decode_some(event: Event, *rules: loopz.Rules) -> Fact:
         if event.topic in topics:
             raise UndecodableError(field="everything", problem="is unreadable")
-        return decode(event)
+        return decode(event, *rules)
 
     return decode_some
 

@@ -172,14 +172,19 @@ def read_loopz(sent: Sent) -> Change:
 
 def transaction_of(body: Json, given: Json) -> Json:
     """Every field of a Loopz transaction is assumed."""
-    read = money(body, "amount", "amount", "currency") | {
-        key: value for key, value in money(body, "tip", "tip", "").items() if key
-    }
+    read = money(body, "amount", "amount", "currency")
+    tip = money(body, "tip", "tip", "currency")
+    if "currency" not in read and "currency" in body:
+        read["currency"] = text(body["currency"])
+    # There is one currency for both.
+    if (currency := tip.pop("currency", None)) is not None:
+        if read.get("currency") not in {None, currency}:
+            raise ValueError
+        read["currency"] = currency
+    read |= tip
     for name in ("amount", "tip"):
         if read.get(name) is not None:
             read[name] = Decimal(read[name]) / 100
-    if "currency" not in read and "currency" in body:
-        read["currency"] = text(body["currency"])
     for name, camel in (("gift_card_id", "giftCardId"), ("location_id", "locationId")):
         if found := twin(body, name, camel):
             read[name] = text(found[0])
