@@ -7,9 +7,10 @@ import msgspec
 from msgspec import UNSET
 
 from eventstore.fold.columns import SECRET
-from eventstore.fold.projection import Journal, Projection, Total
+from eventstore.fold.projection import Journal, Place, Projection, Total
 from eventstore.log.events import Event
-from projections.tracked import Tracked, tracked
+from projections.merging import FIRST_BIT, Merger
+from projections.tracked import Tracked
 from providers.facts import GiftCardFact
 
 
@@ -44,21 +45,32 @@ class BalanceChange(msgspec.Struct, frozen=True):
     topic: str
 
 
-def evolve(state: GiftCard | None, fact: GiftCardFact) -> GiftCard:
+_MERGER = Merger(GiftCard)
+_TYPE, _STATUS, _BALANCE, _CURRENCY, _CODE, _GAN = (1 << n for n in range(FIRST_BIT, FIRST_BIT + 6))
+
+
+def evolve(state: GiftCard | None, fact: GiftCardFact, at: Place) -> GiftCard:
     """A balance is an absolute snapshot: the newest one wins."""
-    old = state or _NOTHING
-    fields = tracked(old, fact)
+    old, missing = state or _NOTHING, 0
+    if (type_ := fact.type) is UNSET:
+        missing, type_ = missing | _TYPE, old.type
+    if (status := fact.status) is UNSET:
+        missing, status = missing | _STATUS, old.status
+    if (balance := fact.balance) is UNSET:
+        missing, balance = missing | _BALANCE, old.balance
+    if (currency := fact.currency) is UNSET:
+        missing, currency = missing | _CURRENCY, old.currency
+    if (code := fact.code) is UNSET:
+        missing, code = missing | _CODE, old.code
+    if (gan := fact.gan) is UNSET:
+        missing, gan = missing | _GAN, old.gan
+    fields = _MERGER.in_order(old, fact, missing, at)
     if fields is None:
-        return old
-    return GiftCard(
-        *fields,
-        old.type if fact.type is UNSET else fact.type,
-        old.status if fact.status is UNSET else fact.status,
-        old.balance if fact.balance is UNSET else fact.balance,
-        old.currency if fact.currency is UNSET else fact.currency,
-        old.code if fact.code is UNSET else fact.code,
-        old.gan if fact.gan is UNSET else fact.gan,
-    )
+        return _MERGER.merge(state, fact, at)
+    after = GiftCard(*fields, type_, status, balance, currency, code, gan)
+    if fact.updated_at is None and _MERGER.is_repeat(old, after):
+        return _MERGER.merge(state, fact, at)
+    return after
 
 
 def write(before: GiftCard | None, after: GiftCard, event: Event) -> BalanceChange | None:
@@ -78,6 +90,7 @@ PROJECTION = Projection(
     key="id",
     tombstone="deleted_at",
     evolve=evolve,
+    judge=_MERGER.judge,
     indexes=("id", "merchant_id", "status"),
     tenant="merchant_id",
     journal=Journal(name="balance_changes", entry=BalanceChange, write=write),

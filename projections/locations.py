@@ -2,8 +2,9 @@
 
 from msgspec import UNSET
 
-from eventstore.fold.projection import Projection
-from projections.tracked import Tracked, tracked
+from eventstore.fold.projection import Place, Projection
+from projections.merging import FIRST_BIT, Merger
+from projections.tracked import Tracked
 from providers.facts import LocationFact
 
 
@@ -23,19 +24,28 @@ class Location(Tracked, frozen=True):
 _NOTHING = Location("", "", None, "")
 
 
-def evolve(state: Location | None, fact: LocationFact) -> Location:
+_MERGER = Merger(Location)
+_NAME, _STATUS, _TYPE, _EXTERNAL_ID = (1 << n for n in range(FIRST_BIT, FIRST_BIT + 4))
+
+
+def evolve(state: Location | None, fact: LocationFact, at: Place) -> Location:
     """The newest snapshot wins."""
-    old = state or _NOTHING
-    fields = tracked(old, fact)
+    old, missing = state or _NOTHING, 0
+    if (name := fact.name) is UNSET:
+        missing, name = missing | _NAME, old.name
+    if (status := fact.status) is UNSET:
+        missing, status = missing | _STATUS, old.status
+    if (type_ := fact.type) is UNSET:
+        missing, type_ = missing | _TYPE, old.type
+    if (external_id := fact.external_id) is UNSET:
+        missing, external_id = missing | _EXTERNAL_ID, old.external_id
+    fields = _MERGER.in_order(old, fact, missing, at)
     if fields is None:
-        return old
-    return Location(
-        *fields,
-        old.name if fact.name is UNSET else fact.name,
-        old.status if fact.status is UNSET else fact.status,
-        old.type if fact.type is UNSET else fact.type,
-        old.external_id if fact.external_id is UNSET else fact.external_id,
-    )
+        return _MERGER.merge(state, fact, at)
+    after = Location(*fields, name, status, type_, external_id)
+    if fact.updated_at is None and _MERGER.is_repeat(old, after):
+        return _MERGER.merge(state, fact, at)
+    return after
 
 
 PROJECTION = Projection(
@@ -46,6 +56,7 @@ PROJECTION = Projection(
     key="id",
     tombstone="deleted_at",
     evolve=evolve,
+    judge=_MERGER.judge,
     indexes=("id", "merchant_id", "status"),
     tenant="merchant_id",
 )

@@ -1,13 +1,15 @@
 """Transactions of every provider in one shape: what kind, how much, and how far along."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 import msgspec
 from msgspec import UNSET
 
-from eventstore.fold.projection import Journal, Projection, Total
+from eventstore.fold.projection import Journal, Place, Projection, Total
 from eventstore.log.events import Event
-from projections.tracked import Tracked, tracked
+from projections.merging import FIRST_BIT, Merger
+from projections.tracked import Tracked
 from providers.facts import Phase, TransactionFact
 
 
@@ -42,25 +44,74 @@ class StatusChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     phase: Phase
 
 
-def evolve(state: Transaction | None, fact: TransactionFact) -> Transaction:
+# Of two facts of one time, the one further along is the newer; what we cannot read comes first.
+RANKS: Mapping[Phase, int] = {
+    "unknown": 0,
+    "created": 1,
+    "authorized": 2,
+    "settling": 3,
+    "settled": 4,
+    "failed": 5,
+    "canceled": 5,
+}
+
+_MERGER = Merger(Transaction, "phase", RANKS)
+(
+    _KIND,
+    _METHOD,
+    _STATUS,
+    _PHASE,
+    _AMOUNT,
+    _TIP,
+    _CURRENCY,
+    _GIFT_CARD_ID,
+    _LOCATION_ID,
+    _REFERENCE,
+) = (1 << n for n in range(FIRST_BIT, FIRST_BIT + 10))
+
+
+def evolve(state: Transaction | None, fact: TransactionFact, at: Place) -> Transaction:  # noqa: C901 - straight lines
     """The newest change of status wins."""
-    old = state or _NOTHING
-    fields = tracked(old, fact)
+    old, missing = state or _NOTHING, 0
+    if (kind := fact.kind) is UNSET:
+        missing, kind = missing | _KIND, old.kind
+    if (method := fact.method) is UNSET:
+        missing, method = missing | _METHOD, old.method
+    if (status := fact.status) is UNSET:
+        missing, status = missing | _STATUS, old.status
+    if (phase := fact.phase) is UNSET:
+        missing, phase = missing | _PHASE, old.phase
+    if (amount := fact.amount) is UNSET:
+        missing, amount = missing | _AMOUNT, old.amount
+    if (tip := fact.tip) is UNSET:
+        missing, tip = missing | _TIP, old.tip
+    if (currency := fact.currency) is UNSET:
+        missing, currency = missing | _CURRENCY, old.currency
+    if (gift_card_id := fact.gift_card_id) is UNSET:
+        missing, gift_card_id = missing | _GIFT_CARD_ID, old.gift_card_id
+    if (location_id := fact.location_id) is UNSET:
+        missing, location_id = missing | _LOCATION_ID, old.location_id
+    if (reference := fact.reference) is UNSET:
+        missing, reference = missing | _REFERENCE, old.reference
+    fields = _MERGER.in_order(old, fact, missing, at)
     if fields is None:
-        return old
-    return Transaction(
+        return _MERGER.merge(state, fact, at)
+    after = Transaction(
         *fields,
-        old.kind if fact.kind is UNSET else fact.kind,
-        old.method if fact.method is UNSET else fact.method,
-        old.status if fact.status is UNSET else fact.status,
-        old.phase if fact.phase is UNSET else fact.phase,
-        old.amount if fact.amount is UNSET else fact.amount,
-        old.tip if fact.tip is UNSET else fact.tip,
-        old.currency if fact.currency is UNSET else fact.currency,
-        old.gift_card_id if fact.gift_card_id is UNSET else fact.gift_card_id,
-        old.location_id if fact.location_id is UNSET else fact.location_id,
-        old.reference if fact.reference is UNSET else fact.reference,
+        kind,
+        method,
+        status,
+        phase,
+        amount,
+        tip,
+        currency,
+        gift_card_id,
+        location_id,
+        reference,
     )
+    if fact.updated_at is None and _MERGER.is_repeat(old, after):
+        return _MERGER.merge(state, fact, at)
+    return after
 
 
 def write(before: Transaction | None, after: Transaction, _: Event) -> StatusChange | None:
@@ -80,6 +131,7 @@ PROJECTION = Projection(
     key="id",
     tombstone="deleted_at",
     evolve=evolve,
+    judge=_MERGER.judge,
     indexes=("id", "merchant_id", "kind", "phase", "gift_card_id", "location_id", "reference"),
     tenant="merchant_id",
     journal=Journal(name="status_changes", entry=StatusChange, write=write),

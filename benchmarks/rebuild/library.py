@@ -141,7 +141,7 @@ def view_class() -> Any:  # noqa: ANN401 - of the library
                 row = cursor.fetchone()
                 before = None if row is None else GiftCard(**row)
                 fact: Any = providers[event.provider].decode(event)
-                after = evolve(before, fact)
+                after = evolve(before, fact, event)
                 if after is not before:
                     values = (event.stream, event.position, *msgspec.structs.astuple(after))
                     cursor.execute(SAVE, values, prepare=True)

@@ -27,6 +27,9 @@ LONGEST_INDEXED = 1_900
 # Marks a field of a state that must be masked wherever it is shown: Annotated[str, SECRET].
 SECRET = msgspec.Meta(extra={"secret": True})
 
+# Marks a field of a state that only its fold needs: nobody is shown it.
+HIDDEN = msgspec.Meta(extra={"hidden": True})
+
 
 class Column(NamedTuple):
     """One field of a Struct as a column."""
@@ -35,6 +38,7 @@ class Column(NamedTuple):
     sql_type: str
     nullable: bool = False
     secret: bool = False
+    hidden: bool = False
 
     @property
     def definition(self) -> str:
@@ -52,12 +56,12 @@ def columns_of(struct: type[msgspec.Struct]) -> tuple[Column, ...]:
 
 
 def _column(struct: type[msgspec.Struct], name: str, hint: Any) -> Column:  # noqa: ANN401 - a type expression
-    secret = False
-    nullable = False
+    secret = hidden = nullable = False
     while True:
         origin, args = get_origin(hint), get_args(hint)
         if origin is Annotated:
             secret = secret or SECRET in args[1:]
+            hidden = hidden or HIDDEN in args[1:]
             hint = args[0]
         elif origin in {typing.Union, types.UnionType} and types.NoneType in args:
             nullable = True
@@ -69,7 +73,12 @@ def _column(struct: type[msgspec.Struct], name: str, hint: Any) -> Column:  # no
     if hint not in SQL_TYPES:
         message = f"{struct.__name__}.{name}: no column type for {hint!r}"
         raise TypeError(message)
-    return Column(identifier(name), SQL_TYPES[hint], nullable, secret)
+    return Column(identifier(name), SQL_TYPES[hint], nullable, secret, hidden)
+
+
+def shown_columns_of(struct: type[msgspec.Struct]) -> tuple[Column, ...]:
+    """The columns of a Struct that people see."""
+    return tuple(column for column in columns_of(struct) if not column.hidden)
 
 
 def identifier(name: str) -> str:

@@ -12,11 +12,12 @@ import msgspec
 
 from eventstore.fold.columns import LONGEST_INDEXED, check_storable
 from eventstore.fold.failures import NOTHING_FAILING, Failing, FailureRows
-from eventstore.fold.projection import Projection, Source, State
+from eventstore.fold.projection import Judgement, Projection, Source, State, Verdict
 from eventstore.log.events import Event, LogSlice
 from eventstore.postgres.failures import describe
 
-Verdict = Literal["applied", "duplicate", "stale", "quarantined", "ignored"]
+# What becomes of an event.
+EventVerdict: TypeAlias = Verdict | Literal["quarantined", "ignored"]
 
 # The values of a row, in the order of its table's columns.
 Row: TypeAlias = tuple[object, ...]
@@ -26,12 +27,16 @@ StateAt: TypeAlias = tuple[int, State]
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry."""
+    """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry.
 
-    verdict: Verdict
+    `judgement` is why, if the projection says.
+    """
+
+    verdict: EventVerdict
     state: Any
     error: str | None = None
     entry: msgspec.Struct | None = None
+    judgement: Judgement | None = None
 
 
 def fold(
@@ -40,15 +45,19 @@ def fold(
     """Fold one event into `state`. Never raises: what cannot be folded is quarantined, and the state stays."""
     if not handles(projection, sources, event.provider, event.topic):
         return Folded("ignored", state)
-    return fold_handled(projection, sources, state, event)
+    folded = fold_handled(projection, sources, state, event)
+    if folded.error is not None or projection.judge is None:
+        return folded
+    judgement = projection.judge(state, sources[event.provider].decode(event), event)
+    return Folded(judgement.verdict, folded.state, None, folded.entry, judgement)
 
 
 def fold_handled(
     projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
 ) -> Folded:
-    """Fold an event that is known to concern the projection, as `fold` does."""
+    """Fold an event that is known to concern the projection, as `fold` does; of verdicts it knows only the simplest."""
     try:
-        after = projection.evolve(state, sources[event.provider].decode(event))
+        after = projection.evolve(state, sources[event.provider].decode(event), event)
         if after is state:
             return Folded("stale", state)
         journal = projection.journal

@@ -30,6 +30,11 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
 
     @property
+    def shown(self) -> dict[str, Column]:
+        """The columns that its views show, by name."""
+        return {column.name: column for column in self.columns if not column.hidden}
+
+    @property
     def column_names(self) -> list[str]:
         """The names of its columns."""
         return [column.name for column in self.columns]
@@ -176,7 +181,7 @@ class GenerationTables(Generic[State]):
         for table in self.tables:
             in_view = await _existing_columns(connection, table.qualified_view)
             in_table = await _existing_columns(connection, table.qualified_name)
-            wanted = {column.name: column.sql_type for column in table.columns}
+            wanted = {name: column.sql_type for name, column in table.shown.items()}
             shown = await connection.fetchval(
                 QUERIES["view_shows_table"], table.qualified_view, table.qualified_name
             )
@@ -220,7 +225,7 @@ async def _create_masked_view(
 
     A column that this code does not know may hold secrets: it is null there.
     """
-    wanted = {column.name: column for column in table.columns}
+    wanted = table.shown
     secrets = [name for name in in_view if name in wanted and wanted[name].secret]
     unknown = [name for name in in_view if name not in wanted]
     comment = f"masked: {', '.join(secrets)}; left out: {', '.join(unknown)}"

@@ -1,7 +1,8 @@
 """A projection is a value: what to fold, into what, and how."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from datetime import datetime
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -13,6 +14,39 @@ State = TypeVar("State", bound=msgspec.Struct)
 # The columns of every table of states, and of every journal, besides those of the projection's own.
 STATE_COLUMNS = (Column("stream", "text"), Column("position", "bigint"))
 JOURNAL_COLUMNS = (*STATE_COLUMNS, Column("recorded_at", "timestamp with time zone"))
+
+
+# What becomes of a fact.
+Verdict: TypeAlias = Literal["applied", "duplicate", "stale", "tie", "late"]
+
+
+class Place(Protocol):
+    """Where an event stands in the log."""
+
+    @property
+    def position(self) -> int:
+        """Its position."""
+
+    @property
+    def recorded_at(self) -> datetime:
+        """When it was recorded."""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What becomes of a fact in a state, and why.
+
+    `effective_at` is the time that it counts at, which is the provider's unless `recorded`: then its event's. `order`
+    can be compared with that of other facts of the thing; two of one time that say the same have the same `said`.
+    `deletes`: it deletes the thing. `after_deletion`: it came after the thing was deleted, and leaves it so.
+    """
+
+    verdict: Verdict
+    effective_at: datetime
+    recorded: bool
+    order: tuple[int, ...]
+    said: int
+    deletes: bool = False
+    after_deletion: bool = False
 
 
 class Source(Protocol):
@@ -54,9 +88,10 @@ class Total(msgspec.Struct, frozen=True):
 class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     """What to fold, into what, and how. Raises ValueError for one that contradicts itself.
 
-    `evolve(state, fact)` gives the state after the fact; `state` is None for a stream's first fact. It is pure, and
-    it merges: a field that the fact leaves out keeps its value. It returns **the very object it was given** when the
-    fact is stale, that is, older than what the state holds already.
+    `evolve(state, fact, at)` gives the state after the fact of the event `at`; `state` is None for a stream's first
+    fact. It is pure, and it merges: a field that the fact leaves out keeps its value. It returns **the very object it
+    was given** when the fact changes nothing, because it is a repeat or older than what the state holds already.
+    `judge`, of the same arguments, says what becomes of the fact, by the same rules.
 
     `state` is a frozen Struct whose fields can be given by position: they are the columns of its table. Of them,
     `key` is the text by which people ask for a thing, its id; `tombstone`, if there is one, is null unless the thing is
@@ -69,7 +104,8 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     handles: frozenset[type[msgspec.Struct]]
     state: type[State]
     key: str
-    evolve: Callable[[State | None, Any], State]
+    evolve: Callable[[State | None, Any, Place], State]
+    judge: Callable[[State | None, Any, Place], Judgement] | None = None
     tombstone: str | None = None
     indexes: tuple[str, ...] = ()
     tenant: str | None = None

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from uuid import UUID
 
 import msgspec
 
-from eventstore.fold.columns import Column, columns_of, mask
-from eventstore.fold.folding import Folded, Verdict, fold
+from eventstore.fold.columns import Column, mask, shown_columns_of
+from eventstore.fold.explaining import Explainer, Reason
+from eventstore.fold.folding import EventVerdict, Folded, fold
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.status import Change
 from eventstore.log.events import Event
@@ -21,13 +22,21 @@ if TYPE_CHECKING:
     from eventstore.log.reader import Reader
 
 
+# Whose time an event counts at.
+EffectiveFrom: TypeAlias = Literal["provider", "recorded"]
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a history: its `position`, `event_id`, `topic`, when it came and was recorded, and what it did.
 
     `received_at` is by the clock of the process that received it, `recorded_at` by the log's. `changes` are the fields
-    that it changed, by name. `verdict` is what became of it. `applied`: it changed the state, or confirmed it.
-    `duplicate`: its body equals that of the event before it in the stream. `stale`: older than what the state held.
+    that it changed, by name. It counts at `effective_at`, the provider's own time, or the recorded one where
+    `effective_from` is `recorded`. `verdict` is what became of it. `applied`: it was the newest. `tie`: there was
+    another one of its time, and their order is by rank or position. `late`: it is older than another, and changed only
+    what that left. `stale`: it is older, and changed nothing. `duplicate`: it says what another one said of that time.
     `ignored`: this projection does not handle its topic. `quarantined`: it could not be folded; `error` says why.
+    `decided_by` is the position of the event that was newer, or that it repeats. `reason` `after-deletion`: the thing
+    stayed deleted, by that event.
     """
 
     position: int
@@ -35,9 +44,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     received_at: datetime
     recorded_at: datetime
-    verdict: Verdict
+    verdict: EventVerdict
     changes: dict[str, Change]
     error: str | None = None
+    effective_at: datetime | None = None
+    effective_from: EffectiveFrom | None = None
+    decided_by: int | None = None
+    reason: Reason | None = None
 
 
 class History:
@@ -55,7 +68,7 @@ class History:
         self._quarantine = quarantine
         self._reader = reader
         self._sources = sources
-        self._secrets = {c.name for c in columns_of(self._projection.state) if c.secret}
+        self._secrets = {c.name for c in shown_columns_of(self._projection.state) if c.secret}
 
     async def page(
         self, id_: str, owner: Mapping[str, str], after: int, limit: int, at_least: int = 0
@@ -121,32 +134,37 @@ async def fold_steps(
     `quarantined` are the positions in quarantine, each with its error: the database may have refused what folds well
     in memory.
     """
-    columns = columns_of(projection.state)
+    columns = shown_columns_of(projection.state)
     state: State | None = None
-    last: Event | None = None
+    explainer = Explainer()
     async for event in events:
         folded = (
             Folded("quarantined", state, quarantined[event.position])
             if event.position in quarantined
             else fold(projection, sources, state, event)
         )
-        repeated = last is not None and _content(last) == _content(event)
-        duplicate = repeated and folded.verdict in {"applied", "stale"}
+        verdict, judgement = folded.verdict, folded.judgement
+        decided_by, reason, effective_at = None, None, None
+        effective_from: EffectiveFrom | None = None
+        if judgement is not None:
+            verdict, decided_by, reason = explainer.explain(judgement, event.position)
+            effective_at = judgement.effective_at
+            effective_from = "recorded" if judgement.recorded else "provider"
         yield Step(
             position=event.position,
             event_id=event.event_id,
             topic=event.topic,
             received_at=event.received_at,
             recorded_at=event.recorded_at,
-            verdict="duplicate" if duplicate else folded.verdict,
+            verdict=verdict,
+            effective_at=effective_at,
+            effective_from=effective_from,
+            decided_by=decided_by,
+            reason=reason,
             changes=_changes(columns, state, folded.state),
             error=folded.error,
         )
-        state, last = folded.state, event
-
-
-def _content(event: Event) -> tuple[object, ...]:
-    return event.body, event.topic, event.program_id
+        state = folded.state
 
 
 def _changes(columns: tuple[Column, ...], before: object, after: object) -> dict[str, Change]:

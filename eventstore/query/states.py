@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 
 from eventstore.errors import AmbiguousError, NotFoundError, NotSetUpError
-from eventstore.fold.columns import columns_of, identifier, mask, names_of
+from eventstore.fold.columns import identifier, mask, names_of, shown_columns_of
 from eventstore.fold.generation import SCHEMA
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
@@ -41,7 +41,7 @@ class States:
         registry: "Registry",
         limits: "Limits",
     ) -> None:
-        columns = columns_of(projection.state)
+        columns = shown_columns_of(projection.state)
         self.projection = projection
         self.row_type = row_type_of(projection)
         self.filters = filters_of(projection)
@@ -127,7 +127,7 @@ def row_type_of(projection: Projection[Any]) -> type[msgspec.Struct]:
     """The Struct for a state as it is read: its stream, the position that changed it last, and its fields."""
     state = projection.state
     hints = typing.get_type_hints(state, include_extras=True)
-    fields = [(field.encode_name, hints[field.name]) for field in msgspec.structs.fields(state)]
+    fields = [(column.name, hints[column.name]) for column in shown_columns_of(state)]
     return msgspec.defstruct(
         f"{state.__name__}Row",
         [("stream", str), ("position", int), *fields],

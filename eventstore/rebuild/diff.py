@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic
 
-from eventstore.fold.columns import Column, columns_of, mask
+from eventstore.fold.columns import Column, mask, shown_columns_of
 from eventstore.fold.folding import fold
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import JOURNAL_COLUMNS, STATE_COLUMNS, Projection, Source, State
@@ -39,7 +39,7 @@ class Comparison(Generic[State]):
         self._old = GenerationTables(projection, old)
         self._new = GenerationTables(projection, new)
         # States are matched by their streams, which are therefore equal.
-        self._columns = (STATE_COLUMNS[1], *columns_of(projection.state))
+        self._columns = (STATE_COLUMNS[1], *shown_columns_of(projection.state))
         self._placeholders = {
             "old": self._old.states.qualified_name,
             "new": self._new.states.qualified_name,

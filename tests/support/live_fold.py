@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from eventstore.fold.columns import shown_columns_of
 from eventstore.fold.folding import fold
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
@@ -37,6 +38,11 @@ class Folded:
     quarantined: set[int]
 
 
+def shown(state: msgspec.Struct) -> Json:
+    """The fields of a state that people see."""
+    return {column.name: getattr(state, column.name) for column in shown_columns_of(type(state))}
+
+
 def folded(
     projection: Projection[Any], log: Sequence[Event], refused: set[int] | None = None
 ) -> Folded:
@@ -53,7 +59,7 @@ def folded(
             found.quarantined.add(event.position)
         else:
             states[event.stream] = state
-    found.states = {stream: msgspec.structs.asdict(state) for stream, state in states.items()}
+    found.states = {stream: shown(state) for stream, state in states.items()}
     return found
 
 

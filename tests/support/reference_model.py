@@ -4,8 +4,8 @@ It knows only the shapes that tests/support/generated_deliveries.py makes up. Wh
 quarantined.
 """
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -25,21 +25,36 @@ class Sent(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """The states by stream, and the indexes of the deliveries that are ignored or quarantined."""
+    """The states by stream, and the indexes of the deliveries that are ignored, quarantined, or repeat another."""
 
     states: dict[str, Json]
     ignored: set[int]
     quarantined: set[int]
+    repeats: set[int]
 
 
 class Change(NamedTuple):
-    """What a delivery says: the fields it gives, and the provider's own time of the change."""
+    """What a delivery says: the fields it gives, and the provider's own time of the change.
+
+    `until` is the last instant that the time of a deletion may mean.
+    """
 
     stream: str
     given: Json
     time: datetime | None
+    created: bool = False
+    deleted: bool = False
+    deleted_at: datetime | None = None
+    until: datetime | None = None
+
+
+class Place(NamedTuple):
+    """Where a change stands among those of its thing: nothing else decides which of two is the newer."""
+
+    time: datetime
     deleted: bool
-    deleted_at: datetime | None
+    rank: int
+    position: int
 
 
 COMMON = ("provider", "merchant_id", "program_id", "id", "created_at", "updated_at", "deleted_at")
@@ -76,11 +91,16 @@ PHASES = {
         "Canceled": "canceled",
     },
 }
+# At one time, the later of these is the newer.
+RANKS = {"unknown": 0, "created": 1, "authorized": 2, "settling": 3, "settled": 4, "canceled": 5}
 
 
-def expect(projection: str, log: Sequence[Sent]) -> Expected:
-    """Fold a log, in its order."""
-    expected = Expected({}, set(), set())
+def expect(
+    projection: str, log: Sequence[Sent], recorded: Sequence[datetime] | None = None
+) -> Expected:
+    """Fold a log, in its order; `recorded` is when each was recorded, or else when it was received."""
+    expected = Expected({}, set(), set(), set())
+    changes: dict[str, list[tuple[Place, Change, Sent]]] = {}
     for index, sent in enumerate(log):
         if projection_of(sent) != projection:
             expected.ignored.add(index)
@@ -90,13 +110,52 @@ def expect(projection: str, log: Sequence[Sent]) -> Expected:
         except (ArithmeticError, LookupError, TypeError, ValueError):
             expected.quarantined.add(index)
             continue
-        before = expected.states.get(change.stream)
-        if before is None:
-            before = dict.fromkeys(FIELDS[projection])
-        elif is_older(change, before):
-            continue
-        expected.states[change.stream] = after(before, change, sent)
+        recorded_at = sent.received_at if recorded is None else recorded[index]
+        place = Place(
+            change.until or change.time or recorded_at, change.deleted, rank(change), index
+        )
+        known = changes.setdefault(change.stream, [])
+        if repeats(change, place, known):
+            expected.repeats.add(index)
+        else:
+            known.append((place, change, sent))
+    for stream, known in changes.items():
+        expected.states[stream] = state_of(
+            FIELDS[projection], sorted(known, key=lambda one: one[0])
+        )
     return expected
+
+
+def rank(change: Change) -> int:
+    """At one time, what is further along is the newer."""
+    return RANKS[change.given.get("phase", "unknown")]
+
+
+def repeats(change: Change, place: Place, known: Sequence[tuple[Place, Change, Sent]]) -> bool:
+    """It says what another said of that time; without a time, what the newest one said, which has none either."""
+    if change.time is None:
+        newest = max(known, key=lambda one: one[0], default=None)
+        return newest is not None and newest[1] == change
+    return any(other == change for at, other, _ in known if at.time == place.time)
+
+
+def state_of(fields: Sequence[str], known: Sequence[tuple[Place, Change, Sent]]) -> Json:
+    """Fold what is known of a thing, from the oldest to the newest."""
+    state: Json = dict.fromkeys(fields)
+    deleted_at = None
+    for place, change, sent in known:
+        if change.created and deleted_at is not None:
+            state, deleted_at = dict.fromkeys(fields), None
+        # An absent field keeps its value, an explicit null clears it.
+        state |= change.given
+        state |= {"provider": sent.provider, "merchant_id": sent.merchant_id}
+        state["updated_at"] = change.time or state["updated_at"]
+        if change.deleted:
+            deleted_at = change.deleted_at or change.time or place.time
+    state["deleted_at"] = deleted_at
+    if "phase" in state and state["phase"] is None:
+        state["phase"] = "unknown"
+    return state
 
 
 def projection_of(sent: Sent) -> str | None:
@@ -104,37 +163,6 @@ def projection_of(sent: Sent) -> str | None:
     if sent.provider == "fitbank":
         return "transactions" if sent.topic in FITBANK_KINDS else None
     return PROJECTIONS[sent.topic.split(".")[0]] if sent.topic in LOOPZ_TOPICS else None
-
-
-def is_older(change: Change, state: Json) -> bool:
-    """Last writer wins by the provider's own time; ties, and changes without a time, go by position."""
-    if state["deleted_at"] is None:
-        return older(change.time, state["updated_at"])
-    if change.deleted:
-        # A deletion without a time cannot delete again what is gone.
-        return change.time is None or older(change.time, state["updated_at"])
-    # A tombstone gives way to what happened after it, and to nothing else.
-    tombstone = max(time for time in (state["deleted_at"], state["updated_at"]) if time)
-    return change.time is None or change.time <= tombstone
-
-
-def older(time: datetime | None, other: datetime | None) -> bool:
-    """Both are known, and the first lies before the second."""
-    return time is not None and other is not None and time < other
-
-
-def after(state: Json, change: Change, sent: Sent) -> Json:
-    """An absent field keeps its value, an explicit null clears it."""
-    merged: Json = state | change.given
-    merged |= {"provider": sent.provider, "merchant_id": sent.merchant_id}
-    merged["program_id"] = sent.program_id or state["program_id"]
-    merged["updated_at"] = change.time or state["updated_at"]
-    merged["deleted_at"] = None
-    if change.deleted:
-        merged["deleted_at"] = change.deleted_at or change.time or sent.received_at
-    if "phase" in merged and merged["phase"] is None:
-        merged["phase"] = "unknown"
-    return merged
 
 
 def read_loopz(sent: Sent) -> Change:
@@ -158,16 +186,21 @@ def read_loopz(sent: Sent) -> Change:
         given |= transaction_of(body, given)
     if kind == "location" and (external := twin(body, "external_id", "externalId")):
         given["external_id"] = text(external[0])
+    if sent.program_id is not None:
+        given["program_id"] = sent.program_id
     updated = twin(body, "updated_on", "updatedOn", "updated_at", "updatedAt")
     time = time_of(updated[0]) if updated else None
-    deleted_at = None
-    if what == "deleted":
-        gone = twin(body, "deleted_on", "deletedOn", "deleted_at", "deletedAt")
-        deleted_at = time_of(gone[0]) if gone else None
-        # A snapshot's updated_on may be older than its deletion: the change is the deletion.
-        time = max((t for t in (time, deleted_at) if t), default=None)
     stream = f"loopz/{sent.merchant_id}/{kind}/{quote(id_, safe='')}"
-    return Change(stream, given, time, what == "deleted", deleted_at)
+    if what != "deleted":
+        return Change(stream, given, time, created=what == "created")
+    gone = twin(body, "deleted_on", "deletedOn", "deleted_at", "deletedAt")
+    deleted_at = time_of(gone[0]) if gone else None
+    # A snapshot's updated_on may be older than its deletion: the change is the deletion.
+    time = max((t for t in (time, deleted_at) if t), default=None)
+    until = max(
+        (last_instant(said[0]) for said in (gone, updated) if said and said[0]), default=None
+    )
+    return Change(stream, given, time, deleted=True, deleted_at=deleted_at, until=until)
 
 
 def transaction_of(body: Json, given: Json) -> Json:
@@ -216,7 +249,7 @@ def read_fitbank(sent: Sent) -> Change:
     if reference is not None:
         given["reference"] = reference
     stream = f"fitbank/{sent.merchant_id}/transaction/{quote(id_, safe='')}"
-    return Change(stream, given, time, deleted=False, deleted_at=None)
+    return Change(stream, given, time)
 
 
 def json_of(sent: Sent) -> Json:
@@ -257,6 +290,16 @@ def time_of(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC)
 
 
+def last_instant(value: str | int) -> datetime:
+    """The end of the unit in which a time is given: of its second, if it has no fraction."""
+    moment = time_of(value)
+    assert moment is not None
+    _, dot, rest = str(value).partition(".")
+    digits = len(rest) - len(rest.lstrip("0123456789")) if dot else 0
+    unit = timedelta(microseconds=10 ** (6 - digits))
+    return moment + unit - timedelta(microseconds=1)
+
+
 def money(body: Json, name: str, amount: str, currency: str) -> Json:
     """Cents, bare or in an object with their currency."""
     if name not in body:
@@ -280,13 +323,3 @@ def cents(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError
     return int(value)
-
-
-def verdicts(log: Iterable[Sent]) -> list[bool]:
-    """Which of one stream's deliveries repeat the one before them: same topic, same body."""
-    before: tuple[str, Json | bytes] | None = None
-    repeated = []
-    for sent in log:
-        repeated.append((sent.topic, sent.body) == before)
-        before = (sent.topic, sent.body)
-    return repeated

@@ -357,7 +357,7 @@ def test_every_source_counts() -> None:
         handles=frozenset({Fact}),
         state=State,
         key="size",
-        evolve=lambda _, fact: State(fact.size),
+        evolve=lambda _, fact, __: State(fact.size),
     )
     pairs = itertools.product((Small(), Large()), repeat=2)
     taken = [fingerprint(projection, {"a": a, "b": b}) for a, b in pairs]

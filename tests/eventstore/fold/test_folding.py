@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eventstore.fold.failures import MOST_STREAMS, Failing, FailureRows
 from eventstore.fold.folding import Accumulator, fold, handled_topics, handles, journal_row
-from eventstore.fold.projection import Projection
+from eventstore.fold.projection import Place, Projection
 from eventstore.log.events import Event, LogSlice
 from projections import load_projections
 from projections.gift_cards import PROJECTION, GiftCard
@@ -120,7 +120,7 @@ def cards(*bodies: object) -> list[Event]:
     ]
 
 
-def copy_of(state: GiftCard | None, fact: GiftCardFact) -> GiftCard:
+def copy_of(state: GiftCard | None, fact: GiftCardFact, _: Place) -> GiftCard:
     """Give back the state in a new object, unless it is the first."""
     if state is None:
         return GiftCard("loopz", "m-1", None, str(fact.id))
@@ -130,7 +130,7 @@ def copy_of(state: GiftCard | None, fact: GiftCardFact) -> GiftCard:
 @pytest.mark.parametrize("write", [as_a_rebuild, as_the_live_projector])
 @pytest.mark.parametrize("cuts", [[0, 3], [0, 1, 2, 3]])
 def test_an_equal_state_in_another_object_is_no_change(write: Any, cuts: list[int]) -> None:  # noqa: ANN401
-    projection = msgspec.structs.replace(PROJECTION, evolve=copy_of, journal=None)
+    projection = msgspec.structs.replace(PROJECTION, evolve=copy_of, judge=None, journal=None)
     events = cards({"id": "a"}, {"id": "a"}, {"id": "a"})
     written = write(projection, events, cuts)
     assert {stream: position for stream, (position, _) in written.states.items()} == {

@@ -63,8 +63,9 @@ def test_the_live_state_is_the_fold_of_the_log_is_what_the_words_promise(
         log = await live.append([to_event(delivery) for delivery in sent], chunk)
         after = await live.statuses()
         first = log[0].position
+        recorded = [event.recorded_at for event in log]
         for name, projection in PROJECTIONS.items():
-            promised = reference_model.expect(name, sent)
+            promised = reference_model.expect(name, sent, recorded)
             pure = folded(projection, log)
             assert pure.states == promised.states
             assert await live.states(name, log) == promised.states

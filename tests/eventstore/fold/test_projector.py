@@ -238,7 +238,7 @@ class Bad(Tracked, frozen=True):
     """A state whose fold has a bug."""
 
 
-def fail(_: Bad | None, __: object) -> Bad:
+def fail(_: Bad | None, __: object, ___: object) -> Bad:
     message = "a bug"
     raise KeyError(message)
 

@@ -96,8 +96,9 @@ def test_of_any_history_a_rebuild_is_the_live_fold_is_what_the_words_promise(
         generation = await rebuilds.rebuild()
         await rebuilds.check(generation)
         first = log[0].position
+        recorded = [event.recorded_at for event in log]
         for name in PROJECTIONS:
-            promised = reference_model.expect(name, sent)
+            promised = reference_model.expect(name, sent, recorded)
             assert await rebuilds.states(f"{name}_{generation}", log) == promised.states
             assert await rebuilds.quarantined(name, log) == {
                 first + index for index in promised.quarantined

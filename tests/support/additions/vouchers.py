@@ -1,10 +1,10 @@
 """Vouchers as they are now. The test that adds this projection copies this file to `projections`."""
 
-from msgspec import UNSET
 from providers.acme import VoucherFact  # type: ignore[import-untyped] # it is there in the copy
 
 from eventstore.fold.projection import Projection
-from projections.tracked import Tracked, tracked
+from projections.merging import Merger
+from projections.tracked import Tracked
 
 
 class Voucher(Tracked, frozen=True):
@@ -13,16 +13,7 @@ class Voucher(Tracked, frozen=True):
     worth: str | None = None
 
 
-def evolve(state: Voucher | None, fact: VoucherFact) -> Voucher:
-    """The newest fact wins."""
-    old = state or Voucher("", "", None, "")
-    fields = tracked(old, fact)
-    return (
-        old
-        if fields is None
-        else Voucher(*fields, old.worth if fact.worth is UNSET else fact.worth)
-    )
-
+_MERGER = Merger(Voucher)
 
 PROJECTION = Projection(
     name="vouchers",
@@ -31,7 +22,8 @@ PROJECTION = Projection(
     state=Voucher,
     key="id",
     tombstone="deleted_at",
-    evolve=evolve,
+    evolve=_MERGER.merge,
+    judge=_MERGER.judge,
     indexes=("id", "merchant_id"),
     tenant="merchant_id",
 )
