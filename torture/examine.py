@@ -101,7 +101,9 @@ async def _examine_projection(
     quarantined = await connection.fetch(QUERIES["quarantine"], name, row["generation"])
     check_quarantine(name, fresh, {position for (position,) in quarantined}, violations)
     make = load_projections()[name].state
-    query = QUERIES["states"].format(view=name, names=", ".join(make.__struct_fields__))
+    query = QUERIES["states"].format(
+        table=f"{name}_{row['generation']}", names=", ".join(make.__struct_fields__)
+    )
     states = {
         stream: (position, make(*values))
         for stream, position, *values in await connection.fetch(query)

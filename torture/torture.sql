@@ -21,8 +21,8 @@ SELECT name, generation, checkpoint, folded, ignored, quarantined FROM projectio
 SELECT position FROM quarantine WHERE projection = $1 AND generation = $2
 
 -- states --
--- Every state of a projection, as everybody sees it.
-SELECT stream, position, {names} FROM projected.{view}
+-- Every state of a generation, with all that was folded of it.
+SELECT stream, position, {names} FROM projected.{table}
 
 -- client_backends --
 -- The sessions of the server in its database, ours left out.

@@ -39,8 +39,8 @@ CREATE TABLE {table} (LIKE {live})
 SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'projected' AND tablename = $1 ORDER BY indexname
 
 -- table_hash --
--- How many rows a table has, and what all of them together hash to.
-SELECT count(*) AS rows, coalesce(sum(hashtextextended(one::text, 0)::numeric), 0) AS hash FROM {table} AS one
+-- How many rows a table has, and what these columns of all of them together hash to.
+SELECT count(*) AS rows, coalesce(sum(hashtextextended(ROW({names})::text, 0)::numeric), 0) AS hash FROM {table}
 
 -- gift_cards --
 -- What the gift cards are after event $1: the newest snapshot of each, by the provider's time.
@@ -151,7 +151,7 @@ ORDER BY position
 CREATE TABLE gift_cards (
     stream text PRIMARY KEY, position bigint NOT NULL, provider text NOT NULL, merchant_id text NOT NULL,
     program_id text, id text NOT NULL, created_at timestamptz, updated_at timestamptz, deleted_at timestamptz,
-    type text, status text, balance bigint, currency text, code text, gan text
+    effective_at timestamptz, merge text, type text, status text, balance bigint, currency text, code text, gan text
 )
 
 -- library_state --

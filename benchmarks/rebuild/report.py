@@ -63,7 +63,7 @@ class Run(Result, frozen=True, kw_only=True):
 
 
 class Sameness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether somebody's rows are those that they should be, all columns."""
+    """Whether somebody's rows are those that they should be, in all columns that people see."""
 
     way: str
     projection: str
@@ -171,7 +171,7 @@ def _notes(report: Report) -> Iterator[str]:
     yield from against_lines(report.against, report.ratios)
     for each in report.sameness:
         if each.same:
-            yield f"{each.way} {each.projection}: its {each.rows:,} rows are the same, in all columns"
+            yield f"{each.way} {each.projection}: its {each.rows:,} rows are the same, in all columns that people see"
         else:
             yield (
                 f"{each.way} {each.projection}: NOT THE SAME ({each.rows:,} rows, wanted {each.wanted_rows:,}): "

@@ -26,6 +26,7 @@ from eventstore.log.events import Event
 from projections import load_projections
 from providers import load_providers
 from tests.conftest import StartLoopledger
+from tests.support.live_fold import shown
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -101,12 +102,13 @@ def test_the_newest_snapshot_is_the_whole_truth_about_a_thing(name: str, log: li
             stale += folded.verdict == "stale"
             if folded.verdict == "applied":
                 assert folded.state != state
-                state, newest = folded.state, event
+                newest = event
+            state = folded.state
         assert state is not None
         alone = fold(projection, PROVIDERS, None, newest).state
         created_at = state.created_at if alone.created_at is None else alone.created_at
         assert created_at is not None
-        assert msgspec.structs.replace(alone, created_at=created_at) == state
+        assert shown(msgspec.structs.replace(alone, created_at=created_at)) == shown(state)
     assert stale > 0
 
 

@@ -297,7 +297,7 @@ async def check_projections(connection: "Connection[Record]", log: Sequence[Even
         assert registered["checkpoint"] == len(log)
         assert (registered["ignored"], registered["quarantined"]) == (ignored, quarantined)
         assert registered["folded"] == len(log) - ignored - quarantined
-        rows = await connection.fetch(f"SELECT * FROM projected.{name}")  # noqa: S608 - a name of ours
+        rows = await connection.fetch(f"SELECT * FROM projected.{name}_1")  # noqa: S608 - a name of ours
         found = {
             row["stream"]: projection.state(*(row[f] for f in projection.state.__struct_fields__))
             for row in rows

@@ -124,9 +124,12 @@ class Live:
             streams,
         )
         found = {row["stream"]: dict(row) for row in rows}
-        for state in found.values():
-            del state["stream"], state["position"]
-        return found
+        # A table has more columns than people see.
+        hidden = {"stream", "position", "effective_at", "merge"}
+        return {
+            stream: {field: state[field] for field in state if field not in hidden}
+            for stream, state in found.items()
+        }
 
     async def quarantined(self, name: str, log: Sequence[Event]) -> set[int]:
         """Which of these events a projection holds in quarantine."""
