@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-import psutil
-
 from eventstore.errors import PostgresError
 from eventstore.postgres.binaries import MAJOR, binaries_for
 from eventstore.postgres.directory import Directory
@@ -35,50 +33,21 @@ from eventstore.postgres.processes import (
     spawn,
 )
 from eventstore.postgres.roles import ADMIN, NAME, ROLES, new_password, password_line
-
-PORT: Final = 5432
+from eventstore.postgres.server_settings import (
+    INITDB_OPTIONS,
+    LEAST_WAL_MIB,
+    PORT,
+    SERVER_SETTINGS,
+    shared_buffers_mib,
+)
 
 # sun_path holds 104 bytes on macOS, 108 on Linux, the closing NUL included.
 SOCKET_BYTES: Final = 103
 LOG_BYTES: Final = 10 * 1024 * 1024
 TAIL_LINES: Final = 10
 
-# What Postgres writes a new database's write-ahead log in, and the least of it that it may be told to keep.
-SEGMENT_MIB: Final = 16
-LEAST_WAL_MIB: Final = 80
 # The share of the disk's free room that write-ahead log made ahead may take.
 WAL_SHARE: Final = 20
-
-LEAST_BUFFERS_MIB: Final = 128
-MOST_BUFFERS_MIB: Final = 512
-
-# Given on the command line, so that no edit of postgresql.conf can weaken them unseen.
-SERVER_SETTINGS: Final = {
-    "listen_addresses": "",
-    "port": str(PORT),
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "full_page_writes": "on",
-    "max_wal_size": "2GB",
-    "checkpoint_timeout": "15min",
-    "checkpoint_completion_target": "0.9",
-    "jit": "off",
-    # We start it again when it ends. By itself it may wait for ever: Postgres 18.4 does not notice when its recovery
-    # from a crash loses its process.
-    "restart_after_crash": "off",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    # The text of an error quotes the value that caused it: the client gets it, the log must not.
-    "log_min_messages": "log",
-    "log_min_error_statement": "panic",
-    "log_error_verbosity": "terse",
-}
-
-# Collation and case come from Postgres itself: an upgrade of the system cannot corrupt an index.
-INITDB_OPTIONS: Final = (
-    f"--username={ADMIN} --auth-local=reject --auth-host=reject --data-checksums "
-    "--encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
-).split()
 
 # What may lie in the data directory.
 ENTRIES: Final = frozenset(
@@ -206,7 +175,7 @@ class Cluster:
             # Its directory tells who may come near, and a password who may enter.
             "unix_socket_permissions": "0700" if self._group is None else "0777",
             "max_connections": str(self._max_connections),
-            "shared_buffers": f"{_shared_buffers_mib()}MB",
+            "shared_buffers": f"{shared_buffers_mib()}MB",
             "min_wal_size": f"{max(self.wal_ready_mib, LEAST_WAL_MIB)}MB",
         }
         command: list[str | Path] = [self._binaries / "postgres", "-D", self.pgdata]
@@ -392,12 +361,6 @@ def embedded_dsn(data_dir: Path, role: str, socket_dir: Path | None = None) -> s
     return (
         f"postgresql://{role}@/{NAME}?host={host}&port={PORT}&sslmode=disable&passfile={passfile}"
     )
-
-
-def _shared_buffers_mib() -> int:
-    """Memory for pages: a sixteenth of the machine's, within what a stop can write out. It is taken as it is needed."""
-    share = psutil.virtual_memory().total // 16 // 2**20
-    return max(LEAST_BUFFERS_MIB, min(share, MOST_BUFFERS_MIB))
 
 
 def _lock(directory: Directory) -> int:

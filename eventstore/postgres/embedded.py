@@ -14,11 +14,12 @@ import psutil
 import structlog
 
 from eventstore.errors import PostgresError
-from eventstore.postgres.cluster import PORT, SEGMENT_MIB, Cluster, embedded_dsn
+from eventstore.postgres.cluster import Cluster, embedded_dsn
 from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import WATCH_SECONDS, end, postgres_in
 from eventstore.postgres.queries import QUERIES
 from eventstore.postgres.roles import ADMIN, NAME, OWNER, set_up_roles
+from eventstore.postgres.server_settings import PORT, SEGMENT_MIB
 from eventstore.tasks import Backoff, cancel_all
 
 REPORT_SECONDS: Final = 5.0

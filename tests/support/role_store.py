@@ -11,8 +11,8 @@ import asyncpg
 
 from eventstore.errors import NotFoldedError, NotSetUpError
 from eventstore.limits import Limits
-from eventstore.postgres.cluster import INITDB_OPTIONS
 from eventstore.postgres.roles import ADMIN, OWNER, PROJECTOR, READER, RECEIVER
+from eventstore.postgres.server_settings import INITDB_OPTIONS
 from runtime.postgres import Urls
 from runtime.settings import Settings
 from runtime.wiring import Parts, open_parts, prepare, projecting

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from eventstore.postgres.binaries import binaries_for
-from eventstore.postgres.cluster import INITDB_OPTIONS
 from eventstore.postgres.processes import account_for, postgres_in, run, spawn
+from eventstore.postgres.server_settings import INITDB_OPTIONS
 from tests.support.embedded import USER
 
 if TYPE_CHECKING:

@@ -97,6 +97,22 @@ async def test_the_log_and_every_generation_are_distributed_by_stream(
     assert await connection.fetchval(key) == 'PRIMARY KEY ("position", stream)'
 
 
+async def test_what_orders_and_leads_stays_on_the_coordinator(
+    connection: "Connection[Record]",
+) -> None:
+    """Every table that is neither the log nor of a generation; so nothing is forgotten that comes later."""
+    await distribute(connection, PROJECTIONS)
+    local = await connection.fetch(
+        "SELECT c.relname FROM pg_class AS c LEFT JOIN pg_dist_partition AS d ON d.logicalrel = c.oid"
+        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND d.logicalrel IS NULL"
+        " AND c.relname !~ 'citus|^pg_' ORDER BY 1"
+    )
+    assert [name for (name,) in local] == [
+        *("leadership", "log_head", "log_scan", "projections", "quarantine", "rejections"),
+        *("schema_versions", "timelines"),
+    ]
+
+
 async def test_what_is_distributed_already_is_left_alone(connection: "Connection[Record]") -> None:
     await distribute(connection, PROJECTIONS)
     before = await calls(connection)
