@@ -7,6 +7,11 @@ from urllib.parse import quote
 # A topic or a tenant longer than this names nothing; a part of a stream's name that would be longer is a hash.
 LONGEST_NAME = 200
 
+# A provider's name, and three parts with their slashes.
+LONGEST_STREAM = 4 * LONGEST_NAME + 3
+
+_STREAM = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.%~-]+){3}")
+
 # What quoting leaves as it is.
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -18,6 +23,11 @@ def stream_name(provider: str, merchant_id: str | None, kind: str, id_: str | No
     for what is too long to be part of a key.
     """
     return f"{provider}/{stream_part(merchant_id)}/{stream_part(kind)}/{stream_part(id_)}"
+
+
+def is_stream_name(text: str) -> bool:
+    """Whether `stream_name` can have given this."""
+    return len(text) <= LONGEST_STREAM and _STREAM.fullmatch(text) is not None
 
 
 def stream_part(text: str | None) -> str:

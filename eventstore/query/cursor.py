@@ -1,13 +1,13 @@
 """Pages of a list, and the cursors that lead from one to the next."""
 
 import base64
-import binascii
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
 
 from eventstore.errors import CursorError
+from eventstore.log.streams import is_stream_name
 
 Item = TypeVar("Item")
 Cursor = TypeVar("Cursor")
@@ -32,19 +32,20 @@ def page_of(
     return Page(found[:limit], cursor_after(found[limit - 1]))
 
 
-def encode_cursor(key: str) -> str:
-    """Make an opaque cursor, fit for a URL, out of the key of a page's last item."""
-    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+def encode_cursor(list_name: str, stream: str) -> str:
+    """Make an opaque cursor, fit for a URL, out of a list's name and the stream of its page's last item."""
+    return base64.urlsafe_b64encode(f"{list_name} {stream}".encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None) -> str:
-    """Read the key back; it is empty for the first page. Raises CursorError."""
-    text = cursor or ""
+def decode_cursor(list_name: str, cursor: str | None) -> str:
+    """Read the stream back; it is empty for the first page. Raises CursorError for what this list did not give out."""
+    if cursor is None:
+        return ""
     try:
-        key = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except ValueError:
         raise CursorError(parameter="cursor") from None
-    if "\0" in key:
-        # Postgres holds no such text.
+    stream = text.removeprefix(f"{list_name} ")
+    if not is_stream_name(stream) or encode_cursor(list_name, stream) != cursor:
         raise CursorError(parameter="cursor")
-    return key
+    return stream

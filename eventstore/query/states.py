@@ -63,12 +63,14 @@ class States:
 
         Raises CursorError, NotFoldedError, NotSetUpError.
         """
-        after = decode_cursor(cursor)
+        after = decode_cursor(self.projection.name, cursor)
         await self.wait_for(at_least)
         query = self._query("page", self.filters, filters)
         rows = await self._fetch(query, after, limit + 1, *filters.values())
         return page_of(
-            [self._row(row) for row in rows], limit, lambda row: encode_cursor(row.stream)
+            [self._row(row) for row in rows],
+            limit,
+            lambda row: encode_cursor(self.projection.name, row.stream),
         )
 
     async def find(self, id_: str, owner: Mapping[str, str], at_least: int = 0) -> msgspec.Struct:
