@@ -12,7 +12,7 @@ from aiohttp import web
 
 from eventstore.errors import LoopledgerError, UnavailableError
 from web.context import Context
-from web.errors import BadParameterError, NotLocalError
+from web.errors import BadParameterError, MalformedHeaderError, NotLocalError
 from web.formats import Negotiated
 from web.parameters import NoParameters, ParameterReader
 
@@ -21,7 +21,7 @@ from web.parameters import NoParameters, ParameterReader
 Scope: TypeAlias = Literal["deliver", "health", "metrics", "read", "raw", "operate"]
 
 # The errors that any route of the JSON API may answer with.
-COMMON_ERRORS = (BadParameterError, NotLocalError, UnavailableError)
+COMMON_ERRORS = (BadParameterError, MalformedHeaderError, NotLocalError, UnavailableError)
 
 Handler: TypeAlias = Callable[[Context, Any, Any], Awaitable[Any]]
 

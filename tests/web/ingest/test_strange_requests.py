@@ -81,6 +81,7 @@ TARGETS = (
     b"/v1/projections/%ed%a0%80/rebuild",
     b"/v1/quarantine/%00",
     b"/healthz?%",
+    b"/metrics?%00",
     b"/readyz",
 )
 
