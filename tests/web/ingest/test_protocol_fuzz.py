@@ -42,6 +42,7 @@ from web.ingest import connections
 from web.ingest.connections import ConnectionServer, connection_server
 from web.ingest.receiver import Receiver
 from web.problems import problems
+from web.responses import add_common_headers
 
 SEED = os.environ.get("FUZZ_SEED", "1")
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "1000"))
@@ -144,6 +145,7 @@ async def in_memory(verification: dict[str, Any]) -> AsyncIterator[InMemory]:
     appender, rejections = MemoryAppender(), MemoryRejections()
     receiver = Receiver(endpoints, cast("Any", appender), cast("Any", rejections), LIMITS)
     app = web.Application(middlewares=[receiver.middleware, problems])
+    app.on_response_prepare.append(add_common_headers)
     for route in deliveries.ROUTES:
         add_delivery_path(app.router, route.path)
     app.router.add_get("/v1/events", no_events)
