@@ -109,6 +109,16 @@ def test_where_one_provider_is_not_taken_from_here_another_is_proposed() -> None
     assert "/webhooks/" not in text
 
 
+def test_a_secret_whose_path_is_relative_is_found_in_the_directory_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("a-token-of-some-length")
+    monkeypatch.chdir(tmp_path)
+    verification = {"verification": {"tokens": {"secrets": [{"file": "secret"}]}}}
+    providers = {"loopz": msgspec.convert(verification, settings_types()["loopz"])}
+    assert f"Try it, in {tmp_path}:\n" in said(Settings(providers=providers))
+
+
 @pytest.mark.parametrize("insecure", [False, True])
 def test_an_address_that_others_can_reach_is_said_with_who_may_ask(*, insecure: bool) -> None:
     text = said(Settings(host="0.0.0.0", insecure=insecure))  # noqa: S104
