@@ -1,0 +1,1 @@
+"""How many of the workers of a machine should append."""
