@@ -91,9 +91,9 @@ async def measure(port: int, data: Path, seconds: float) -> str:
     await asyncio.sleep(1.5)
     alone, _ = await deliver(port, seconds)
     size = megabytes(data)
-    (beside, statuses), *_ = await asyncio.gather(
-        deliver(port, seconds), *(flood(port, seconds, name) for name in range(STRANGERS))
-    )
+    floods = asyncio.gather(*(flood(port, seconds, name) for name in range(STRANGERS)))
+    beside, statuses = await deliver(port, seconds)
+    await floods
     await asyncio.sleep(1.5)
     _, listed = await sender.send(
         b"GET /v1/rejections?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
