@@ -38,7 +38,7 @@ ASKING: dict[tuple[str, ...], list[str]] = {
 LOOKING: dict[tuple[str, ...], list[str]] = {
     ("rejections", "list"): ["--url", "{url}"],
     ("rejections", "show"): ["1", "--url", "{url}"],
-    ("rejections", "retry"): ["1", "--trust", "--url", "{url}"],
+    ("rejections", "retry"): ["1", "--url", "{url}"],
     ("timeline", "show"): [],
     ("timeline", "accept"): [],
     ("distribute",): ["--dry-run"],
