@@ -38,7 +38,7 @@ def scrape_with(server: ServerProcess, sent: int) -> Scrape:
     """What is answered once all that was sent is counted: a busy worker may report a moment late."""
     deadline = time.monotonic() + 10
     while True:
-        found = patiently(lambda: scrape(server))
+        found: Scrape = patiently(lambda: scrape(server))
         counted = total(found, "deliveries_total", outcome="accepted")
         if counted == sent or time.monotonic() > deadline:
             assert counted == sent
