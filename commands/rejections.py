@@ -90,7 +90,9 @@ async def _run(given: argparse.Namespace) -> Output:
 
 async def _list(given: argparse.Namespace, client: ApiClient) -> Output:
     page = await client.get(f"/v1/rejections?limit={given.limit}", Page[Rejection, int])
-    listed = table(texts=("id", "last seen", "times", "provider", "cause"), last="problem")
+    listed = table(
+        texts=("id", "last seen", "times", "provider", "sender", "cause"), last="problem"
+    )
     for item in page.items:
         done = item.position
         listed.add_row(
@@ -98,6 +100,7 @@ async def _list(given: argparse.Namespace, client: ApiClient) -> Output:
             item.last_at.isoformat()[:19],
             str(item.count),
             visible(item.provider),
+            "verified" if item.verified else "stranger",
             item.cause,
             visible(item.problem) if done is None else f"on record at position {done}",
         )
