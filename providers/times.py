@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from providers.facts import Given
 from providers.parsing import Number, decimal_of
@@ -74,8 +74,8 @@ _USUAL_PROFILES = frozenset(
 def time(value: Any, field: str, zone: tzinfo = UTC) -> Given[datetime]:  # noqa: ANN401 - whatever was sent
     """Read a time, in UTC: RFC 3339, ISO 8601 without an offset (it is in `zone`), or a number since 1970.
 
-    None for null, and for a default that stands for no time. Raises UndecodableError for anything else, and for a
-    local time that comes twice or never, as clocks change.
+    None for null; UNSET, as though it were not there, for a default that stands for no time. Raises UndecodableError
+    for anything else, and for a local time that comes twice or never, as clocks change.
     """
     try:
         if type(value) is str:
@@ -101,7 +101,7 @@ def time(value: Any, field: str, zone: tzinfo = UTC) -> Given[datetime]:  # noqa
 def known_time(value: Any, field: str, zone: tzinfo = UTC) -> datetime | None:  # noqa: ANN401 - as above
     """As `time`, for a field that is absent or null where the provider does not say."""
     moment = time(value, field, zone)
-    return None if moment is UNSET else moment
+    return None if isinstance(moment, UnsetType) else moment
 
 
 def last_instant(value: Any, moment: datetime | None) -> datetime | None:  # noqa: ANN401 - as above
@@ -118,18 +118,18 @@ def last_instant(value: Any, moment: datetime | None) -> datetime | None:  # noq
     return moment + (unit - MICROSECOND)
 
 
-def _of_text(value: str, field: str, zone: tzinfo) -> datetime | None:
+def _of_text(value: str, field: str, zone: tzinfo) -> datetime | UnsetType:
     shape = value.encode().translate(_ZEROS)
     if shape not in PROFILES:
         raise ValueError
     if shape == value.encode():
         # MySQL's zero date.
-        return None
+        return UNSET
     moment = datetime.fromisoformat(value if value.isupper() else value.upper())
     if not FIRST_YEAR < moment.year < LAST_YEAR:
         wall = moment.replace(tzinfo=None)
-        if wall in DEFAULT_TIMES or wall >= NEVER:
-            return None
+        if wall in DEFAULT_TIMES or wall >= NEVER or (moment.tzinfo and moment == EPOCH):
+            return UNSET
     if value[11:13] == "24":
         # 24:00 is in no profile, though later Pythons read it.
         raise ValueError
@@ -151,9 +151,9 @@ def _of_local(moment: datetime, field: str, zone: tzinfo) -> datetime:
     return local.astimezone(UTC)
 
 
-def _of_number(number: Decimal) -> datetime | None:
+def _of_number(number: Decimal) -> datetime | UnsetType:
     if number in DEFAULT_NUMBERS:
-        return None
+        return UNSET
     seconds, _ = _seconds_and_unit(number)
     _, digits, exponent = seconds.as_tuple()
     if (

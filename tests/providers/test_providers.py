@@ -21,8 +21,9 @@ from multidict import CIMultiDict
 
 from eventstore.errors import SettingsError
 from providers import fitbank
+from providers.amounts import MINOR_DIGITS
 from providers.facts import Phase, TransactionFact
-from providers.provider import Provider, UnparsableError
+from providers.provider import Provider, UndecodableError, UnparsableError
 from tests.support import NOON, ROOT, encoded, loopz_headers
 from tests.support.reading import PURCHASE, configured, on_log, read
 
@@ -242,3 +243,75 @@ def test_a_body_nested_almost_too_deeply_raises_nothing_unknown(
     headers = CIMultiDict(loopz_headers("gift-card.updated"))
     for depth in range(300, 1100, 20):
         read(providers["loopz"], headers, start * depth + b"{}" + b"}" * depth)
+
+
+@pytest.mark.parametrize(
+    "date", ["2026-11-01T01:30:00", "2026-03-08T02:30:00", "2026-11-01 01:00:00.25"]
+)
+def test_a_local_time_that_comes_twice_or_never_is_no_time(tmp_path: Path, date: str) -> None:
+    found = configured(tmp_path, '[fitbank.business_units.66]\ntime_zone = "America/New_York"\n')
+    with pytest.raises(UndecodableError, match="comes twice or never"):
+        fitbank_fact(found, Date=date)
+    assert fitbank_fact(found, Date=f"{date}-05:00").updated_at is not None
+    assert fitbank_fact(found, Date=date, BusinessUnitId=67).updated_at is not None
+
+
+@pytest.mark.parametrize("date", ["2026-11-01T00:59:59", "2026-11-01T02:00:00"])
+def test_a_local_time_beside_a_change_of_clocks_is_one(tmp_path: Path, date: str) -> None:
+    found = configured(tmp_path, '[fitbank.business_units.66]\ntime_zone = "America/New_York"\n')
+    assert fitbank_fact(found, Date=date).updated_at is not None
+
+
+CENTS_OF_YEN = """
+[loopz.minor_units]
+XBT = 8
+
+[loopz.merchants.m-1]
+currency = "KWD"
+minor_units = {JPY = 2}
+"""
+
+
+def test_a_merchant_may_have_minor_units_and_a_currency_of_its_own(tmp_path: Path) -> None:
+    found = configured(tmp_path, CENTS_OF_YEN)
+
+    def amount(merchant_id: str, money: object) -> tuple[str, object]:
+        headers = CIMultiDict(loopz_headers("transaction.updated", merchant_id))
+        body = encoded({"id": "t-1", "amount": money})
+        fact = found["loopz"].decode(
+            on_log(found["loopz"], found["loopz"].recognise(headers, body), body)
+        )
+        assert isinstance(fact, TransactionFact)
+        return str(fact.amount), fact.currency
+
+    yen, coins = ({"amount": 2500, "currencyCode": code} for code in ("JPY", "XBT"))
+    assert [amount("m-1", money) for money in (yen, coins, 2500)] == [
+        ("25.00", "JPY"),
+        ("0.00002500", "XBT"),
+        ("2.500", "KWD"),
+    ]
+    assert [amount("m-2", money) for money in (yen, coins, 2500)] == [
+        ("2500", "JPY"),
+        ("0.00002500", "XBT"),
+        ("25.00", UNSET),
+    ]
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "[loopz.minor_units]\nJPY = -1\n",
+        "[loopz.minor_units]\njpy = 2\n",
+        "[loopz.merchants.m-1]\ncurrency = 'Yen'\n",
+        "[fitbank.business_units.66]\ncurrency = 'brl'\n",
+    ],
+)
+def test_a_currency_that_is_none_stops_the_start(tmp_path: Path, toml: str) -> None:
+    with pytest.raises(SettingsError):
+        configured(tmp_path, toml)
+
+
+def test_no_currency_that_was_known_is_forgotten() -> None:
+    """A log outlives currencies: one that ISO 4217 withdraws goes to WITHDRAWN."""
+    known = json.loads((Path(__file__).with_name("minor_digits.json")).read_bytes())
+    assert known.items() <= MINOR_DIGITS.items()

@@ -39,7 +39,7 @@ async def test_what_a_list_did_not_give_out_is_a_400(client: Client) -> None:
             "/v1/gift-cards": given[1:],
             "/v1/locations": given[:1],
         }.get(path, given)
-        for cursor in (*ODD, *foreign, *map(chance, range(40))):
+        for cursor in (*ODD, *foreign, *map(chance, range(8))):
             answer = await client.get(f"{path}?cursor={quote(cursor, safe='')}")
             if answer.status in {200, 404}:
                 assert cursor.isascii()
