@@ -102,8 +102,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     address_failures_at_once: Positive = 1_000
     suspect_signature_bytes_per_second: Positive = 64 * MIB
 
-    # Rejections on record of verified senders: how many, with how many bytes in all, and how much of each body and of
-    # its headers.
+    # Rejections on record of one provider's verified senders: how many, with how many bytes in all, and how much of
+    # each body and of its headers.
     rejections_kept: Positive = 1_000
     rejections_bytes: Positive = 32 * MIB
     rejection_body_bytes: Positive = 64 * 1024
@@ -113,7 +113,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stranger_rejections_kept: Positive = 200
     stranger_rejection_header_bytes: Positive = 2 * 1024
 
-    # What one server writes of either a second, all its processes together.
+    # What one server writes of either, of one provider, a second, all its processes together.
     rejections_per_second: Positive = 100
     rejection_bytes_per_second: Positive = 256 * 1024
     stranger_rejections_per_second: Positive = 20

@@ -169,16 +169,9 @@ class Rejections:
         self._limits = limits
         self._refused = 0
         self._logged = -LOG_SECONDS
-        self._verified = _Gathered(
-            limits.rejections_kept,
-            limits.rejections_per_second * share,
-            limits.rejection_bytes_per_second * share,
-        )
-        self._strangers = _Gathered(
-            limits.stranger_rejections_kept,
-            limits.stranger_rejections_per_second * share,
-            limits.stranger_rejection_bytes_per_second * share,
-        )
+        self._share = share
+        # By provider, and whether the sender was verified: where anybody may send, nobody is kept out of the others.
+        self._gathered: dict[tuple[str, bool], _Gathered] = {}
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -205,7 +198,26 @@ class Rejections:
             headers=headers,
             size=min(rejection.size, LARGEST_SIZE),
         )
-        (self._verified if rejection.verified else self._strangers).add(key, kept)
+        self._gathered_of(rejection.provider, rejection.verified).add(key, kept)
+
+    def _gathered_of(self, provider: str, verified: bool) -> _Gathered:  # noqa: FBT001 - half of a key
+        gathered = self._gathered.get((provider, verified))
+        if gathered is None:
+            limits, share = self._limits, self._share
+            most, rows, size = (
+                limits.stranger_rejections_kept,
+                limits.stranger_rejections_per_second,
+                limits.stranger_rejection_bytes_per_second,
+            )
+            if verified:
+                most, rows, size = (
+                    limits.rejections_kept,
+                    limits.rejections_per_second,
+                    limits.rejection_bytes_per_second,
+                )
+            gathered = _Gathered(most, rows * share, size * share)
+            self._gathered[provider, verified] = gathered
+        return gathered
 
     async def run(self) -> None:
         """Write what was noted, again and again, until cancelled."""
@@ -224,7 +236,7 @@ class Rejections:
     async def write(self) -> None:
         """Write what was noted, as far as it may be now, and delete the oldest beyond the limits."""
         now = time.monotonic()
-        taken = [(each, each.take(now)) for each in (self._verified, self._strangers)]
+        taken = [(each, each.take(now)) for each in self._gathered.values()]
         rows = {key: noted for _, some in taken for key, noted in some.items()}
         if not rows:
             return
@@ -277,14 +289,16 @@ class Rejections:
             count=self._refused,
         )
         self._refused = 0
-        if lost := self._verified.lost + self._strangers.lost:
+        lost = {key: each.lost for key, each in self._gathered.items()}
+        if any(lost.values()):
             logger.warning(
                 "rejections_dropped",
                 message="More requests were refused than are put on record.",
-                lost=lost,
-                of_strangers=self._strangers.lost,
+                lost=sum(lost.values()),
+                of_strangers=sum(count for (_, verified), count in lost.items() if not verified),
             )
-            self._verified.lost = self._strangers.lost = 0
+        for each in self._gathered.values():
+            each.lost = 0
 
     async def page(self, before: int, limit: int) -> list[Rejection]:
         """The newest rejections with an id below `before`, without bodies."""

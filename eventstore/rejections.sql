@@ -20,7 +20,8 @@ SET count = rejections.count + excluded.count, last_at = greatest(rejections.las
     retried_at = NULL, position = NULL
 
 -- prune_rejections --
--- Keep the rejections that were seen last: $1 of verified senders, with $2 bytes at most, and $3 of strangers.
+-- Keep of each provider the rejections that were seen last: $1 of verified senders, with $2 bytes at most, and $3 of
+-- strangers.
 DELETE FROM rejections
 WHERE id IN (
     SELECT ranked.id
@@ -28,7 +29,7 @@ WHERE id IN (
         SELECT id, verified, row_number() OVER seen_last AS rank,
             sum(octet_length(headers) + octet_length(body)) OVER seen_last AS bytes
         FROM rejections
-        WINDOW seen_last AS (PARTITION BY verified ORDER BY last_at DESC, id DESC)
+        WINDOW seen_last AS (PARTITION BY provider, verified ORDER BY last_at DESC, id DESC)
     ) AS ranked
     WHERE CASE WHEN ranked.verified THEN ranked.rank > $1 OR ranked.bytes > $2 ELSE ranked.rank > $3 END
 )
