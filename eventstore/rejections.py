@@ -176,7 +176,10 @@ class Rejections:
     @property
     def dropped(self) -> dict[str, int]:
         """How many were not kept, since there were too many of these senders'."""
-        return {"verified": self._verified.dropped, "unverified": self._strangers.dropped}
+        counts = {"verified": 0, "unverified": 0}
+        for (_, verified), gathered in self._gathered.items():
+            counts["verified" if verified else "unverified"] += gathered.dropped
+        return counts
 
     def note(self, rejection: NewRejection) -> None:
         """Remember a rejection; `run` writes it soon. Costs no I/O."""
