@@ -150,12 +150,12 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
         raise UndecodableError(
             field="TransactionIdentifier", problem="is missing or unusable, and Identifier too"
         )
-    status = text(body.Status, "Status")
+    status = body.Status if type(body.Status) is str else text(body.Status, "Status")
     date = known_time(body.Date, "Date", zones.get(event.merchant_id, UTC))
     unit = settings.business_units.get(event.merchant_id)
     kind = KINDS[event.topic]
     # A number has no phase.
-    word = body.Status.lower() if isinstance(body.Status, str) else ""
+    word = status.lower() if status is body.Status and isinstance(status, str) else ""
     phase = PHASES.get(word, "unknown")
     # By position, as far as possible: by name would take twice the time.
     return TransactionFact(

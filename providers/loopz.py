@@ -251,8 +251,8 @@ def _later(one: datetime | None, other: datetime | None) -> datetime | None:
 def _gift_card_fact(body: GiftCard, common: _Common, rules: Rules) -> GiftCardFact:
     balance, currency = _money(body.balance, "balance", rules)
     if currency is UNSET:
-        currency = currency_code(first(body.currency, body.currencyCode), "currency")
-    if not currency and isinstance(balance, int) and rules.currency is not None:
+        currency = _currency_beside(body)
+    if not currency and rules.currency and isinstance(balance, int):
         currency = rules.currency
     return GiftCardFact(
         *common,
@@ -267,18 +267,21 @@ def _gift_card_fact(body: GiftCard, common: _Common, rules: Rules) -> GiftCardFa
 
 def _transaction_fact(body: Transaction, common: _Common, rules: Rules) -> TransactionFact:
     amount, currency = _money(body.amount, "amount", rules)
-    tip, currency_of_tip = _money(body.tip, "tip", rules)
     if currency is UNSET:
-        currency = currency_code(first(body.currency, body.currencyCode), "currency")
-    if not currency:
-        if isinstance(currency_of_tip, str):
-            currency = currency_of_tip
-        elif rules.currency is not None and (isinstance(amount, int) or isinstance(tip, int)):
-            currency = rules.currency
-    elif isinstance(currency_of_tip, str) and currency_of_tip != currency:
-        raise UndecodableError(field="tip", problem="is in another currency than the amount")
+        currency = _currency_beside(body)
+    tip: Given[int] = UNSET
+    if body.tip is not UNSET:
+        tip, currency_of_tip = _money(body.tip, "tip", rules)
+        if not currency:
+            currency = currency_of_tip or currency
+        elif currency_of_tip and currency_of_tip != currency:
+            raise UndecodableError(field="tip", problem="is in another currency than the amount")
+    if not currency and rules.currency and (isinstance(amount, int) or isinstance(tip, int)):
+        currency = rules.currency
     method = body.type
     status = body.status
+    card = body.giftCardId if body.gift_card_id is UNSET else body.gift_card_id
+    place = body.locationId if body.location_id is UNSET else body.location_id
     return TransactionFact(
         *common,
         KINDS.get(method.upper(), method.lower()) if isinstance(method, str) else method,
@@ -286,11 +289,16 @@ def _transaction_fact(body: Transaction, common: _Common, rules: Rules) -> Trans
         status,
         UNSET if status is UNSET else PHASES.get((status or "").upper(), "unknown"),
         major_of_minor(amount, currency, rules.units, "amount"),
-        major_of_minor(tip, currency, rules.units, "tip"),
+        UNSET if tip is UNSET else major_of_minor(tip, currency, rules.units, "tip"),
         currency,
-        other_identity(first(body.gift_card_id, body.giftCardId), "gift_card_id"),
-        other_identity(first(body.location_id, body.locationId), "location_id"),
+        card if type(card) is str else other_identity(card, "gift_card_id"),
+        place if type(place) is str else other_identity(place, "location_id"),
     )
+
+
+def _currency_beside(body: GiftCard | Transaction) -> Given[str]:
+    """The currency of an amount that has none in itself."""
+    return currency_code(body.currencyCode if body.currency is UNSET else body.currency, "currency")
 
 
 def _location_fact(body: Location, common: _Common, _: Rules) -> LocationFact:
