@@ -15,10 +15,10 @@ since a rebuild does little else. `Merger.merge` is all of it. A state's `merge`
 out, and what else has to be known of older facts: nothing, if there are no such fields.
 """
 
-import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -34,6 +34,9 @@ S = TypeVar("S", bound=Tracked)
 _PROGRAM_ID, _CREATED_AT, _UPDATED_AT = 0, 1, 2
 _COMMON = ("program_id", "created_at", "updated_at")
 FIRST_BIT: Final = len(_COMMON)
+
+# Where in a state its `merge` is, which its own fields follow.
+_MERGE: Final = Tracked.__struct_fields__.index("merge")
 
 # Where a fact stands among the facts of its thing: its time in microseconds since 1970, its rank, its position. A
 # position is 0 for one that was the only one of its time, and in order, when it came.
@@ -81,6 +84,8 @@ class _Memo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
 
 
 _MEMO = msgspec.json.Decoder(_Memo)
+
+_encode = msgspec.json.Encoder().encode
 
 
 class _Prefixes(dict[int, str]):
@@ -153,7 +158,6 @@ class Merger(Generic[S]):
         own = [name for name in fields if name not in Tracked.__struct_fields__]
         self.names = (*_COMMON, *own)
         self._state = state
-        self._own = len(Tracked.__struct_fields__)
         self._all = (1 << len(self.names)) - 1
         self._types = [fields[name].type for name in self.names]
         self._defaults = [
@@ -162,7 +166,9 @@ class Merger(Generic[S]):
         self._ranked = -1 if ranked is None else self.names.index(ranked)
         self._ranks = ranks or {}
 
-    def in_order(self, old: S, fact: Fact, missing: int, at: Place) -> TrackedFields | None:
+    def in_order(  # noqa: C901 - straight lines
+        self, old: S, fact: Fact, missing: int, at: Place
+    ) -> TrackedFields | None:
         """The fields of `Tracked` after a fact that is newer than all before, in their order; None in any other case.
 
         `missing` is the mask of its own fields that the fact leaves out. A state without an id is that before the first
@@ -189,12 +195,13 @@ class Merger(Generic[S]):
             if newest is None or time <= newest:
                 return None
             merge = old.merge
-            if merge is None or len(merge) == _PREFIX_LENGTH:
-                before = 0 if merge is None else int(merge[1:], 16)
-                if missing != before:
-                    merge = self._with_older(old, before, missing, newest)
+            if merge is None:
+                if missing:
+                    merge = self._with_older(old, 0, missing, newest)
             elif not merge.startswith(_PREFIXES[missing]):
-                return None
+                if len(merge) != _PREFIX_LENGTH:
+                    return None
+                merge = self._with_older(old, int(merge[1:], 16), missing, newest)
         return (
             old.provider or fact.provider,
             old.merchant_id or fact.merchant_id,
@@ -209,9 +216,8 @@ class Merger(Generic[S]):
 
     def is_repeat(self, old: S, after: S) -> bool:
         """Whether a fact without a time may say what the newest one said: for `merge` to decide."""
-        return old.effective_at is not None and old == msgspec.structs.replace(
-            after, effective_at=old.effective_at
-        )
+        values = msgspec.structs.astuple
+        return old.effective_at is not None and values(old)[_MERGE:] == values(after)[_MERGE:]
 
     def merge(self, state: S | None, fact: Fact, at: Place) -> S:
         """The state after a fact, whenever it comes, whatever it leaves out; `state` itself if it changes nothing."""
@@ -229,7 +235,8 @@ class Merger(Generic[S]):
         given = self._given(fact)
         rank = _DELETION_RANK if fact.deleted else self._rank(given.get(self._ranked))
         key = (time, rank, at.position)
-        said = self._said(given, created=fact.created, deletion=fact)
+        what: tuple[object, ...] = ("deleted", fact.deleted_at) if fact.deleted else ()
+        said = self._said(state or fact, given, ("created",) if fact.created else what)
         before, verdict = state, _verdict(known, given, key, said, is_timed=own_time is not None)
         after = state
         if verdict != "duplicate" or after is None:
@@ -288,7 +295,8 @@ class Merger(Generic[S]):
             known.deletions[_microseconds(deleted_at)] = (0, when)
         if memo.n is None:
             given = {f: value for f, (key, value) in known.fields.items() if key == known.newest}
-            known.newest_said = self._said(given, created=time in known.creations)
+            what = ("created",) if time in known.creations else ()
+            known.newest_said = self._said(state, given, what)
             if known.is_timed:
                 known.said[time] = [known.newest_said]
         return known
@@ -356,16 +364,25 @@ class Merger(Generic[S]):
         return given
 
     def _said(
-        self, given: Mapping[int, Any], *, created: bool, deletion: Fact | None = None
+        self, whose: Tracked | Fact, given: Mapping[int, Any], what: tuple[object, ...]
     ) -> int:
-        """A digest of what a fact says: its fields, and whether it creates or deletes."""
+        """A digest of what a fact says: its fields, and `what` it does besides to change them."""
         missing, values = self._all, list(self._defaults)
         for field, value in given.items():
             missing &= ~(1 << field)
             values[field] = value
-        deleted = deletion is not None and deletion.deleted
-        deleted_at = deletion.deleted_at if deletion is not None and deleted else None
-        return _digest((missing, created, deleted, deleted_at, *values))
+        program_id, created_at, updated_at, *own = values
+        said = self._state(
+            whose.provider,
+            whose.merchant_id,
+            program_id,
+            whose.id,
+            created_at,
+            updated_at,
+            merge=_PREFIXES[missing] if missing else None,
+            **dict(zip(self.names[FIRST_BIT:], own, strict=True)),
+        )
+        return _digest(said, what)
 
     def _first(self, fact: Fact, missing: int, time: datetime) -> str | None:
         """The `merge` of the state after the first fact."""
@@ -382,15 +399,15 @@ class Merger(Generic[S]):
         kept = missing & ~before
         if not kept:
             return _PREFIXES[missing] if missing else None
-        values = msgspec.structs.astuple(old)[self._own :]
-        said = _digest(
-            (before, False, False, None, old.program_id, old.created_at, old.updated_at, *values)
-        )
         time = _microseconds(newest)
-        ranked = self._ranks and not before >> self._ranked & 1
-        rank = self._rank(getattr(old, self.names[self._ranked])) if ranked else 0
-        digests = "" if before >> _UPDATED_AT & 1 else f',"s":[[{time},{said}]]'
-        return f'{_PREFIXES[missing]}{{"o":[[{time},{rank},0,{kept}]]{digests}}}'
+        rank = 0
+        if self._ranks and not before >> self._ranked & 1:
+            rank = self._ranks.get(getattr(old, self.names[self._ranked]), 0)
+        older = f'{_PREFIXES[missing]}{{"o":[[{time},{rank},0,{kept}]]'
+        if before & 4:
+            return older + "}"
+        # The state is what the fact before said.
+        return f'{older},"s":[[{time},{_digest(old)}]]}}'
 
     def _rank(self, value: object) -> int:
         return self._ranks.get(value, 0) if isinstance(value, str) else 0
@@ -454,9 +471,12 @@ def _bits(mask: int) -> list[int]:
     return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
 
 
-def _digest(said: tuple[object, ...]) -> int:
-    """64 bits that are the same in every process."""
-    return int.from_bytes(hashlib.blake2b(msgspec.json.encode(said), digest_size=8).digest())
+def _digest(said: Tracked, what: tuple[object, ...] = ()) -> int:
+    """64 bits that are the same in every process, for what a state says, and what else was done."""
+    encoded = _encode(said)
+    if what:
+        encoded += _encode(what)
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest())
 
 
 def _microseconds(moment: datetime) -> int:
