@@ -4,7 +4,7 @@ Everything is in the body, flat: `Method` is the topic, `BusinessUnitId` the ten
 """
 
 from collections.abc import Mapping
-from datetime import UTC, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -31,7 +31,7 @@ from providers.provider import (
     UndecodableError,
     checked_name,
 )
-from providers.times import known_time
+from providers.times import SECONDS_AHEAD, SecondsAhead, check_not_ahead, known_time
 from verification.verifier import Verification
 
 NAME: Final = "fitbank"
@@ -78,12 +78,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings for what FitBank does not say.
 
     `verification`: how deliveries are verified. `business_units` by BusinessUnitId. `cash_methods_swapped`
-    if the table in the documentation is a mistake.
+    if the table in the documentation is a mistake. `seconds_ahead`: how long after a delivery was received its time
+    may be.
     """
 
     verification: Verification = Verification()
     cash_methods_swapped: bool = False
     business_units: dict[str, BusinessUnit] = {}
+    seconds_ahead: SecondsAhead = SECONDS_AHEAD
 
 
 class _Envelope(msgspec.Struct):
@@ -113,8 +115,12 @@ def provider(settings: Settings) -> Provider:
     """Make the provider. Raises SettingsError for a time zone that does not exist."""
     zones = {unit: _zone(unit, about) for unit, about in settings.business_units.items()}
 
+    ahead = timedelta(seconds=settings.seconds_ahead)
+
     def decode_with_settings(event: Event) -> Fact:
-        return decode(event, settings, zones)
+        fact = decode(event, settings, zones)
+        check_not_ahead(fact.updated_at, event.received_at, ahead, "Date")
+        return fact
 
     return Provider(
         name=NAME,
@@ -125,6 +131,7 @@ def provider(settings: Settings) -> Provider:
         decoding_settings={
             "cash_methods_swapped": settings.cash_methods_swapped,
             "business_units": settings.business_units,
+            "seconds_ahead": settings.seconds_ahead,
         },
     )
 

@@ -4,7 +4,7 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
@@ -48,7 +48,14 @@ from providers.provider import (
     checked_name,
     header_values,
 )
-from providers.times import known_time, last_instant, time
+from providers.times import (
+    SECONDS_AHEAD,
+    SecondsAhead,
+    check_not_ahead,
+    known_time,
+    last_instant,
+    time,
+)
 from verification.verifier import Verification
 
 NAME: Final = "loopz"
@@ -135,12 +142,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings for what Loopz does not say.
 
     `verification`: how deliveries are verified; Loopz documents no way. `minor_units`: where what Loopz calls cents
-    is not the minor unit of ISO 4217, for all merchants; `merchants` by merchant id.
+    is not the minor unit of ISO 4217, for all merchants; `merchants` by merchant id. `seconds_ahead`: how long after a
+    delivery was received its time may be.
     """
 
     verification: Verification = Verification()
     minor_units: dict[CurrencyCode, MinorDigits] = {}
     merchants: dict[str, Merchant] = {}
+    seconds_ahead: SecondsAhead = SECONDS_AHEAD
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -161,8 +170,13 @@ def provider(settings: Settings) -> Provider:
         for merchant_id, merchant in settings.merchants.items()
     }
 
+    ahead = timedelta(seconds=settings.seconds_ahead)
+
     def decode_with_settings(event: Event) -> Fact:
-        return decode(event, rules.get(event.merchant_id, usual))
+        fact = decode(event, rules.get(event.merchant_id, usual))
+        check_not_ahead(fact.updated_at, event.received_at, ahead, "updated_on")
+        check_not_ahead(fact.deleted_at, event.received_at, ahead, "deleted_on")
+        return fact
 
     return Provider(
         name=NAME,
@@ -176,6 +190,7 @@ def provider(settings: Settings) -> Provider:
             "currencies": MINOR_DIGITS,
             "minor_units": settings.minor_units,
             "merchants": msgspec.to_builtins(settings.merchants),
+            "seconds_ahead": settings.seconds_ahead,
         },
     )
 

@@ -6,13 +6,19 @@ what cannot be told for certain is an error.
 
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from providers.facts import Given
 from providers.parsing import Number, decimal_of
 from providers.provider import UndecodableError
+
+# How long after it was received a delivery's time may be, unless told otherwise: more than time zones make.
+SECONDS_AHEAD = 86_400.0
+
+SecondsAhead: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=3_000_000_000)]
 
 MICROSECOND = timedelta(microseconds=1)
 MILLISECOND = timedelta(milliseconds=1)
@@ -102,6 +108,14 @@ def known_time(value: Any, field: str, zone: tzinfo = UTC) -> datetime | None:  
     """As `time`, for a field that is absent or null where the provider does not say."""
     moment = time(value, field, zone)
     return None if isinstance(moment, UnsetType) else moment
+
+
+def check_not_ahead(
+    moment: datetime | None, received_at: datetime, most: timedelta, field: str
+) -> None:
+    """Raise UndecodableError for a time so far after its delivery that it would be newer than all to come."""
+    if moment is not None and moment - received_at > most:
+        raise UndecodableError(field=field, problem="is too long after it was received")
 
 
 def last_instant(value: Any, moment: datetime | None) -> datetime | None:  # noqa: ANN401 - as above

@@ -25,7 +25,7 @@ from providers.amounts import MINOR_DIGITS
 from providers.facts import Phase, TransactionFact
 from providers.provider import Provider, UndecodableError, UnparsableError
 from tests.support import NOON, ROOT, encoded, loopz_headers
-from tests.support.reading import PURCHASE, configured, on_log, read
+from tests.support.reading import PURCHASE, RECEIVED_AT, configured, on_log, read
 
 DELIVERIES = ROOT / "tests" / "deliveries"
 
@@ -92,7 +92,7 @@ def test_a_fact_takes_from_its_event_whose_it_is_and_when_it_came(
 ) -> None:
     fact = loopz_fact(providers, "location.updated", {"id": "l-1"})
     assert (fact.provider, fact.merchant_id, fact.program_id) == ("loopz", "m-1", "p-1")
-    assert fact.received_at == NOON
+    assert fact.received_at == RECEIVED_AT
 
 
 @pytest.mark.parametrize(

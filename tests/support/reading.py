@@ -1,6 +1,7 @@
 """What a provider reads in a delivery, in the form of an expectation."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,9 @@ from providers.provider import (
     UnparsableError,
 )
 from runtime.settings import load_settings
-from tests.support import NOON
+
+# Later than any recorded delivery says that something happened.
+RECEIVED_AT = datetime(2027, 1, 1, tzinfo=UTC)
 
 PURCHASE = "UpdatePurchaseClosedLoopStatusMongo"
 
@@ -54,7 +57,8 @@ def on_log(provider: Provider, recognised: Recognised, body: bytes) -> Event:
     """The delivery as it stands in the log."""
     topic, merchant_id, program_id, stream, _ = msgspec.structs.astuple(recognised)
     return Event(
-        1, UUID(int=1), provider.name, topic, merchant_id, program_id, stream, NOON, NOON, body
+        *(1, UUID(int=1), provider.name, topic, merchant_id, program_id, stream),
+        *(RECEIVED_AT, RECEIVED_AT, body),
     )
 
 
