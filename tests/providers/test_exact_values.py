@@ -29,7 +29,7 @@ PAYMENT = Recognised(PURCHASE, "66", None, "fitbank/66/transaction/x")
 # Where a value of each kind stands, and the field of the fact that it is read as. The second body of a kind is not as
 # expected, since it has a lone surrogate in it, and so it is read by other means.
 PLACES: Mapping[str, tuple[Recognised, bytes, str]] = {
-    "time": (CARD, b'{"id":"x","code":"c","updated_on":%b}', "updated_at"),
+    "time": (CARD, b'{"id":"x","code":"c","created_on":%b}', "created_at"),
     "cents": (CARD, b'{"id":"x","balance":%b}', "balance"),
     "amount": (PAYMENT, b'{"TransactionIdentifier":"x","TotalValue":%b}', "amount"),
     "id": (CARD, b'{"id":%b,"code":"c"}', "id"),

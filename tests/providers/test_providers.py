@@ -24,7 +24,7 @@ from providers import fitbank
 from providers.amounts import MINOR_DIGITS
 from providers.facts import Phase, TransactionFact
 from providers.provider import Provider, UndecodableError, UnparsableError
-from tests.support import NOON, ROOT, encoded, loopz_headers
+from tests.support import ROOT, encoded, loopz_headers
 from tests.support.reading import PURCHASE, RECEIVED_AT, configured, on_log, read
 
 DELIVERIES = ROOT / "tests" / "deliveries"
