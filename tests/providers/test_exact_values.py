@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from eventstore.errors import LoopledgerError
 from eventstore.fold.columns import check_storable
@@ -53,7 +54,7 @@ def found(providers: Mapping[str, Provider], kind: str, literal: str, *, odd: bo
         check_storable(fact)
     except (LoopledgerError, msgspec.ValidationError, ValueError):
         return QUARANTINE
-    return value
+    return None if value is UNSET else value
 
 
 def told(value: Any) -> str:  # noqa: ANN401
