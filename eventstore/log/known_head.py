@@ -2,7 +2,8 @@
 
 A process knows how far the log has reached, and has no append accepted by one that ends before. Where every process is
 started again beside an older copy of the database (a snapshot, a copy of its files, a replica that kept its timeline),
-only this file remembers. It is a lower bound: it is written once a second, and does not wait for the disk.
+only this file remembers. It is a lower bound: it is written once a second, after a rest once in three, and does not wait
+for the disk.
 """
 
 import asyncio
@@ -31,8 +32,9 @@ logger = structlog.get_logger()
 
 DIRECTORY = "known_heads"
 
-# Seconds between two looks at the head.
+# Seconds between two looks at the head: while it moves, and while it does not.
 LOOK_SECONDS = 1.0
+IDLE_SECONDS = 3.0
 
 
 class KnownHead(msgspec.Struct, frozen=True):
@@ -85,18 +87,19 @@ class HeadMemory:
 
     async def _follow(self, connection: "Connection[Record]") -> None:
         while True:
-            await self.look(connection)
-            await asyncio.sleep(LOOK_SECONDS)
+            moved = await self.look(connection)
+            await asyncio.sleep(LOOK_SECONDS if moved else IDLE_SECONDS)
 
-    async def look(self, connection: "Connection[Record]") -> None:
-        """Remember the head, if it has moved; one that is behind is not believed."""
+    async def look(self, connection: "Connection[Record]") -> bool:
+        """Remember the head, and say whether it has moved; one that is behind is not believed."""
         position, now = await connection.fetchrow(QUERIES["read_head_at"]) or (0, None)
         if now is None:
-            return
+            return False
         if self.known is not None:
-            position = max(position, await position_that_holds(connection, self.known))
+            if position < self.known.position:
+                position = max(position, await position_that_holds(connection, self.known))
             if position == self.known.position:
-                return
+                return False
         self.known = KnownHead(position, now)
         text = msgspec.json.encode(self.known).decode()
         try:
@@ -104,6 +107,7 @@ class HeadMemory:
             self._failing = False
         except (OSError, LoopledgerError) as error:
             self._complain(error)
+        return True
 
     def _write(self, directory: Directory, text: str) -> None:
         if self._name is not None:
