@@ -196,8 +196,8 @@ DROP VIEW IF EXISTS {masked}
 DROP TABLE IF EXISTS {table}
 
 -- find_other_tenant --
--- A state of a provider (streams begin with $1) that is not of one tenant of it (streams begin with $2).
-SELECT 1 FROM {table} WHERE starts_with(stream, $1) AND NOT starts_with(stream, $2) LIMIT 1
+-- A state that is not of one tenant of one provider (streams begin with $1).
+SELECT 1 FROM {table} WHERE NOT starts_with(stream, $1) LIMIT 1
 
 -- load_states --
 -- The states of these streams.

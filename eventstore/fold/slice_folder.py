@@ -36,7 +36,7 @@ class SliceFolder(Generic[State]):
         self._writer = writer
         self._database = database
         self._limits = limits
-        # Tenants that fail while others of their provider are known to fold.
+        # Tenants that fail while others are known to fold.
         self._excused: set[str] = set()
         # States as they are in the table, None where there is none: nobody else writes there, or the fence would tell.
         self._states: dict[str, StateAt[State] | None] = {}
@@ -104,7 +104,7 @@ class SliceFolder(Generic[State]):
         known.update(states)
 
     async def _is_excused_now(self, tenant: str) -> bool:
-        """Excuse a tenant ("provider/tenant/") if others of its provider are known; False if it was already."""
+        """Excuse a tenant ("provider/tenant/") if others are known; False if it was already."""
         if tenant in self._excused or not await self._writer.has_other_tenant(
             self._database, tenant
         ):

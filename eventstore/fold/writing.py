@@ -54,9 +54,8 @@ class GenerationWriter(Generic[State]):
         return {stream: (position, make(*values)) for stream, position, *values in rows}
 
     async def has_other_tenant(self, database: "Database", tenant: str) -> bool:
-        """Say whether there are states of the same provider that are not of `tenant` ("provider/tenant/")."""
-        provider = f"{tenant.split('/', 1)[0]}/"
-        return await database.fetchval(self._other_tenant_statement, provider, tenant) is not None
+        """Say whether there are states that are not of `tenant` ("provider/tenant/")."""
+        return await database.fetchval(self._other_tenant_statement, tenant) is not None
 
     async def write_batch(self, database: "Database", batch: FoldBatch[State]) -> bool:
         """Write a batch, states and checkpoint together; False if somebody else has moved the checkpoint.

@@ -72,6 +72,18 @@ async def test_a_hundred_bad_bodies_of_one_tenant_stop_nobody(start: StartLoople
         assert (await client.get("/healthz/projections")).status == 200
 
 
+async def test_bad_bodies_of_the_only_tenant_of_a_provider_stop_no_tenant_of_another(
+    start: StartLoopledger,
+) -> None:
+    async with running(start, limits=FEW) as client:
+        await client.loopz("transaction.updated", {"id": "t-1", "type": "TOPUP", "amount": 100})
+        for n in range(12):
+            await client.fitbank(transaction(77, f"t-{n}", "20,00"))
+        await client.loopz("transaction.updated", {"id": "t-2", "type": "TOPUP", "amount": 100})
+        after = await level(client, CASH)
+        assert (after["error"], after["quarantined"], after["folded"]) == (None, 12, 2)
+
+
 async def test_a_decoder_that_fails_for_every_tenant_stops_though_one_was_excused(
     start: StartLoopledger,
 ) -> None:
