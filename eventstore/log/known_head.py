@@ -2,8 +2,8 @@
 
 A process knows how far the log has reached, and has no append accepted by one that ends before. Where every process is
 started again beside an older copy of the database (a snapshot, a copy of its files, a replica that kept its timeline),
-only this file remembers. It is a lower bound: it is written once a second, after a rest once in three, and does not wait
-for the disk.
+only this file remembers. It is a lower bound: it is written once a second, or after a rest once in three, and does not
+wait for the disk.
 """
 
 import asyncio
