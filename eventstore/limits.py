@@ -55,6 +55,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # error. Where the log is distributed over machines, one may come late.
     gap_seconds: Seconds = 20.0
 
+    # How far the time of the newest event may be ahead of the clock of the database before that is reported.
+    clock_ahead_seconds: Seconds = 60.0
+
     # How many events a second are looked through, again and again, to see that none is missing.
     scan_events: Positive = 20_000
 

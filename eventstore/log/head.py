@@ -30,6 +30,9 @@ CHANNEL = "loopledger_head"
 # Seconds between two notifications: however busy the log, others are woken this often and no more.
 REST_SECONDS = 0.015
 
+# Seconds between two looks at whether the clock is behind the log.
+CLOCK_SECONDS = 10.0
+
 
 async def read_head(source: "Database | Session") -> int:
     """The newest position, as the database has it."""
@@ -49,6 +52,9 @@ class Head:
         self._acceptance = 0
         self._database = database
         self._poll_seconds = limits.poll_seconds
+        self._clock_ahead_seconds = limits.clock_ahead_seconds
+        self._clock_is_ahead = False
+        self._next_clock_check = 0.0
         self._moved = asyncio.Event()
         # Set when there is something to tell other processes, and when they have told us something.
         self._to_notify = asyncio.Event()
@@ -89,6 +95,24 @@ class Head:
             self._acceptance = acceptance
             self.position = min(self.position, position)
         self._move_to(position)
+        await self._check_clock()
+
+    async def _check_clock(self) -> None:
+        """Log it, once, if the newest event was recorded at a time that is yet to come; look now and then."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_clock_check:
+            return
+        self._next_clock_check = now + CLOCK_SECONDS
+        moment = await self._database.fetchval(
+            QUERIES["find_clock_ahead"], self._clock_ahead_seconds
+        )
+        if moment is not None and not self._clock_is_ahead:
+            logger.error(
+                "log_clock_ahead",
+                message="The newest event was recorded at a time that is yet to come, and so are all until then.",
+                recorded_at=moment.isoformat(),
+            )
+        self._clock_is_ahead = moment is not None
 
     def _move_to(self, position: int) -> None:
         if position > self.position:

@@ -55,6 +55,11 @@ SELECT position FROM log_head WHERE only_row
 -- The newest position, and how many times a timeline was accepted: only then may the position have gone back.
 SELECT position, acceptance FROM log_head WHERE only_row
 
+-- find_clock_ahead --
+-- When the newest event was recorded, if that is more than $1 seconds from now. Whatever is recorded until then gets the
+-- same time.
+SELECT recorded_at FROM log_head WHERE only_row AND recorded_at > clock_timestamp() + make_interval(secs => $1)
+
 -- identify_log --
 -- Which log this is: the same in every physical copy of its database, and no other's.
 SELECT s.system_identifier, d.oid, 'log_head'::regclass::oid

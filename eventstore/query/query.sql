@@ -26,6 +26,10 @@ SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'
 -- The newest position.
 SELECT position FROM log_head WHERE only_row
 
+-- find_clock_ahead --
+-- When the newest event was recorded, if that is more than $1 seconds from now.
+SELECT recorded_at FROM log_head WHERE only_row AND recorded_at > clock_timestamp() + make_interval(secs => $1)
+
 -- read_hole --
 -- The first position of the log that is known to hold no event; null if all do, as far as it was looked through.
 SELECT hole FROM log_scan WHERE only_row

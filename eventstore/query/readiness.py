@@ -21,6 +21,11 @@ NOT_SET_UP = "is not set up yet: check that a server that projects is running, a
 
 RESTORE = "Something removed it, or moved the head; restore the database from a backup."
 
+CLOCK_AHEAD = (
+    "events were recorded as of {moment}, which is yet to come, and so are all until then: correct the clock of the "
+    "database server; what gives no time of its own counts at that time, and so do questions about recorded times"
+)
+
 
 class Readiness:
     """Looks for what is wrong with one database, and with these projections in it."""
@@ -86,10 +91,15 @@ class Readiness:
         return problem if now - self._disagreeing_since >= wait else None
 
     async def find_held_up(self) -> dict[str, str]:
-        """What holds projections up and what to do, by their names; and by `log`, that an event is missing."""
+        """What holds projections up and what to do, by their names; by `log`, a hole in it, or times ahead of the clock."""
         problems = {}
         if (hole := await self._database.fetchval(QUERIES["read_hole"])) is not None:
             problems["log"] = f"there is no event {hole}. {RESTORE}"
+        ahead = self._limits.clock_ahead_seconds
+        if (
+            moment := await self._database.fetchval(QUERIES["find_clock_ahead"], ahead)
+        ) is not None:
+            problems.setdefault("log", CLOCK_AHEAD.format(moment=moment.isoformat()))
         names = await self._database.fetch(QUERIES["find_not_set_up"], list(self._projections))
         rows = await self._database.fetch(QUERIES["find_held_up"])
         problems |= {name: NOT_SET_UP for (name,) in names}

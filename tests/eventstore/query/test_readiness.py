@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from eventstore.limits import Limits
 from eventstore.postgres.database import Database
@@ -111,3 +112,18 @@ async def test_a_projection_that_is_stuck_says_where_and_for_how_long(
     (problem,) = (await Readiness(database, Limits()).find_held_up()).values()
     assert problem.startswith("has not folded event 1, which has waited for 360")
     assert "check that a server that projects is running" in problem
+
+
+async def test_a_log_whose_times_are_ahead_of_the_clock_is_reported_and_takes_deliveries(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    readiness = Readiness(database, Limits())
+    await connection.execute("UPDATE log_head SET recorded_at = now() + interval '50 s'")
+    assert await readiness.find_held_up() == {}
+    await connection.execute("UPDATE log_head SET recorded_at = '2099-01-01Z'")
+    with capture_logs() as logs:
+        await append(database, 1)
+    assert "correct the clock" in (await readiness.find_held_up())["log"]
+    assert await readiness.find_problems() == {}
+    (said,) = [entry for entry in logs if entry["event"] == "log_clock_ahead"]
+    assert said["recorded_at"] == "2099-01-01T00:00:00+00:00"
