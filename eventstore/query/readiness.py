@@ -91,7 +91,7 @@ class Readiness:
         return problem if now - self._disagreeing_since >= wait else None
 
     async def find_held_up(self) -> dict[str, str]:
-        """What holds projections up and what to do, by their names; by `log`, a hole in it, or times ahead of the clock."""
+        """What holds projections up and what to do, by their names; by `log`, a hole in it, or times yet to come."""
         problems = {}
         if (hole := await self._database.fetchval(QUERIES["read_hole"])) is not None:
             problems["log"] = f"there is no event {hole}. {RESTORE}"
