@@ -17,12 +17,28 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_bytes: Positive = 1 * MIB
     body_seconds: Seconds = 10.0
 
-    # Connections of one process; and how long the first head on one may take, once it has begun.
+    # Connections of one process; how many of them strangers may have, who have brought no verified delivery; how many
+    # one address may have, and one that is a provider's, by its allow-list, or a declared proxy's. When one of these is
+    # reached, the stranger that was silent longest gives way to a newcomer.
     connections: Positive = 10_000
-    head_seconds: Seconds = 10.0
+    stranger_connections: Positive = 9_000
+    address_connections: Positive = 1_000
+    trusted_address_connections: Positive = 10_000
 
-    # All bodies that are being read at one time: what strangers can make a process hold.
+    # A head, and how long it may take once it has begun; and all that came to a process and cannot be used yet: heads
+    # without their end, requests behind one that is under way.
+    head_bytes: Positive = 16 * 1024
+    head_seconds: Seconds = 10.0
+    unused_bytes: Positive = 16 * MIB
+
+    # All bodies that are being read at one time by a process, counted as they come: those of senders that their heads
+    # verify, and those of strangers, of whom the slowest gives way.
     reading_bytes: Positive = 64 * MIB
+    stranger_reading_bytes: Positive = 32 * MIB
+
+    # How long a sender may leave a response unread; and how much of all responses of a process may be unread.
+    write_seconds: Seconds = 10.0
+    unread_bytes: Positive = 64 * MIB
 
     # The append queue: what may wait for a commit before the server answers 503.
     queue_deliveries: Positive = 10_000

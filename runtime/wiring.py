@@ -161,6 +161,7 @@ async def serving_http(
         context.rejections,
         settings.limits,
         settings.keep_headers,
+        any_host=settings.insecure,
     )
     runner = make_runner(make_app(context, receiver), settings.limits)
     await runner.setup()

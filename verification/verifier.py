@@ -134,6 +134,8 @@ class Verifier:
         key: str = "verification",
     ) -> None:
         self._methods = verification.methods
+        # Whether a stranger is kept out; as `Verification.configured`.
+        self.configured = verification.configured
         self._networks = [_network(text) for text in verification.addresses or ()]
         self._proxies = verification.trusted_proxies
         self._tenants = [
@@ -179,17 +181,13 @@ class Verifier:
         if (standard := verification.standard_webhooks) is not None:
             signatures.append(StandardCheck(standard, read, f"{key}.standard_webhooks"))
         self._signatures = tuple(signatures)
-        self._checks_nothing = not credentials and not signatures
+        # It takes whatever comes: who sends that is unknown.
+        self.checks_nothing = not credentials and not signatures
         # As many bytes as it takes as long to hash as everything besides the body takes.
         self.signature_bytes = max((each.overhead_bytes for each in signatures), default=0)
 
     def __repr__(self) -> str:
         return f"Verifier({', '.join(self._methods)})"
-
-    @property
-    def configured(self) -> bool:
-        """Whether a stranger is kept out; as `Verification.configured`."""
-        return bool(self._methods)
 
     @property
     def signs(self) -> bool:
@@ -206,6 +204,13 @@ class Verifier:
         """Whether something must hold that is not kept with a delivery: a credential, or the address it came from."""
         return bool(self._credentials)
 
+    def trusts_address(self, address: str) -> bool:
+        """Whether connections from an address are a provider's, by `addresses`, or may be those of a proxy."""
+        if self._proxies:
+            return True
+        found = address_of(address)
+        return found is not None and any(found in network for network in self._networks)
+
     @property
     def signatures_only(self) -> "Verifier":
         """A verifier of the same signatures and of nothing else."""
@@ -215,7 +220,7 @@ class Verifier:
 
     def _only_signatures(self) -> None:
         self._credentials = ()
-        self._checks_nothing = not self._signatures
+        self.checks_nothing = not self._signatures
 
     def check_head(self, delivery: Delivery) -> Claims:
         """Check all that needs no body, so that a stranger's is never read. Raises UnverifiedError.
@@ -223,7 +228,7 @@ class Verifier:
         Of a signature: that it is there, well-formed, and its timestamp within the tolerance of `received_at`. Gives
         back what the head says of the signatures, for `check_body`.
         """
-        if self._checks_nothing:
+        if self.checks_nothing:
             return ()
         moment = delivery.received_at.timestamp()
         for check in self._credentials:

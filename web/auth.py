@@ -1,9 +1,12 @@
 """Who may use the API: this machine only, unless the settings say otherwise."""
 
 import ipaddress
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 
 from aiohttp import web
+from multidict import istr
 
 from web.context import CONTEXT
 from web.errors import MalformedHeaderError, NotLocalError
@@ -15,6 +18,20 @@ OPEN_PATHS = web.AppKey("open_paths", frozenset[str])
 
 # What proxies add.
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+
+# What browsers add, and what names the host that is asked for.
+ORIGIN = istr("Origin")
+SEC_FETCH_SITE = istr("Sec-Fetch-Site")
+HOST = istr("Host")
+OWN_SITES = frozenset({"none", "same-origin"})
+
+HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?")
+
+# Senders ask for few hosts.
+HOSTS_REMEMBERED = 100
+
+# The most of a host that an error repeats, in characters.
+HOST_REPEATED = 100
 
 
 @web.middleware
@@ -38,8 +55,7 @@ def is_from_here(request: web.Request) -> bool:
         is_loopback(request.remote)
         and is_loopback(host_of(request))
         and not any(name in headers for name in FORWARDED)
-        and headers.get("Sec-Fetch-Site", "none") in {"none", "same-origin"}
-        and headers.get("Origin") is None
+        and foreign_origin(headers, any_host=True) is None
     )
 
 
@@ -49,6 +65,29 @@ def host_of(request: web.BaseRequest) -> str | None:
         return request.url.host
     except ValueError:
         raise MalformedHeaderError(header="Host") from None
+
+
+@lru_cache(HOSTS_REMEMBERED)
+def is_own_name(host: str) -> bool:
+    """Say whether a Host header names this machine, in a way that no page of another site can make it do."""
+    match = HOST_AND_PORT.fullmatch(host)
+    return match is not None and is_loopback((match[1] or match[2]).lower())
+
+
+def foreign_origin(headers: Mapping[str, str], *, any_host: bool) -> str | None:
+    """Say where a request comes from, if a page of another site has made it; `any_host`: it may ask for any host.
+
+    Programs send neither Origin nor Sec-Fetch-Site.
+    """
+    if ORIGIN in headers or (
+        SEC_FETCH_SITE in headers and headers[SEC_FETCH_SITE] not in OWN_SITES
+    ):
+        return "from a page in a browser"
+    # A browser always names one.
+    host = "localhost" if any_host else headers.get(HOST, "localhost")
+    if not is_own_name(host):
+        return f"for the host {host[:HOST_REPEATED]}"
+    return None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -27,6 +27,22 @@ class HeadTooSlowError(LoopledgerError):
     """The head of the request was not complete within {seconds:g} s."""
 
 
+class HeadTooLargeError(LoopledgerError):
+    """The head of the request is too large: {limit} bytes at most, in 128 headers of 8,190 bytes at most."""
+
+
+class MalformedError(LoopledgerError):
+    """This is not HTTP as the server understands it: {problem}."""
+
+
+class CrowdedError(LoopledgerError):
+    """Others need the room that this request takes, which came slowly; try again later."""
+
+
+class TooManyFromAddressError(LoopledgerError):
+    """All {limit} connections that one address may have are in use; try again later."""
+
+
 class TooManyConnectionsError(LoopledgerError):
     """All {limit} connections are in use; try again later."""
 
@@ -37,6 +53,10 @@ class CutShortError(LoopledgerError):
 
 class ExpectationError(LoopledgerError):
     """Expect: {expectation} cannot be met; only 100-continue can."""
+
+
+class ForeignError(LoopledgerError):
+    """Deliveries that nothing verifies are taken from programs on this machine only, not {what}."""
 
 
 class NotLocalError(LoopledgerError):

@@ -28,10 +28,14 @@ from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
 from web.errors import (
     BadParameterError,
+    CrowdedError,
     CutShortError,
     EncodedError,
     ExpectationError,
+    ForeignError,
+    HeadTooLargeError,
     HeadTooSlowError,
+    MalformedError,
     MalformedHeaderError,
     NotLocalError,
     NotReportedError,
@@ -39,6 +43,7 @@ from web.errors import (
     TooLargeError,
     TooManyConnectionsError,
     TooManyError,
+    TooManyFromAddressError,
     TooSlowError,
 )
 from web.ingest.delivery import WEBHOOKS
@@ -72,6 +77,8 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     BadParameterError: ProblemType(400, "bad-parameter", "A parameter is wrong"),
     CursorError: ProblemType(400, "bad-parameter", "A parameter is wrong"),
     MalformedHeaderError: ProblemType(400, "malformed-header", "A header cannot be read"),
+    MalformedError: ProblemType(400, "malformed", "The request is malformed", close=True),
+    ForeignError: ProblemType(403, "foreign", "Not from this machine"),
     NotLocalError: ProblemType(403, "not-local", "For this machine only"),
     NotFoundError: ProblemType(404, "not-found", "Not found"),
     UnverifiedError: ProblemType(401, "unverified", "The delivery is not verified"),
@@ -87,6 +94,7 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     TooLargeError: ProblemType(413, "too-large", "The body is too large", close=True),
     EncodedError: ProblemType(415, "encoded", "The body is encoded", close=True),
     ExpectationError: ProblemType(417, "expectation", "The expectation cannot be met", close=True),
+    HeadTooLargeError: ProblemType(431, "head-too-large", "The head is too large", close=True),
     RefusedError: ProblemType(422, "refused", "The delivery cannot be put on record"),
     TooManyError: ProblemType(429, "too-many", "Too many requests", 1, close=True),
     NotSetUpError: ProblemType(503, "not-set-up", "Not set up yet", 2),
@@ -96,6 +104,10 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
         503, "too-many-connections", "Too many connections", 1, close=True
     ),
     NotReportedError: ProblemType(503, "not-reported", "The processes do not report", 1),
+    TooManyFromAddressError: ProblemType(
+        503, "too-many-from-address", "Too many connections from one address", 1, close=True
+    ),
+    CrowdedError: ProblemType(503, "crowded", "The server is crowded", 1, close=True),
     UnavailableError: ProblemType(503, "unavailable", "The log cannot be written to now", 2),
 }
 

@@ -46,6 +46,17 @@ class MemoryTransport(asyncio.Transport):
         if not self.closing:
             self.written += data
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """There is no buffer."""
+
+    def get_write_buffer_size(self) -> int:
+        """All is read at once."""
+        return 0
+
+    def can_write_eof(self) -> bool:
+        """It is closed as a whole."""
+        return False
+
     def is_closing(self) -> bool:
         """Whether it was closed."""
         return self.closing

@@ -52,7 +52,6 @@ LINES = [
     b"Connection: close",
     b"Connection: keep-alive",
     b"Connection: upgrade\r\nUpgrade: h2c",
-    b"Connection: upgrade\r\nUpgrade: websocket",
     b"Transfer-Encoding: chunked",
     b"transfer-encoding: identity",
     b"Transfer-Encoding: gzip, chunked",

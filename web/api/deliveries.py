@@ -14,28 +14,38 @@ from eventstore.errors import (
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
 from web.errors import (
+    CrowdedError,
     CutShortError,
     EncodedError,
     ExpectationError,
+    ForeignError,
+    HeadTooLargeError,
     HeadTooSlowError,
+    MalformedError,
     TooLargeError,
     TooManyConnectionsError,
     TooManyError,
+    TooManyFromAddressError,
     TooSlowError,
 )
 from web.route import Route
 
 ERRORS = (
+    CrowdedError,
     CutShortError,
     EncodedError,
     ExpectationError,
+    ForeignError,
+    HeadTooLargeError,
     HeadTooSlowError,
+    MalformedError,
     NotFoundError,
     QueueFullError,
     RefusedError,
     TooLargeError,
     TooManyConnectionsError,
     TooManyError,
+    TooManyFromAddressError,
     TooSlowError,
     UnavailableError,
     UnidentifiedError,

@@ -7,15 +7,40 @@ from aiohttp.client_exceptions import ClientError
 
 from eventstore.errors import QueueFullError
 from eventstore.limits import Limits
-from web.errors import CutShortError, EncodedError, ExpectationError, TooLargeError, TooSlowError
+from web.errors import (
+    CrowdedError,
+    CutShortError,
+    EncodedError,
+    ExpectationError,
+    TooLargeError,
+    TooSlowError,
+)
+
+
+class _Reading:
+    """A body that is being read."""
+
+    __slots__ = ("crowded", "known", "size", "timer")
+
+    def __init__(self, timer: asyncio.Timeout, *, known: bool) -> None:
+        self.known = known
+        self.size = 0
+        self.timer = timer
+        self.crowded = False
 
 
 class BodyReader:
-    """Reads bodies, at one time no more than `limits.reading_bytes`, so that strangers cannot fill the memory."""
+    """Reads bodies, and counts them as they come: senders whose heads verified them apart from strangers.
+
+    Of the known no more than `limits.reading_bytes` are read at one time, of strangers no more than
+    `limits.stranger_reading_bytes`: whoever of them began first gives way to who comes.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._reading = 0
+        self._known = 0
+        self._strange = 0
+        self._strangers: dict[_Reading, None] = {}
 
     def at_hand(self, request: web.BaseRequest) -> bytes:
         """The body, if it came together with its head and may be kept as it is; else nothing."""
@@ -29,51 +54,79 @@ class BodyReader:
             return b""
         return request.content.read_nowait()
 
-    async def read(self, request: web.BaseRequest) -> bytes:
+    async def read(self, request: web.BaseRequest, *, known: bool) -> bytes:
         """Read the body as it was sent, and have it sent first if its sender waits for that.
 
-        Raises EncodedError, TooLargeError, TooSlowError, CutShortError, ExpectationError, QueueFullError.
+        `known`: the head has shown who sends it. Raises EncodedError, TooLargeError, TooSlowError, CutShortError,
+        ExpectationError, QueueFullError, CrowdedError.
         """
-        limits = self._limits
-        size = min(request.content_length or limits.body_bytes, limits.body_bytes)
-        if request.content.is_eof():
-            # It is here: there is nothing to wait for.
-            size = 0
-        elif self._reading + size > limits.reading_bytes:
-            raise QueueFullError(deliveries="many", size=self._reading)
-        self._reading += size
-        try:
-            await _check_framing(request, limits)
-            return await _read(request, limits)
-        finally:
-            self._reading -= size
-
-
-async def _read(request: web.BaseRequest, limits: Limits) -> bytes:
-    content = request.content
-    chunks: list[bytes] = []
-    size = 0
-    try:
+        limits, content = self._limits, request.content
+        _check_framing(request, limits)
         if content.is_eof():
-            chunks = [content.read_nowait()]
-            size = len(chunks[0])
-        else:
-            async with asyncio.timeout(limits.body_seconds):
+            body = content.read_nowait()
+            if len(body) > limits.body_bytes:
+                raise TooLargeError(limit=limits.body_bytes)
+            return body
+        reading = None
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(limits.body_seconds) as timer:
+                reading = self._begin(timer, known=known)
                 async for chunk in content.iter_any():
-                    size += len(chunk)
+                    self._count(reading, len(chunk))
                     chunks.append(chunk)
-                    if size > limits.body_bytes:
-                        break
-    except TimeoutError:
-        raise TooSlowError(seconds=limits.body_seconds) from None
-    except (web.PayloadAccessError, ClientError, ConnectionError) as error:
-        raise CutShortError(problem=type(error).__name__) from None
-    if size > limits.body_bytes:
-        raise TooLargeError(limit=limits.body_bytes)
-    return b"".join(chunks)
+        except TimeoutError:
+            if reading is not None and reading.crowded:
+                raise CrowdedError from None
+            raise TooSlowError(seconds=limits.body_seconds) from None
+        except (
+            web.PayloadAccessError,
+            web.RequestPayloadError,
+            ClientError,
+            ConnectionError,
+        ) as error:
+            raise CutShortError(problem=type(error).__name__) from None
+        finally:
+            if reading is not None:
+                self._end(reading)
+        return b"".join(chunks)
+
+    def _begin(self, timer: asyncio.Timeout, *, known: bool) -> _Reading:
+        reading = _Reading(timer, known=known)
+        if not known:
+            self._strangers[reading] = None
+        return reading
+
+    def _count(self, reading: _Reading, size: int) -> None:
+        """Count what came. Raises TooLargeError, QueueFullError, CrowdedError."""
+        limits = self._limits
+        if reading.size + size > limits.body_bytes:
+            raise TooLargeError(limit=limits.body_bytes)
+        if reading.known:
+            if self._known + size > limits.reading_bytes:
+                raise QueueFullError(deliveries="many", size=self._known)
+            self._known += size
+            reading.size += size
+            return
+        self._strange += size
+        reading.size += size
+        while self._strange > limits.stranger_reading_bytes:
+            slowest = next(iter(self._strangers))
+            self._end(slowest)
+            if slowest is reading:
+                raise CrowdedError
+            slowest.crowded = True
+            slowest.timer.reschedule(asyncio.get_running_loop().time())
+
+    def _end(self, reading: _Reading) -> None:
+        if reading.known:
+            self._known -= reading.size
+        elif reading in self._strangers:
+            del self._strangers[reading]
+            self._strange -= reading.size
 
 
-async def _check_framing(request: web.BaseRequest, limits: Limits) -> None:
+def _check_framing(request: web.BaseRequest, limits: Limits) -> None:
     """Check what the head says of the body, and have it sent if its sender waits for that."""
     headers = request.headers
     if "Content-Encoding" in headers:

@@ -5,21 +5,28 @@ runs without it: an update of aiohttp never has to wait for one of ours.
 """
 
 import asyncio
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
 
 import aiohttp
 import structlog
 from aiohttp import web
 
+from eventstore.errors import LoopledgerError
 from eventstore.limits import Limits
-from web.errors import TooManyConnectionsError
+from web.errors import HeadTooLargeError, TooManyConnectionsError, TooManyFromAddressError
+from web.ingest.crowd import Connection, Crowd
 from web.ingest.receiver import Receiver
-from web.problems import problem_response, translated
+from web.problems import translated
 
 logger = structlog.get_logger()
 
 # The suite, tests/web/ingest/test_protocol_fuzz.py above all, has passed with these.
 FAST_PATH_VERSIONS = frozenset({"3.14.5"})
+
+END_OF_HEAD = b"\r\n\r\n"
+
+RequestHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ConnectionServer(Protocol):
@@ -40,60 +47,160 @@ def connection_server(
 ) -> ConnectionServer:
     """Make what takes new connections, with the fast path if this aiohttp is known to fit it."""
     server.request_handler = translated(server.request_handler)
+    crowd = Crowd(limits, receiver.rate_key, receiver.trusts_address)
     if aiohttp.__version__ in FAST_PATH_VERSIONS:
         # In other versions, what this imports may be missing.
         from web.ingest.protocol import DeliveryServer  # noqa: PLC0415
 
-        return DeliveryServer(receiver, server, limits, idle_seconds=idle_seconds)
+        return DeliveryServer(receiver, server, crowd, idle_seconds=idle_seconds)
     logger.warning(
         "fast_path_off",
         message="Serving without the fast path for deliveries, which was not tested with this version of aiohttp.",
         aiohttp=aiohttp.__version__,
         tested=sorted(FAST_PATH_VERSIONS),
     )
-    return PlainServer(server, limits)
+    return PlainServer(server, crowd)
 
 
 class PlainServer:
-    """aiohttp's server alone, by its public interface, with the limit on connections."""
+    """aiohttp's server alone, by its public interface, within the limits on connections."""
 
-    def __init__(self, server: web.Server, limits: Limits) -> None:
+    def __init__(self, server: web.Server, crowd: Crowd) -> None:
         self._server = server
-        self._limit = limits.connections
+        self._crowd = crowd
+        self._protocols: dict[asyncio.BaseTransport, PlainConnection] = {}
+        server.request_handler = self._following(server.request_handler)
 
     def __call__(self) -> asyncio.Protocol:
         """Make the protocol of one connection."""
-        if len(self._server.connections) >= self._limit:
-            return _Refusal(self._limit)
-        return self._server()
+        return PlainConnection(self._crowd, self._server, self._protocols)
 
     def connection_counts(self) -> dict[str, int]:
         """How many connections are open, by who serves them."""
         return {"aiohttp": len(self._server.connections)}
 
-    async def close(self, seconds: float) -> None:
-        """Do nothing: aiohttp closes its connections itself."""
+    async def close(self, _: float) -> None:
+        """Look at no connection any more: aiohttp closes them itself."""
+        self._crowd.close()
+
+    def _following(self, handler: RequestHandler) -> RequestHandler:
+        """Tell a connection when one of its requests is answered."""
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            finally:
+                transport = request.transport
+                if transport is not None and (found := self._protocols.get(transport)):
+                    found.on_answer(request)
+
+        return handle
 
 
-class _Refusal(asyncio.Protocol):
-    """Refuses one connection."""
+class PlainConnection(asyncio.Protocol):
+    """One connection of aiohttp's, which sees only what comes and when a request is answered."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(
+        self,
+        crowd: Crowd,
+        server: web.Server,
+        protocols: "dict[asyncio.BaseTransport, PlainConnection]",
+    ) -> None:
+        self._crowd = crowd
+        self._inner: asyncio.Protocol = server()
+        self._protocols = protocols
+        self._transport: asyncio.Transport | None = None
+        self._connection: Connection | None = None
+        self._head = 0
+        self._end = b""
+        # A request is complete, or its body is on its way, and it has no answer yet.
+        self._under_way = False
+        self._writing_paused = False
+        self.idle_since = asyncio.get_running_loop().time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Respond, and close."""
-        response = problem_response(TooManyConnectionsError(limit=self._limit), "")
-        head, body = head_and_body(response)
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.write(
-                b"%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (head, len(body), body)
-            )
-        transport.close()
+        """Take the connection, unless there are too many."""
+        tcp = cast("asyncio.Transport", transport)
+        self._transport = tcp
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0] if isinstance(peer, tuple) else peer or "")
+        try:
+            self._connection = self._crowd.enter(self, tcp, address)
+        except (TooManyConnectionsError, TooManyFromAddressError) as error:
+            tcp.write(self._crowd.serializer.problem(error))
+            tcp.close()
+            return
+        self._protocols[transport] = self
+        self._inner.connection_made(transport)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the connection out."""
+        if self._connection is not None and self._transport is not None:
+            self._crowd.gone(self._connection)
+            del self._protocols[self._transport]
+            self._inner.connection_lost(exc)
 
-def head_and_body(response: web.Response) -> tuple[bytes, bytes]:
-    """The start of a response's head, and its body."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
-    head = f"HTTP/1.1 {response.status} {response.reason}\r\n{lines}".encode()
-    return head, response.body if isinstance(response.body, bytes) else b""
+    def data_received(self, data: bytes) -> None:
+        """Count a head, and give aiohttp what comes."""
+        if self._connection is None or self._connection.left:
+            return
+        if not self._under_way:
+            self._count_head(self._connection, data)
+        if not self._connection.left:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """Tell aiohttp."""
+        return None if self._connection is None else self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        """Have it watched that the responses are read."""
+        self._writing_paused = True
+        if self._connection is not None:
+            self._inner.pause_writing()
+            self._crowd.stall(self._connection)
+
+    def resume_writing(self) -> None:
+        """All was read."""
+        self._writing_paused = False
+        if self._connection is not None:
+            self._crowd.flow(self._connection)
+            self._inner.resume_writing()
+
+    def can_give_way(self, *, busy: bool) -> bool:  # noqa: ARG002 - it does not know what is under way
+        """Whether no request is under way."""
+        return not self._under_way or self._writing_paused
+
+    def give_way(self, error: LoopledgerError) -> None:
+        """Close the connection, with a response if there is a head to respond to."""
+        if self._transport is None or self._connection is None:
+            return
+        if self._under_way or self._writing_paused:
+            self._transport.abort()
+        elif self._head:
+            self._crowd.dismiss(self._connection, error)
+        else:
+            self._transport.close()
+
+    def on_answer(self, request: web.BaseRequest) -> None:
+        """Note that a request is answered."""
+        self.idle_since = asyncio.get_running_loop().time()
+        self._under_way = not request.content.is_eof()
+
+    def _count_head(self, connection: Connection, data: bytes) -> None:
+        found = (self._end + data).find(END_OF_HEAD)
+        if found >= 0:
+            self._head += found + len(END_OF_HEAD) - len(self._end)
+            self._crowd.use(connection)
+        else:
+            self._head += len(data)
+            self._crowd.hold(connection, data, in_head=True)
+        limit = self._crowd.limits.head_bytes
+        if self._head > limit:
+            self._crowd.counts["head_too_large"] += 1
+            self._crowd.dismiss(connection, HeadTooLargeError(limit=limit))
+        elif found >= 0:
+            self._under_way = True
+            self._head, self._end = 0, b""
+        else:
+            self._end = (self._end + data)[-3:]

@@ -29,11 +29,13 @@ from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
 from verification.redaction import Redactor
 from verification.verifier import Claims
+from web.auth import foreign_origin
 from web.context import Endpoint
 from web.errors import (
     CutShortError,
     EncodedError,
     ExpectationError,
+    ForeignError,
     TooLargeError,
     TooManyError,
     TooSlowError,
@@ -42,6 +44,7 @@ from web.ingest.body import BodyReader
 from web.ingest.counting import DeliveryCounts
 from web.ingest.delivery import delivery_of
 from web.ingest.headers import HeaderFilter
+from web.ingest.known import is_known, set_known
 from web.ingest.rate import AddressMeters, rate_key
 from web.problems import INTERNAL, PROBLEM_TYPES, outcome_of, problem_response, problem_type_of
 
@@ -56,6 +59,7 @@ REJECTED = (
     CutShortError,
     RefusedError,
     TooManyError,
+    ForeignError,
 )
 
 # Why else a delivery gets no 200.
@@ -93,12 +97,16 @@ class Receiver:
         rejections: Rejections,
         limits: Limits,
         keep_headers: Iterable[str] = (),
+        *,
+        any_host: bool = False,
     ) -> None:
+        """Make one. `any_host`: deliveries that nothing verifies are taken under any name of this server."""
         self._endpoints = endpoints
         self._appender = appender
         self._rejections = rejections
+        self._any_host = any_host
         self._bodies = BodyReader(limits)
-        self._rate_key = lru_cache(limits.addresses_remembered)(rate_key)
+        self.rate_key = lru_cache(limits.addresses_remembered)(rate_key)
         self._meters = AddressMeters(limits)
         self._redactor = Redactor(
             secret for each in endpoints.values() for secret in each.verifier.secrets
@@ -120,9 +128,13 @@ class Receiver:
         try:
             delivery.body = self._bodies.at_hand(request)
             endpoint, claims = self._admit(delivery)
+            known = endpoint.verifier.needs_credentials or is_known(request)
             if not delivery.body:
-                delivery.body = await self._bodies.read(request)
-            appended = await self._appender.append(self._event(endpoint, delivery, claims))
+                delivery.body = await self._bodies.read(request, known=known)
+            event = self._event(endpoint, delivery, claims)
+            if not endpoint.verifier.checks_nothing:
+                set_known(request)
+            appended = await self._appender.append(event)
         except Exception as error:  # noqa: BLE001 - every error becomes a response
             response = self.refuse(delivery, error)
             if not request.content.is_eof():
@@ -132,13 +144,20 @@ class Receiver:
         self.counts.count_accepted(delivery)
         return web.Response(body=acknowledgement(appended), content_type="application/json")
 
-    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
-        """Receive a delivery that is here as a whole; `on_outcome` is called as by `Appender.submit`.
+    def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> bool:
+        """Receive a delivery that is here as a whole; says whether it is verified.
+
+        `on_outcome` is called as by `Appender.submit`.
 
         Of what is raised here, or given to `on_outcome`, `refuse` makes the response.
         """
         endpoint, claims = self._admit(delivery)
         self._appender.submit(self._event(endpoint, delivery, claims), on_outcome)
+        return not endpoint.verifier.checks_nothing
+
+    def trusts_address(self, address: str) -> bool:
+        """Whether connections from an address are a provider's, by its allow-list, or may be a proxy's."""
+        return any(each.verifier.trusts_address(address) for each in self._endpoints.values())
 
     def refuse(self, delivery: Delivery, error: Exception) -> web.Response:
         """Make the response to a delivery that failed; goes on record if the sender or our settings can mend it."""
@@ -150,11 +169,15 @@ class Receiver:
         return problem_response(error, "POST")
 
     def _admit(self, delivery: Delivery) -> tuple[Endpoint, Claims]:
-        """Find the endpoint and check the head. Raises TooManyError, NotFoundError, UnverifiedError."""
+        """Find the endpoint and check the head. Raises TooManyError, NotFoundError, ForeignError, UnverifiedError."""
         endpoint = self._endpoints.get(delivery.provider)
         if endpoint is None:
             known = ", ".join(sorted(self._endpoints))
             raise NotFoundError(what=f"provider {delivery.provider[:100]!r}; known are {known}")
+        if not endpoint.verifier.configured:
+            what = foreign_origin(delivery.headers, any_host=self._any_host)
+            if what is not None:
+                raise ForeignError(what=what)
         claims = endpoint.verifier.check_head(delivery)
         if not endpoint.verifier.signs:
             self._admit_verified(delivery)
@@ -216,7 +239,7 @@ class Receiver:
             except UnverifiedError:
                 # The header of the proxies is incomplete: only the address of the connection is known.
                 address = delivery.address
-        return self._rate_key(address)
+        return self.rate_key(address)
 
     def _identity(self, delivery: Delivery, error: LoopledgerError) -> bytes:
         if not delivery.verified:

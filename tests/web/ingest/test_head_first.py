@@ -65,7 +65,7 @@ def head(path: str, headers: dict[str, str], size: int = len(BODY)) -> bytes:
     """The head of a delivery."""
     named = {**loopz_headers("location.updated"), "Content-Length": str(size), **headers}
     lines = [f"{name}: {value}" for name, value in named.items()]
-    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
 def signed(name: str) -> tuple[str, dict[str, str]]:

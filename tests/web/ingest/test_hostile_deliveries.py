@@ -82,7 +82,7 @@ async def test_a_hostile_header_is_taken_or_refused_clearly(client: Client, name
     request = b"\r\n".join(
         [
             b"POST /webhooks/loopz HTTP/1.1",
-            b"Host: x",
+            b"Host: localhost",
             b"Content-Length: %d" % len(BODY),
             *lines,
             line,
@@ -96,7 +96,7 @@ async def test_a_hostile_header_is_taken_or_refused_clearly(client: Client, name
 
 async def test_a_large_body_is_refused_before_it_is_sent(client: Client) -> None:
     request = (
-        b"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+        b"POST /webhooks/loopz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
         b"Content-Length: 99999999\r\n\r\n"
     )
     reply = await raw(client, request)
@@ -109,7 +109,7 @@ async def test_a_sender_that_asks_first_is_told_to_go_on(client: Client) -> None
     reader, writer = await asyncio.open_connection(host, int(port.rstrip("/")))
     head = "".join(f"{k}: {v}\r\n" for k, v in loopz_headers("location.updated").items())
     writer.write(
-        f"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{head}"
+        f"POST /webhooks/loopz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{head}"
         f"Content-Length: {len(BODY)}\r\n\r\n".encode()
     )
     assert b"100 Continue" in await asyncio.wait_for(reader.readline(), 5)
@@ -126,7 +126,9 @@ async def test_a_body_cut_short_is_never_on_record(client: Client) -> None:
     head = "".join(f"{k}: {v}\r\n" for k, v in loopz_headers("location.updated").items())
     for framing in ("Content-Length: 400", "Transfer-Encoding: chunked"):
         _, writer = await asyncio.open_connection(host, int(port.rstrip("/")))
-        start = f"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\n{head}{framing}\r\n\r\n".encode()
+        start = (
+            f"POST /webhooks/loopz HTTP/1.1\r\nHost: localhost\r\n{head}{framing}\r\n\r\n".encode()
+        )
         writer.write(start + (BODY if "Length" in framing else b"%x\r\n%b\r\n" % (len(BODY), BODY)))
         await writer.drain()
         await asyncio.sleep(0.05)
@@ -181,11 +183,14 @@ async def test_the_api_is_opened_by_insecure(start: StartLoopledger) -> None:
 
 async def test_bodies_that_come_slowly_cannot_fill_the_memory(start: StartLoopledger) -> None:
     async with (
-        start(limits=Limits(reading_bytes=2_500, body_seconds=1)) as loopledger,
+        start(limits=Limits(stranger_reading_bytes=2_500, body_seconds=1)) as loopledger,
         aiohttp.ClientSession(loopledger.url) as session,
     ):
         client = Client(session)
-        request = b"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+        request = (
+            b"POST /webhooks/loopz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        )
+        request += b" " * 999
         replies = await asyncio.gather(*(raw(client, request) for _ in range(5)))
     statuses = sorted(int(reply.split(b" ")[1]) for reply in replies)
     assert statuses == [408, 408, 503, 503, 503]

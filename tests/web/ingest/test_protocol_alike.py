@@ -250,18 +250,18 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on_fast_path = 0
         self.passed_on = asyncio.Event()
-        submit, pass_on = Receiver.submit, protocol.DeliveryProtocol._pass_to_aiohttp
+        submit, pass_on = Receiver.submit, protocol.DeliveryServer.pass_to_aiohttp
 
-        def submitting(*arguments: Any) -> None:  # noqa: ANN401 - as they come
+        def submitting(*arguments: Any) -> bool:  # noqa: ANN401 - as they come
             self.on_fast_path += 1
-            submit(*arguments)
+            return submit(*arguments)
 
-        def passing_on(connection: protocol.DeliveryProtocol, data: bytes) -> None:
-            pass_on(connection, data)
+        def passing_on(server: protocol.DeliveryServer, *arguments: Any) -> None:  # noqa: ANN401
+            pass_on(server, *arguments)
             self.passed_on.set()
 
         monkeypatch.setattr(Receiver, "submit", submitting)
-        monkeypatch.setattr(protocol.DeliveryProtocol, "_pass_to_aiohttp", passing_on)
+        monkeypatch.setattr(protocol.DeliveryServer, "pass_to_aiohttp", passing_on)
 
 
 def settings_for(verification: dict[str, Any], limits: Limits, dsn: str) -> Settings:

@@ -193,7 +193,9 @@ async def test_a_sender_that_dawdles_is_told_so(start: StartLoopledger) -> None:
     async with start(limits=Limits(body_seconds=0.2)) as loopledger:
         host, port = loopledger.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /webhooks/loopz HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        writer.write(
+            b"POST /webhooks/loopz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+        )
         status = await asyncio.wait_for(reader.readline(), 5)
         writer.close()
         await writer.wait_closed()
