@@ -40,10 +40,11 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
     for route in routes:
         if route.handler is None:
             add_delivery_path(app.router, route.path)
-        elif route.method == "GET":
-            app.router.add_get(route.path, request_handler(route, route.handler, context))
         else:
-            app.router.add_post(route.path, request_handler(route, route.handler, context))
+            handler = request_handler(route, route.handler, context)
+            # None of them reads a body.
+            add = app.router.add_get if route.method == "GET" else app.router.add_post
+            add(route.path, handler, expect_handler=wait_with_continue)
     return app
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import structlog
 
@@ -13,6 +15,7 @@ from eventstore.limits import Limits
 from tests.conftest import StartLoopledger
 from tests.support import loopz_headers
 from tests.support.sender import Sender, connected
+from tests.support.server_process import ServerProcess
 from tests.support.verified import BODY, VERIFICATIONS, WithVerification, signed
 
 
@@ -296,3 +299,20 @@ async def test_a_header_that_decides_says_one_thing(start: StartLoopledger, name
             assert answer.status == status
             if status == 400:
                 assert f"the header {name} has several values" in answer.json["detail"]
+
+
+def test_heads_without_an_end_do_not_grow_the_process(data_dir: Path) -> None:
+    lines = b"".join(b"X-%d: %b\r\n" % (n, b"x" * 8_000) for n in range(120))
+    server = ServerProcess(data_dir)
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        (worker,) = server.workers("http")
+        before = psutil.Process(worker).memory_info().rss
+        for _ in range(150):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client.settimeout(5)
+            with suppress(ConnectionError, TimeoutError):
+                client.sendall(UNVERIFIED[:-2] + lines)
+        assert server.deliver("l-1") == 1
+        grown = psutil.Process(worker).memory_info().rss - before
+    assert grown < 40 * 1024 * 1024
