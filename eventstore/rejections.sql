@@ -15,7 +15,7 @@ FROM unnest(
 ORDER BY digest
 ON CONFLICT (digest) DO UPDATE
 SET count = rejections.count + excluded.count, last_at = greatest(rejections.last_at, excluded.last_at),
-    problem = excluded.problem, address = excluded.address, headers = excluded.headers,
+    problem = excluded.problem, address = excluded.address, headers = excluded.headers, size = excluded.size,
     -- It was refused again since: what became of it before says nothing of that.
     retried_at = NULL, position = NULL
 
