@@ -6,6 +6,7 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -160,6 +161,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 USUAL_RULES = Rules(None, units_of(MINOR_DIGITS))
+NO_RULES: Mapping[str, Rules] = {}
 
 
 def provider(settings: Settings) -> Provider:
@@ -170,10 +172,11 @@ def provider(settings: Settings) -> Provider:
         for merchant_id, merchant in settings.merchants.items()
     }
 
+    read = partial(decode, rules=rules, usual=usual)
     ahead = timedelta(seconds=settings.seconds_ahead)
 
     def decode_with_settings(event: Event) -> Fact:
-        fact = decode(event, rules.get(event.merchant_id, usual))
+        fact = read(event)
         check_not_ahead(fact.updated_at, event.received_at, ahead, "updated_on")
         check_not_ahead(fact.deleted_at, event.received_at, ahead, "deleted_on")
         return fact
@@ -214,14 +217,14 @@ def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:
     )
 
 
-def decode(event: Event, rules: Rules = USUAL_RULES) -> Fact:
-    """Read a snapshot. Raises UndecodableError."""
+def decode(event: Event, rules: Mapping[str, Rules] = NO_RULES, usual: Rules = USUAL_RULES) -> Fact:
+    """Read a snapshot, by the rules of its merchant or the usual ones. Raises UndecodableError."""
     shape, make = _READERS[event.topic]
     body = read_body(shape, event.body)
     id_ = body.id
     if (type(id_) is not str or not id_) and (id_ := identity(id_)) is None:
         raise UndecodableError(field="id", problem="is missing or neither text nor a whole number")
-    return make(body, _common(event, id_, body), rules)
+    return make(body, _common(event, id_, body), rules.get(event.merchant_id, usual))
 
 
 def _common(event: Event, id_: str, body: Body) -> _Common:
