@@ -94,7 +94,16 @@ APPENDS_REFUSED = _gauge(
 APPEND_OUTAGE = _gauge(
     "append_outage", "1 if the last append failed and is tried again, else 0.", merge="max"
 )
-CONNECTIONS = _gauge("connections", "Open connections, by who serves them.", "class")
+CONNECTIONS = _gauge(
+    "connections",
+    "Open connections: of known senders, who have brought a verified delivery, and of strangers.",
+    "class",
+)
+CONNECTIONS_CLOSED = _counter(
+    "connections_closed_total",
+    "Connections that the server closed: refused, given way to others, responses unread, no proper head.",
+    "reason",
+)
 CONNECTIONS_LIMIT = _gauge("connections_limit", "How many connections may be open.")
 REJECTIONS_DROPPED = _counter(
     "rejections_dropped_total",

@@ -16,6 +16,9 @@ from runtime.metrics import definitions as names
 from web.ingest.connections import ConnectionServer
 from web.ingest.counting import DeliveryCounts
 
+# Why the server closes a connection by itself, as the limits count it.
+CLOSED = ("refused", "gave_way", "unread", "head_too_slow", "head_too_large", "malformed")
+
 
 class ProcessValues:
     """The values of this process, which goes by `process` in labels; `add` adds a part of it."""
@@ -107,7 +110,11 @@ def receiving(
                 (sender,): [float(count)] for sender, count in rejections.dropped.items()
             },
             names.CONNECTIONS.name: {
-                (class_,): [float(count)] for class_, count in server.connection_counts().items()
+                ("known",): [float(server.crowd.connections - server.crowd.strangers)],
+                ("stranger",): [float(server.crowd.strangers)],
+            },
+            names.CONNECTIONS_CLOSED.name: {
+                (reason,): [float(server.crowd.counts[reason])] for reason in CLOSED
             },
             names.CONNECTIONS_LIMIT.name: {(): [float(limits.connections)]},
         }

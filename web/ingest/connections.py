@@ -35,8 +35,7 @@ class ConnectionServer(Protocol):
     def __call__(self) -> asyncio.Protocol:
         """Make the protocol of one connection."""
 
-    def connection_counts(self) -> dict[str, int]:
-        """How many connections are open, by who serves them."""
+    crowd: Crowd
 
     async def close(self, seconds: float) -> None:
         """Close every connection once its delivery has its response, at the latest after `seconds`."""
@@ -67,21 +66,17 @@ class PlainServer:
 
     def __init__(self, server: web.Server, crowd: Crowd) -> None:
         self._server = server
-        self._crowd = crowd
+        self.crowd = crowd
         self._protocols: dict[asyncio.BaseTransport, PlainConnection] = {}
         server.request_handler = self._following(server.request_handler)
 
     def __call__(self) -> asyncio.Protocol:
         """Make the protocol of one connection."""
-        return PlainConnection(self._crowd, self._server, self._protocols)
-
-    def connection_counts(self) -> dict[str, int]:
-        """How many connections are open, by who serves them."""
-        return {"aiohttp": len(self._server.connections)}
+        return PlainConnection(self.crowd, self._server, self._protocols)
 
     async def close(self, _: float) -> None:
         """Look at no connection any more: aiohttp closes them itself."""
-        self._crowd.close()
+        self.crowd.close()
 
     def _following(self, handler: RequestHandler) -> RequestHandler:
         """Tell a connection when one of its requests is answered."""

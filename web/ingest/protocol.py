@@ -85,10 +85,6 @@ class DeliveryServer:
         handler.connection_made(connection.transport)
         handler.data_received(data)
 
-    def connection_counts(self) -> dict[str, int]:
-        """How many connections are open, by who serves them."""
-        return {"fast_path": len(self._protocols), "aiohttp": len(self._server.connections)}
-
     async def close(self, seconds: float) -> None:
         """Close every connection once its delivery has its response, at the latest after `seconds`."""
         self.closing = True

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from runtime.metrics.definitions import METRICS
 from tests.conftest import StartLoopledger
 from tests.support import Client
-from tests.support.http import eventually
+from tests.support.http import eventually, raw
 from tests.support.metrics import Scrape, parse, total
 
 if TYPE_CHECKING:
@@ -53,6 +53,17 @@ async def test_the_path_of_a_stranger_makes_no_label(client: Client) -> None:
     assert total(found, "deliveries_total", provider="unknown", outcome="not_found") == 3
     providers = {dict(labels).get("provider") for _, labels in found}
     assert providers == {None, "loopz", "fitbank", "unknown"}
+
+
+async def test_connections_are_counted_by_class_and_by_why_they_were_closed(
+    client: Client,
+) -> None:
+    await client.loopz("location.updated", {"id": "l-1"})
+    assert b"400 Bad Request" in await raw(client, b"GET / HTTP/1.1\r\nno header\r\n\r\n")
+    found = await scrape(client)
+    assert total(found, "connections") >= 1
+    assert total(found, "connections", **{"class": "known"}) == 0  # nobody is verified here
+    assert total(found, "connections_closed_total", reason="malformed") == 1
 
 
 async def test_no_metric_has_a_tenant_a_stream_or_an_address_as_its_label(client: Client) -> None:
