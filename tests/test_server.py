@@ -133,20 +133,20 @@ def test_beside_an_older_copy_of_its_data_nothing_is_taken_until_somebody_accept
     with pytest.raises(HTTPError, match="503"):
         server.get("/readyz")
     assert "log_behind" in server.output()
-    shown = timeline(data_dir, "show")
+    shown = failover(data_dir, "show")
     assert "\nhead 3\naccepted:\n" in shown
-    assert "the log goes on after position 3" in timeline(data_dir, "accept")
+    assert "the log goes on after position 3" in failover(data_dir, "accept")
     assert patiently(lambda: server.deliver("l-5")) == 4
-    told = server.get("/v1/timeline")
+    told = server.get("/v1/failover")
     assert [one["position"] for one in told["acceptances"]] == [3, 0]
     assert told["timeline"] == told["accepted"] == 1
     assert "events_lost" in server.output()
 
 
-def timeline(data_dir: Path, action: str) -> str:
-    """What `loopledger timeline` prints."""
+def failover(data_dir: Path, action: str) -> str:
+    """What `loopledger failover` prints."""
     return subprocess.run(
-        [sys.executable, "-m", "commands", "timeline", action],
+        [sys.executable, "-m", "commands", "failover", action],
         cwd=ROOT,
         env=clean_environment({"LOOPLEDGER_DATA_DIR": str(data_dir)}),
         capture_output=True,

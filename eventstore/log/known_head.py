@@ -137,7 +137,7 @@ class HeadMemory:
                 head=head,
                 known=holds,
                 advice="see that this is the right database; if it is to go on without what came after, run: "
-                "loopledger timeline accept",
+                "loopledger failover accept",
             )
 
     def _complain(self, error: Exception) -> None:

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from eventstore.errors import IncompleteReadError
 from eventstore.log.events import Event, EventWithHeaders, ListedEvent, LogSlice
+from eventstore.log.failover import FailoverStatus, read_failover
 from eventstore.log.queries import QUERIES
-from eventstore.log.timeline import TimelineStatus, read_timeline
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -57,9 +57,9 @@ class Reader:
             for row in rows[: contiguous(after, [row["position"] for row in rows])]
         ]
 
-    async def timeline(self) -> TimelineStatus:
+    async def failover(self) -> FailoverStatus:
         """On which timeline the log may grow, and how that came to be. Raises LogCorruptedError."""
-        return await read_timeline(self._database)
+        return await read_failover(self._database)
 
     async def event(self, position: int) -> EventWithHeaders | None:
         """One event whole, or None if there is none at `position`."""

@@ -153,7 +153,7 @@ class LogWriter:
         rows = await connection.fetch(QUERIES["list_acceptances"], self._acceptance)
         for acceptance, timeline, position in rows:
             logger.warning(
-                "timeline_accepted",
+                "failover_accepted",
                 message="An operator accepted that the log goes on from here.",
                 timeline=timeline,
                 head=position,

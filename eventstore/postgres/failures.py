@@ -41,13 +41,13 @@ _REFUSED_VALUES = (
 
 TIMELINE_REMEDY = (
     "A replica was promoted, or a backup restored. See that no other server is written to, then run"
-    " `loopledger timeline accept`."
+    " `loopledger failover accept`."
 )
 
 # What append_events raises (schema.sql), and what to do.
 _REFUSALS = {
     "LL000": "Restore the database from a backup.",
-    "LL001": "If this database is to go on without what came after, run `loopledger timeline accept`.",
+    "LL001": "If this database is to go on without what came after, run `loopledger failover accept`.",
     "LL002": "Set both to on.",
     "LL003": TIMELINE_REMEDY,
 }

@@ -43,7 +43,7 @@ def test_a_wrong_argument_is_named_with_what_it_must_be(
 
 
 @pytest.mark.parametrize(
-    "words", [["rejections", "retry", "1", "--trust", "x"], ["timeline", "show"]]
+    "words", [["rejections", "retry", "1", "--trust", "x"], ["failover", "show"]]
 )
 @pytest.mark.parametrize("directory", ["missing", "empty", "stopped"])
 async def test_where_no_postgres_runs_a_command_that_needs_it_says_so(

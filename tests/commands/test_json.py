@@ -39,8 +39,8 @@ LOOKING: dict[tuple[str, ...], list[str]] = {
     ("rejections", "list"): ["--url", "{url}"],
     ("rejections", "show"): ["1", "--url", "{url}"],
     ("rejections", "retry"): ["1", "--url", "{url}"],
-    ("timeline", "show"): [],
-    ("timeline", "accept"): [],
+    ("failover", "show"): [],
+    ("failover", "accept"): [],
     ("distribute",): ["--dry-run"],
 }
 

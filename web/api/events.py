@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from eventstore.errors import NotFoundError
 from eventstore.log.events import EventWithHeaders, ListedEvent, Recorded
-from eventstore.log.timeline import TimelineStatus
+from eventstore.log.failover import FailoverStatus
 from eventstore.query.cursor import Page, page_of
 from web.api.headers import parse_headers
 from web.context import Context
@@ -69,9 +69,9 @@ async def show_body(context: Context, path: EventPath, _: NoParameters) -> bytes
     return (await _find(context, path.position)).body
 
 
-async def show_timeline(context: Context, _path: NoParameters, _: NoParameters) -> TimelineStatus:
+async def show_failover(context: Context, _path: NoParameters, _: NoParameters) -> FailoverStatus:
     """On which timeline the log may grow, and what was accepted when."""
-    return await context.reader.timeline()
+    return await context.reader.failover()
 
 
 async def _find(context: Context, position: int) -> EventWithHeaders:
@@ -110,9 +110,9 @@ ROUTES = [
     ),
     Route(
         method="GET",
-        path="/v1/timeline",
-        handler=show_timeline,
-        answer=TimelineStatus,
+        path="/v1/failover",
+        handler=show_failover,
+        answer=FailoverStatus,
         scope="read",
     ),
 ]

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from eventstore.errors import UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.events import Appended
-from eventstore.log.timeline import accept_timeline, read_timeline
+from eventstore.log.failover import accept_timeline, read_failover
 from eventstore.postgres.database import Database
 from eventstore.query.readiness import Readiness
 from tests.support import new_event
@@ -113,14 +113,14 @@ async def test_a_lagging_standby_that_takes_over_is_not_written_to_until_its_los
             problems = await Readiness(database, Limits()).find_problems()
             refused = [await try_to_append(log) for _ in range(50)]
             head = await database.fetchval("SELECT position FROM log_head")
-            status = await read_timeline(database)
+            status = await read_failover(database)
             await accept_timeline(database)
             first = await append_at_last(log)
     assert (
         "timeline 2, accepted is 1; its log ends at position 1, and is known to have reached 4"
         in refusal
     )
-    assert "loopledger timeline accept" in problems["log"]
+    assert "loopledger failover accept" in problems["log"]
     assert all(isinstance(one, UnavailableError) for one in refused)
     assert (head, status.timeline, status.accepted) == (1, 2, 1)
     assert first.position == 2

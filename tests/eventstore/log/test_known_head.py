@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from eventstore.errors import UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
+from eventstore.log.failover import accept_timeline
 from eventstore.log.known_head import DIRECTORY, HeadMemory, KnownHead
-from eventstore.log.timeline import accept_timeline
 from eventstore.postgres.database import Database
 from tests.support import new_event
 from tests.support.log import Log
@@ -69,7 +69,7 @@ async def test_an_older_database_takes_no_appends_after_a_restart_of_everything(
     assert memory.known is not None
     assert memory.known.position == 5, "a head that is behind is not believed"
     with pytest.raises(
-        UnavailableError, match=r"known to have reached 5.*loopledger timeline accept"
+        UnavailableError, match=r"known to have reached 5.*loopledger failover accept"
     ):
         await append_once(database, memory.known)
     assert await connection.fetchval("SELECT count(*) FROM events") == 3

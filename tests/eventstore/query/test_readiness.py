@@ -45,7 +45,7 @@ async def test_a_projection_without_tables_is_not_set_up(
 async def test_a_log_that_ends_before_what_is_known_takes_no_deliveries(database: Database) -> None:
     problems = await Readiness(database, Limits()).find_problems(known_head=7)
     assert problems["log"].startswith("the log ends at position 0, and is known to have reached 7")
-    assert "loopledger timeline accept" in problems["log"]
+    assert "loopledger failover accept" in problems["log"]
 
 
 async def test_a_head_that_is_ahead_of_the_events_takes_no_deliveries(

@@ -1,4 +1,4 @@
-"""The timelines of the write-ahead log on which the log has grown: what was accepted, and accepting another.
+"""Failovers: the timelines of the write-ahead log on which the log has grown, and accepting another.
 
 A replica that is promoted begins a new timeline, and so does a backup that is restored; either may lack events that
 were acknowledged. So appends stop until a person has had a look (append_events in schema.sql).
@@ -28,7 +28,7 @@ class Acceptance(msgspec.Struct, frozen=True):
     accepted_at: datetime
 
 
-class TimelineStatus(msgspec.Struct, frozen=True):
+class FailoverStatus(msgspec.Struct, frozen=True):
     """Whether the log may grow: `timeline`, that of the server now, has to be `accepted`.
 
     `head` is the newest position; `acceptances` tell how that came to be, the newest first.
@@ -40,14 +40,14 @@ class TimelineStatus(msgspec.Struct, frozen=True):
     acceptances: list[Acceptance]
 
 
-async def read_timeline(database: "Database") -> TimelineStatus:
+async def read_failover(database: "Database") -> FailoverStatus:
     """Read what there is. Raises LogCorruptedError."""
     row = await database.fetchrow(QUERIES["read_timeline"])
     if row is None:
         raise LogCorruptedError(problem="no head row")
     rows = await database.fetch(QUERIES["list_timelines"])
     timeline, accepted, head = row
-    return TimelineStatus(timeline, accepted, head, [Acceptance(*one) for one in rows])
+    return FailoverStatus(timeline, accepted, head, [Acceptance(*one) for one in rows])
 
 
 async def accept_timeline(database: "Database") -> Acceptance:

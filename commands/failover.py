@@ -1,4 +1,4 @@
-"""The command `loopledger timeline`: whether the log may grow on this server, and having it do so after a failover."""
+"""The command `loopledger failover`: whether the log may grow on this server, and having it do so after a failover."""
 
 import argparse
 import asyncio
@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 from commands._database import server_database
 from commands._http import run_reporting
 from commands._screen import Output, Screen, add_json, standard_screen
-from eventstore.log.timeline import TimelineStatus, accept_timeline, read_timeline
+from eventstore.log.failover import FailoverStatus, accept_timeline, read_failover
 from eventstore.postgres.database import Database
 
-HELP = "show or accept the timeline on which the log grows, after a replica took over"
+HELP = "show where the log may grow, or have it go on after a replica took over"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `loopledger timeline`."""
+    """The arguments of `loopledger failover`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
     shown = actions.add_parser(
         "show", help="show the server's timeline, and what was accepted when"
@@ -42,12 +42,12 @@ async def _with_database(action: Callable[[Database], Awaitable[Output]]) -> Out
 
 
 async def _show(database: Database) -> Output:
-    status = await read_timeline(database)
+    status = await read_failover(database)
     return Output(status, _format(status))
 
 
 async def _accept(database: Database) -> Output:
-    before = await read_timeline(database)
+    before = await read_failover(database)
     accepted = await accept_timeline(database)
     text = (
         f"accepted timeline {accepted.timeline}, {before.accepted} before: "
@@ -57,11 +57,11 @@ async def _accept(database: Database) -> Output:
     return Output({"accepted": accepted, "before": before.accepted}, text)
 
 
-def _format(status: TimelineStatus) -> str:
+def _format(status: FailoverStatus) -> str:
     state = (
         "the log may grow"
         if status.timeline == status.accepted
-        else f"accepted is {status.accepted}: every delivery is refused until `loopledger timeline accept`"
+        else f"accepted is {status.accepted}: every delivery is refused until `loopledger failover accept`"
     )
     lines = [f"timeline {status.timeline}, {state}", f"head {status.head}", "accepted:"]
     lines += [
