@@ -9,7 +9,8 @@ from msgspec import UNSET
 from eventstore.fold.columns import SECRET
 from eventstore.fold.projection import Journal, Place, Projection, Total
 from eventstore.log.events import Event
-from projections.merging import FIRST_BIT, Merger
+from projections.known import FIRST_BIT
+from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import GiftCardFact
 

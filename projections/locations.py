@@ -3,7 +3,8 @@
 from msgspec import UNSET
 
 from eventstore.fold.projection import Place, Projection
-from projections.merging import FIRST_BIT, Merger
+from projections.known import FIRST_BIT
+from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import LocationFact
 

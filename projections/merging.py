@@ -16,42 +16,45 @@ out, and what else has to be known of older facts: nothing, if there are no such
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
-from hashlib import blake2b
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET
 
-from eventstore.fold.projection import Judgement, Place, Verdict
+from eventstore.fold.projection import Judgement, Place
+from projections.known import (
+    BEFORE_ALL,
+    COMMON,
+    CREATED_AT,
+    DELETION_RANK,
+    FIRST_BIT,
+    MEMO,
+    MOST_REMEMBERED,
+    PREFIX_LENGTH,
+    PREFIXES,
+    PROGRAM_ID,
+    UPDATED_AT,
+    Key,
+    Known,
+    Memo,
+    bits,
+    digest,
+    forget_position,
+    is_alone,
+    mark,
+    microseconds,
+    moment_of,
+    verdict_of,
+)
 from projections.tracked import Tracked
 from providers.facts import Fact
 
 S = TypeVar("S", bound=Tracked)
 
-# The fields of `Tracked` that are merged, in the order of their bits; those of the state itself follow.
-_PROGRAM_ID, _CREATED_AT, _UPDATED_AT = 0, 1, 2
-_COMMON = ("program_id", "created_at", "updated_at")
-FIRST_BIT: Final = len(_COMMON)
-
 # Where in a state its `merge` is, which its own fields follow.
 _MERGE: Final = Tracked.__struct_fields__.index("merge")
-
-# Where a fact stands among the facts of its thing: its time in microseconds since 1970, its rank, its position. A
-# position is 0 for one that was the only one of its time, and in order, when it came.
-Key: TypeAlias = tuple[int, int, int]
-
-_BEFORE_ALL: Key = (-(2**62), 0, 0)
-
-# Behind all phases.
-_DELETION_RANK = 100
-
-# How many different facts of one time, creations and deletions of one thing are remembered; of more, the newest.
-MOST_REMEMBERED = 64
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 TrackedFields: TypeAlias = tuple[
     str,
@@ -66,84 +69,6 @@ TrackedFields: TypeAlias = tuple[
 ]
 
 
-class _Memo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """What a state's `merge` holds behind its prefix, as JSON, in short. Times are microseconds since 1970.
-
-    `n` is of the newest fact: rank, position, digest; not where it is alone at its time, and no deletion. `o` are older
-    facts that decide fields: time, rank, position, mask of the fields. `s` are digests of what was said, each list
-    after its time. `h` are values from before the creation, by the numbers of their fields. `c` are creations: time,
-    rank, position. `d` are deletions: time, position, when it was by the provider's word.
-    """
-
-    n: tuple[int, int, int] | None = None
-    o: list[tuple[int, int, int, int]] = []
-    s: list[list[int]] = []
-    h: dict[int, Any] = {}
-    c: list[Key] = []
-    d: list[Key] = []
-
-
-_MEMO = msgspec.json.Decoder(_Memo)
-
-_encode = msgspec.json.Encoder().encode
-
-
-class _Prefixes(dict[int, str]):
-    """The beginning of `merge` where the newest fact is alone at its time, by the mask of what it left out.
-
-    With the same beginning, the rest stands for the next fact too.
-    """
-
-    def __missing__(self, missing: int) -> str:
-        prefix = self[missing] = f"k{missing:04x}"
-        return prefix
-
-
-_PREFIXES = _Prefixes()
-_PREFIX_LENGTH = 5
-
-
-class _Known(Generic[S]):
-    """What a state says of the facts that made it: the newest key, and of each field its value and its fact's key.
-
-    `said` are digests of what was said, by time; `creations` and `deletions` are the keys of those, a deletion's with
-    when it was by the provider's word.
-    """
-
-    def __init__(self) -> None:
-        self.newest = _BEFORE_ALL
-        self.newest_said = 0
-        self.fields: dict[int, tuple[Key, Any]] = {}
-        self.said: dict[int, list[int]] = {}
-        self.creations: dict[int, tuple[int, int]] = {}
-        self.deletions: dict[int, tuple[int, int]] = {}
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether the newest fact has a time of the provider's."""
-        return _UPDATED_AT in self.fields and self.fields[_UPDATED_AT][0] == self.newest
-
-    def life(self) -> tuple[Key | None, int | None]:
-        """The creation that what is known begins with, if a deletion came before it; the deletion in force."""
-        marks = sorted(
-            [
-                *(
-                    (time, rank, position, False)
-                    for time, (rank, position) in self.creations.items()
-                ),
-                *((time, _DELETION_RANK, pos, True) for time, (pos, _) in self.deletions.items()),
-            ]
-        )
-        beginning: Key | None = None
-        deleted: int | None = None
-        for time, rank, position, is_deletion in marks:
-            if is_deletion:
-                deleted = time
-            elif deleted is not None:
-                beginning, deleted = (time, rank, position), None
-        return beginning, deleted
-
-
 class Merger(Generic[S]):
     """Merges facts into states of one type.
 
@@ -156,7 +81,7 @@ class Merger(Generic[S]):
     ) -> None:
         fields = {field.name: field for field in msgspec.structs.fields(state)}
         own = [name for name in fields if name not in Tracked.__struct_fields__]
-        self.names = (*_COMMON, *own)
+        self.names = (*COMMON, *own)
         self._state = state
         self._all = (1 << len(self.names)) - 1
         self._types = [fields[name].type for name in self.names]
@@ -198,8 +123,8 @@ class Merger(Generic[S]):
             if merge is None:
                 if missing:
                     merge = self._with_older(old, 0, missing, newest)
-            elif not merge.startswith(_PREFIXES[missing]):
-                if len(merge) != _PREFIX_LENGTH:
+            elif not merge.startswith(PREFIXES[missing]):
+                if len(merge) != PREFIX_LENGTH:
                     return None
                 merge = self._with_older(old, int(merge[1:], 16), missing, newest)
         return (
@@ -221,29 +146,32 @@ class Merger(Generic[S]):
 
     def merge(self, state: S | None, fact: Fact, at: Place) -> S:
         """The state after a fact, whenever it comes, whatever it leaves out; `state` itself if it changes nothing."""
-        return self._merge(state, fact, at)[0]
+        if state is not None and self._changes_nothing(state, fact):
+            return state
+        return self.fold(state, fact, at)[0]
 
     def judge(self, state: S | None, fact: Fact, at: Place) -> Judgement:
         """What becomes of a fact, by the same rules."""
-        return self._merge(state, fact, at)[1]
+        return self.fold(state, fact, at)[1]
 
-    def _merge(self, state: S | None, fact: Fact, at: Place) -> tuple[S, Judgement]:
+    def fold(self, state: S | None, fact: Fact, at: Place) -> tuple[S, Judgement]:
+        """The state after a fact, and what became of that: all of the rules, without a shorter way."""
         known = self._known(state)
         own_time = (fact.deleted_by or fact.time) if fact.deleted else fact.updated_at
         effective_at = own_time or at.recorded_at
-        time = _microseconds(effective_at)
+        time = microseconds(effective_at)
         given = self._given(fact)
-        rank = _DELETION_RANK if fact.deleted else self._rank(given.get(self._ranked))
+        rank = DELETION_RANK if fact.deleted else self._rank(given.get(self._ranked))
         key = (time, rank, at.position)
         what: tuple[object, ...] = ("deleted", fact.deleted_at) if fact.deleted else ()
         said = self._said(state or fact, given, ("created",) if fact.created else what)
-        before, verdict = state, _verdict(known, given, key, said, is_timed=own_time is not None)
+        before, verdict = state, verdict_of(known, given, key, said, is_timed=own_time is not None)
         after = state
         if verdict != "duplicate" or after is None:
             for field, value in given.items():
                 if field not in known.fields or known.fields[field][0] < key:
                     known.fields[field] = (key, value)
-            _mark(known, fact, key, _microseconds(fact.deleted_at or fact.time or at.recorded_at))
+            mark(known, fact, key, microseconds(fact.deleted_at or fact.time or at.recorded_at))
             if own_time is not None:
                 known.said.setdefault(time, []).append(said)
             if key > known.newest:
@@ -265,16 +193,38 @@ class Merger(Generic[S]):
         )
         return after, judgement
 
-    def _known(self, state: S | None) -> _Known[S]:
+    def _changes_nothing(self, state: S, fact: Fact) -> bool:
+        """Whether a fact repeats the newest one, or is older and gives nothing else; some of these go the long way."""
+        time, newest, merge = fact.updated_at, state.effective_at or state.updated_at, state.merge
+        if time is None or newest is None or time > newest or fact.created or fact.deleted:
+            return False
+        before = 0
+        if merge is not None:
+            of_its_time = len(merge) > PREFIX_LENGTH and str(microseconds(time)) in merge
+            if merge[0] != "k" or of_its_time:
+                return False
+            before = int(merge[1:PREFIX_LENGTH], 16)
+        is_repeat = time == newest
+        for field, name in enumerate(self.names):
+            value = getattr(fact, name)
+            was_given = not before >> field & 1
+            if value is UNSET or (field == PROGRAM_ID and value is None):
+                if is_repeat and was_given:
+                    return False
+            elif not was_given or (is_repeat and getattr(state, name) != value):
+                return False
+        return True
+
+    def _known(self, state: S | None) -> Known:
         """What a state says of the facts that made it."""
-        known: _Known[S] = _Known()
+        known: Known = Known()
         if state is None:
             return known
-        merge = state.merge or _PREFIXES[0]
-        missing = int(merge[1:_PREFIX_LENGTH], 16)
-        memo = _MEMO.decode(merge[_PREFIX_LENGTH:] or "{}")
+        merge = state.merge or PREFIXES[0]
+        missing = int(merge[1:PREFIX_LENGTH], 16)
+        memo = MEMO.decode(merge[PREFIX_LENGTH:] or "{}")
         newest_at = state.effective_at or state.updated_at
-        time = _BEFORE_ALL[0] if newest_at is None else _microseconds(newest_at)
+        time = BEFORE_ALL[0] if newest_at is None else microseconds(newest_at)
         values = [getattr(state, name) for name in self.names]
         for field, value in memo.h.items():
             values[field] = msgspec.convert(value, self._types[field])
@@ -283,7 +233,7 @@ class Merger(Generic[S]):
         rank, position, known.newest_said = memo.n or (rank, 0, 0)
         known.newest = (time, rank, position)
         for *of_key, mask in (*memo.o, (*known.newest, self._all & ~missing)):
-            for field in _bits(mask):
+            for field in bits(mask):
                 known.fields[field] = ((of_key[0], of_key[1], of_key[2]), values[field])
         known.said = {each[0]: each[1:] for each in memo.s}
         known.creations = {time: (rank, position) for time, rank, position in memo.c}
@@ -291,8 +241,8 @@ class Merger(Generic[S]):
         if state.deleted_at is not None and not memo.d:
             # Other code folded it, which kept no keys.
             deleted_at = max(state.deleted_at, state.updated_at or state.deleted_at)
-            when = _microseconds(state.deleted_at)
-            known.deletions[_microseconds(deleted_at)] = (0, when)
+            when = microseconds(state.deleted_at)
+            known.deletions[microseconds(deleted_at)] = (0, when)
         if memo.n is None:
             given = {f: value for f, (key, value) in known.fields.items() if key == known.newest}
             what = ("created",) if time in known.creations else ()
@@ -301,10 +251,10 @@ class Merger(Generic[S]):
                 known.said[time] = [known.newest_said]
         return known
 
-    def _made(self, known: _Known[S], state: S | None, fact: Fact) -> S:
+    def _made(self, known: Known, state: S | None, fact: Fact) -> S:
         """The state that what is known makes; whose it is the first fact said."""
         beginning, deleted = known.life()
-        memo = _Memo()
+        memo = Memo()
         older: dict[Key, int] = {}
         missing = self._all
         values = list(self._defaults)
@@ -324,17 +274,17 @@ class Merger(Generic[S]):
         memo.s = [[t, *known.said[t][-MOST_REMEMBERED:]] for t in sorted(times & known.said.keys())]
         memo.c = [(t, *mark) for t, mark in sorted(known.creations.items())][-MOST_REMEMBERED:]
         memo.d = [(t, *mark) for t, mark in sorted(known.deletions.items())][-MOST_REMEMBERED:]
-        prefix = _PREFIXES[missing]
-        if _is_alone(known, older):
-            _forget_position(memo, known.newest)
+        prefix = PREFIXES[missing]
+        if is_alone(known, older):
+            forget_position(memo, known.newest)
         else:
             memo.n = (*known.newest[1:], known.newest_said)
             prefix = "n" + prefix[1:]
         rest = msgspec.json.encode(memo).decode()
         merge = prefix if rest == "{}" else prefix + rest
         program_id, created_at, updated_at, *own = values
-        deleted_at = None if deleted is None else _moment(known.deletions[deleted][1])
-        newest_at = None if known.newest == _BEFORE_ALL else _moment(time)
+        deleted_at = None if deleted is None else moment_of(known.deletions[deleted][1])
+        newest_at = None if known.newest == BEFORE_ALL else moment_of(time)
         owner = fact if state is None else state
         return self._state(
             owner.provider,
@@ -345,7 +295,7 @@ class Merger(Generic[S]):
             updated_at,
             deleted_at,
             None if newest_at == updated_at else newest_at,
-            None if merge == _PREFIXES[0] else merge,
+            None if merge == PREFIXES[0] else merge,
             *own,
         )
 
@@ -353,11 +303,11 @@ class Merger(Generic[S]):
         """The values that a fact gives, by the numbers of their fields."""
         given: dict[int, Any] = {}
         if fact.program_id is not None:
-            given[_PROGRAM_ID] = fact.program_id
+            given[PROGRAM_ID] = fact.program_id
         if fact.created_at is not UNSET:
-            given[_CREATED_AT] = fact.created_at
+            given[CREATED_AT] = fact.created_at
         if fact.time is not None:
-            given[_UPDATED_AT] = fact.time
+            given[UPDATED_AT] = fact.time
         for field, name in enumerate(self.names[FIRST_BIT:], FIRST_BIT):
             if (value := getattr(fact, name)) is not UNSET:
                 given[field] = value
@@ -379,17 +329,17 @@ class Merger(Generic[S]):
             whose.id,
             created_at,
             updated_at,
-            merge=_PREFIXES[missing] if missing else None,
+            merge=PREFIXES[missing] if missing else None,
             **dict(zip(self.names[FIRST_BIT:], own, strict=True)),
         )
-        return _digest(said, what)
+        return digest(said, what)
 
     def _first(self, fact: Fact, missing: int, time: datetime) -> str | None:
         """The `merge` of the state after the first fact."""
         if not fact.created:
-            return _PREFIXES[missing] if missing else None
+            return PREFIXES[missing] if missing else None
         rank = self._rank(getattr(fact, self.names[self._ranked])) if self._ranks else 0
-        return f'{_PREFIXES[missing]}{{"c":[[{_microseconds(time)},{rank},0]]}}'
+        return f'{PREFIXES[missing]}{{"c":[[{microseconds(time)},{rank},0]]}}'
 
     def _with_older(self, old: S, before: int, missing: int, newest: datetime) -> str | None:
         """The `merge` of a state whose newest fact gives other fields than the one before, if that is all there is.
@@ -398,16 +348,16 @@ class Merger(Generic[S]):
         """
         kept = missing & ~before
         if not kept:
-            return _PREFIXES[missing] if missing else None
-        time = _microseconds(newest)
+            return PREFIXES[missing] if missing else None
+        time = microseconds(newest)
         rank = 0
         if self._ranks and not before >> self._ranked & 1:
             rank = self._ranks.get(getattr(old, self.names[self._ranked]), 0)
-        older = f'{_PREFIXES[missing]}{{"o":[[{time},{rank},0,{kept}]]'
+        older = f'{PREFIXES[missing]}{{"o":[[{time},{rank},0,{kept}]]'
         if before & 4:
             return older + "}"
         # The state is what the fact before said.
-        return f'{older},"s":[[{time},{_digest(old)}]]}}'
+        return f'{older},"s":[[{time},{digest(old)}]]}}'
 
     def _rank(self, value: object) -> int:
         return self._ranks.get(value, 0) if isinstance(value, str) else 0
@@ -417,71 +367,3 @@ class Merger(Generic[S]):
         return before.deleted_at != after.deleted_at or any(
             getattr(before, name) != getattr(after, name) for name in self.names
         )
-
-
-def _verdict(
-    known: _Known[S], given: Mapping[int, Any], key: Key, said: int, *, is_timed: bool
-) -> Verdict:
-    """What becomes of a fact; `stale` if that depends on whether it changes anything."""
-    time = key[0]
-    if is_timed and said in known.said.get(time, ()):
-        return "duplicate"
-    if (
-        not is_timed
-        and known.newest != _BEFORE_ALL
-        and not known.is_timed
-        and said == known.newest_said
-    ):
-        return "duplicate"
-    others = [known.newest, *(known.fields[field][0] for field in given if field in known.fields)]
-    if any(other[0] == time for other in others) and (is_timed or known.is_timed):
-        return "tie"
-    return "applied" if key > known.newest else "stale"
-
-
-def _mark(known: _Known[S], fact: Fact, key: Key, when: int) -> None:
-    """Remember a creation, the first of its time, or a deletion."""
-    time, rank, position = key
-    if fact.created:
-        known.creations[time] = min(known.creations.get(time, (rank, position)), (rank, position))
-    if fact.deleted:
-        known.deletions[time] = (position, when)
-
-
-def _is_alone(known: _Known[S], older: Mapping[Key, int]) -> bool:
-    """Whether the newest fact is the only one known of its time, and no deletion: then the state says what it said."""
-    time, rank, position = known.newest
-    return (
-        rank != _DELETION_RANK
-        and not any(key[0] == time for key in older)
-        and all(said == known.newest_said for said in known.said.get(time, ()))
-        and known.creations.get(time, (rank, position)) == (rank, position)
-        and time not in known.deletions
-    )
-
-
-def _forget_position(memo: _Memo, newest: Key) -> None:
-    """Leave out what the state says itself of its newest fact."""
-    time, rank, _ = newest
-    memo.s = [each for each in memo.s if each[0] != time]
-    memo.c = [(time, rank, 0) if each[0] == time else each for each in memo.c]
-
-
-def _bits(mask: int) -> list[int]:
-    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
-
-
-def _digest(said: Tracked, what: tuple[object, ...] = ()) -> int:
-    """64 bits that are the same in every process, for what a state says, and what else was done."""
-    encoded = _encode(said)
-    if what:
-        encoded += _encode(what)
-    return int.from_bytes(blake2b(encoded, digest_size=8).digest())
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def _moment(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from eventstore.fold.projection import Judgement, Projection
 from projections import load_projections
 from projections.gift_cards import PROJECTION, GiftCard, evolve
-from projections.merging import MOST_REMEMBERED
+from projections.known import MOST_REMEMBERED
 from projections.tracked import Tracked
 from providers.facts import GiftCardFact, Given
 from tests.support.live_fold import shown
