@@ -9,7 +9,6 @@ from msgspec import UNSET
 from eventstore.fold.columns import SECRET
 from eventstore.fold.projection import Journal, Place, Projection, Total
 from eventstore.log.events import Event
-from projections.known import FIRST_BIT
 from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import GiftCardFact
@@ -47,7 +46,7 @@ class BalanceChange(msgspec.Struct, frozen=True):
 
 
 _MERGER = Merger(GiftCard)
-_TYPE, _STATUS, _BALANCE, _CURRENCY, _CODE, _GAN = (1 << n for n in range(FIRST_BIT, FIRST_BIT + 6))
+_TYPE, _STATUS, _BALANCE, _CURRENCY, _CODE, _GAN = _MERGER.masks
 
 
 def evolve(state: GiftCard | None, fact: GiftCardFact, at: Place) -> GiftCard:
@@ -69,7 +68,7 @@ def evolve(state: GiftCard | None, fact: GiftCardFact, at: Place) -> GiftCard:
     if fields is None:
         return _MERGER.merge(state, fact, at)
     after = GiftCard(*fields, type_, status, balance, currency, code, gan)
-    if fact.updated_at is None and _MERGER.is_repeat(old, after):
+    if fact.updated_at is None and balance == old.balance and _MERGER.is_repeat(old, after):
         return _MERGER.merge(state, fact, at)
     return after
 

@@ -3,7 +3,6 @@
 from msgspec import UNSET
 
 from eventstore.fold.projection import Place, Projection
-from projections.known import FIRST_BIT
 from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import LocationFact
@@ -26,7 +25,7 @@ _NOTHING = Location("", "", None, "")
 
 
 _MERGER = Merger(Location)
-_NAME, _STATUS, _TYPE, _EXTERNAL_ID = (1 << n for n in range(FIRST_BIT, FIRST_BIT + 4))
+_NAME, _STATUS, _TYPE, _EXTERNAL_ID = _MERGER.masks
 
 
 def evolve(state: Location | None, fact: LocationFact, at: Place) -> Location:
@@ -44,7 +43,7 @@ def evolve(state: Location | None, fact: LocationFact, at: Place) -> Location:
     if fields is None:
         return _MERGER.merge(state, fact, at)
     after = Location(*fields, name, status, type_, external_id)
-    if fact.updated_at is None and _MERGER.is_repeat(old, after):
+    if fact.updated_at is None and status == old.status and _MERGER.is_repeat(old, after):
         return _MERGER.merge(state, fact, at)
     return after
 

@@ -8,7 +8,6 @@ from msgspec import UNSET
 
 from eventstore.fold.projection import Journal, Place, Projection, Total
 from eventstore.log.events import Event
-from projections.known import FIRST_BIT
 from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import Phase, TransactionFact
@@ -68,7 +67,7 @@ _MERGER = Merger(Transaction, "phase", RANKS)
     _GIFT_CARD_ID,
     _LOCATION_ID,
     _REFERENCE,
-) = (1 << n for n in range(FIRST_BIT, FIRST_BIT + 10))
+) = _MERGER.masks
 
 
 def evolve(state: Transaction | None, fact: TransactionFact, at: Place) -> Transaction:  # noqa: C901 - straight lines
@@ -110,7 +109,7 @@ def evolve(state: Transaction | None, fact: TransactionFact, at: Place) -> Trans
         location_id,
         reference,
     )
-    if fact.updated_at is None and _MERGER.is_repeat(old, after):
+    if fact.updated_at is None and status == old.status and _MERGER.is_repeat(old, after):
         return _MERGER.merge(state, fact, at)
     return after
 

@@ -149,6 +149,32 @@ async def test_a_history_tells_what_each_event_did(client: Client) -> None:
     assert "balance" in steps[4]["error"]
 
 
+async def test_a_history_tells_why_an_event_did_not_apply(client: Client) -> None:
+    card = {"id": "g-1", "balance": 2500, "updated_on": "2026-01-02T00:00:00Z"}
+    await client.loopz("gift-card.updated", card)
+    await client.loopz("gift-card.updated", card | {"balance": 1000})
+    await client.loopz("gift-card.updated", card)
+    await client.loopz("gift-card.created", card | {"code": "C", "updated_on": "2026-01-01"})
+    await client.loopz("gift-card.deleted", {"id": "g-1", "deleted_on": "2026-01-03T00:00:00Z"})
+    await client.loopz("gift-card.updated", {"id": "g-1", "balance": 900})
+    steps = (await client.get("/v1/gift-cards/g-1/history?at_least=6")).json["items"]
+    told = ("verdict", "decided_by", "reason", "effective_from")
+    assert [tuple(step[name] for name in told) for step in steps] == [
+        ("applied", None, None, "provider"),
+        ("tie", None, None, "provider"),
+        ("duplicate", 1, None, "provider"),
+        ("late", 2, None, "provider"),
+        ("applied", None, None, "provider"),
+        ("applied", 5, "after-deletion", "recorded"),
+    ]
+    assert steps[3]["changes"].keys() == {"code"}
+    assert [step["effective_at"] for step in steps[3:5]] == [
+        "2026-01-01T00:00:00Z",
+        "2026-01-03T00:00:00.999999Z",
+    ]
+    assert steps[5]["effective_at"] == steps[5]["recorded_at"]
+
+
 async def test_a_history_hides_secrets(client: Client) -> None:
     await client.loopz("gift-card.created", CARD)
     answer = await client.get("/v1/gift-cards/g-1/history?at_least=1")
