@@ -28,10 +28,11 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Kill things under load, then look whether anything acknowledged was lost: KILLS=1000 for a night.
+# Kill things under load, then look whether anything acknowledged was lost: KILLS=1000 for a night. CROWD=1: amid a crowd
+# of strangers, which nothing may be delayed or refused for.
 KILLS ?= 100
 torture: $(VENV)/dev.stamp
-	@exec $(BIN)/python -m torture --kills $(KILLS)
+	@exec $(BIN)/python -m torture --kills $(KILLS) $(if $(CROWD),--crowd $(CROWD))
 
 # Short benchmarks, about five minutes for all three. An option of OPTIONS wins over these.
 BENCH ?= ingest lag rebuild

@@ -5,14 +5,17 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.command import EXIT_INTERRUPTED, until_stopped
+from eventstore.limits import MIB
+from torture.crowd_watch import CrowdOutcome
 from torture.run import Outcome, Plan, torture
+from torture.timings import Latencies
 
 EXIT_BROKEN = 1
 
@@ -27,6 +30,7 @@ def main() -> int:
         workers=given.workers,
         senders=given.senders,
         keep=given.keep,
+        crowd=given.crowd,
         database_url=os.environ.get("LOOPLEDGER_TEST_DATABASE_URL"),
     )
     out = Console(highlight=False, markup=False, soft_wrap=True)
@@ -60,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         help="HTTP processes, one of which appends (%(default)s)",
     )
     add("--senders", type=_at_least(1), default=16, metavar="N", help="at once (%(default)s)")
+    add(
+        "--crowd",
+        type=_share,
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        metavar="SHARE",
+        help="amid a crowd of strangers; a smaller one than a full one (1.0) against limits that are smaller too",
+    )
     add("--keep", action="store_true", help="keep the data and the server's logs in any case")
     add("--json", action="store_true", help="print the outcome as one JSON object")
     return parser
@@ -75,10 +88,15 @@ def _at_least(least: int) -> Callable[[str], int]:
     return count
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        message = f"not a share above 0, up to 1: {text}"
+        raise argparse.ArgumentTypeError(message)
+    return share
+
+
 def _print(outcome: Outcome, out: Console) -> None:
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
     rows = {
         "seed": str(outcome.seed),
         "kills": f"{outcome.kills:,}",
@@ -97,9 +115,9 @@ def _print(outcome: Outcome, out: Console) -> None:
         "longest time without a 200": f"{outcome.longest_time_without_a_200:.1f} s",
         "the whole run": f"{outcome.seconds:.0f} s",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    out.print(table)
+    _print_table(rows.items(), out)
+    if outcome.crowd is not None:
+        _print_table(_rows_of(outcome.crowd), out)
     for reason, count in outcome.failed_starts.items():
         out.print(f"{count:,} starts failed: {reason}")
     for said, count in outcome.logged.items():
@@ -112,6 +130,39 @@ def _print(outcome: Outcome, out: Console) -> None:
 
 def _indented(counts: dict[str, int]) -> dict[str, str]:
     return {f"  {name}": f"{count:,}" for name, count in counts.items()}
+
+
+def _print_table(rows: Iterable[tuple[str, str]], out: Console) -> None:
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows:
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _rows_of(crowd: CrowdOutcome) -> Iterator[tuple[str, str]]:
+    yield "deliveries before the crowd came", _told(crowd.before)
+    seconds = f"{crowd.undisturbed_seconds:.0f} s"
+    yield f"amid it, in the {seconds} without a kill", _told(crowd.undisturbed)
+    for way, each in crowd.undisturbed_by_way.items():
+        yield f"  {way}", _told(each)
+    yield "from a kill until all had come back", _told(crowd.disturbed)
+    for role, memory in crowd.memory.items():
+        before, since = memory.before // MIB, memory.since // MIB
+        yield f"memory: {role}", f"{before} MiB before, {since} MiB at most since"
+    if crowd.waiting_share is not None:
+        yield "the workers waited for a processor", f"{crowd.waiting_share:.0%} of their time"
+    kept = "there" if crowd.rejection_kept else "gone"
+    yield "the rejection of a verified sender", kept
+    for name, counts in crowd.attacks.items():
+        yield f"  {name}", ", ".join(f"{key}: {count:,}" for key, count in counts.items())
+
+
+def _told(each: Latencies) -> str:
+    others = "".join(f", {status}: {count:,}" for status, count in each.others.items())
+    times = f"{each.p50 * 1000:.0f}, {each.p99 * 1000:.0f}, {each.longest * 1000:.0f} ms"
+    return f"{each.count:,}: median, p99, longest {times}{others}"
 
 
 def _others(outcome: Outcome) -> int:

@@ -31,6 +31,11 @@ Kind = Literal[
     "stop",  # the server did not stop cleanly
     "orphan",  # a process outlived the server
     "critical",  # the server or Postgres says that something cannot be
+    "slow",  # amid a crowd, a 99th percentile above the promised one
+    "unserved",  # amid a crowd, no 200 though nothing was being killed
+    "memory",  # a worker that grew for a crowd
+    "forgotten",  # a rejection of a verified sender that is not on record any more
+    "trusted",  # a stranger that was asked for its body, or whose delivery was accepted
 ]
 
 

@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from simulation.deliveries import Delivery, Rates, deliveries
+from torture.client import Client, Connect, NotConnectedError
 from torture.sender_log import MARK, Attempt, SenderLog, Sent, digest_of
 from web.api.deliveries import Acknowledgement
 
@@ -44,10 +45,10 @@ class _Method(msgspec.Struct):
 
 
 class Load:
-    """Senders, each with one delivery under way at a time."""
+    """Senders, each with one delivery under way at a time, by a client of its own."""
 
-    def __init__(self, url: str, sender_log: SenderLog, seed: int) -> None:
-        self._url = url
+    def __init__(self, connect: Connect, sender_log: SenderLog, seed: int) -> None:
+        self._connect = connect
         self._sender_log = sender_log
         self._random = random.Random(f"load {seed}")  # noqa: S311 (seeded on purpose)
         self._deliveries = unique(seed)
@@ -55,37 +56,32 @@ class Load:
 
     async def run(self, senders: int) -> None:
         """Send until told to end, and then until the deliveries under way have their 200."""
-        async with (
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
-            ) as session,
-            asyncio.TaskGroup() as group,
-        ):
+        async with asyncio.TaskGroup() as group:
             self._sender_log.begin()
             for _ in range(senders):
-                group.create_task(self._send(session))
+                group.create_task(self._send())
 
     def end(self) -> None:
         """Begin no further delivery."""
         self._ending = True
 
-    async def _send(self, session: aiohttp.ClientSession) -> None:
-        while not self._ending:
-            delivery = next(self._deliveries)
-            number = self._sender_log.enter(sent(delivery))
-            while not await self._try(session, delivery, number):  # noqa: ASYNC110 (it waits between tries)
-                await asyncio.sleep(self._random.uniform(*RETRY_SECONDS))
-            await asyncio.sleep(self._random.expovariate(1 / REST_SECONDS))
+    async def _send(self) -> None:
+        async with self._connect() as client:
+            while not self._ending:
+                delivery = next(self._deliveries)
+                number = self._sender_log.enter(sent(delivery))
+                while not await self._try(client, delivery, number):  # noqa: ASYNC110 (it waits between tries)
+                    await asyncio.sleep(self._random.uniform(*RETRY_SECONDS))
+                await asyncio.sleep(self._random.expovariate(1 / REST_SECONDS))
 
-    async def _try(self, session: aiohttp.ClientSession, delivery: Delivery, number: int) -> bool:
+    async def _try(self, client: Client, delivery: Delivery, number: int) -> bool:
         """Make one attempt; says whether the delivery is done with."""
         attempt, mark = self._sender_log.attempt(number)
         try:
-            status = await self._post(session, delivery, attempt, mark)
-        except aiohttp.ClientConnectorError as error:
-            # Nobody listened: nothing was sent.
+            status = await self._post(client, delivery, attempt, mark)
+        except NotConnectedError as error:
             attempt.outcome = "unsent"
-            answer = type(error).__name__
+            answer = str(error)
         except (aiohttp.ClientError, OSError) as error:
             answer = type(error).__name__
         else:
@@ -95,26 +91,20 @@ class Load:
         self._sender_log.answers[answer] += 1
         return attempt.outcome == "acknowledged"
 
-    async def _post(
-        self, session: aiohttp.ClientSession, delivery: Delivery, attempt: Attempt, mark: str
-    ) -> int:
+    async def _post(self, client: Client, delivery: Delivery, attempt: Attempt, mark: str) -> int:
         headers = {**delivery.headers, MARK: mark}
         if self._random.random() < CLOSING:
             headers["Connection"] = "close"
-        patience = aiohttp.ClientTimeout(total=self._random.choice(PATIENCE_SECONDS))
-        async with session.post(
-            self._url + delivery.path, data=delivery.body, headers=headers, timeout=patience
-        ) as response:
-            if response.status == HTTPStatus.OK:
-                try:
-                    position = msgspec.json.decode(
-                        await response.read(), type=Acknowledgement
-                    ).position
-                except (aiohttp.ClientError, OSError, msgspec.DecodeError):
-                    # The status alone is a promise, whatever became of the rest.
-                    position = None
-                self._sender_log.acknowledge(attempt, position)
-            return response.status
+        patience = self._random.choice(PATIENCE_SECONDS)
+        answer = await client.post(delivery, headers, patience)
+        if answer.status == HTTPStatus.OK:
+            try:
+                position = msgspec.json.decode(answer.body, type=Acknowledgement).position
+            except msgspec.DecodeError:
+                # The status alone is a promise.
+                position = None
+            self._sender_log.acknowledge(attempt, position)
+        return answer.status
 
 
 def sent(delivery: Delivery) -> Sent:

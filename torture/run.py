@@ -6,8 +6,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from torture import crowd_watch
 from torture.checks import LogCheck, Violation, Violations
+from torture.client import aiohttp_client
+from torture.crowd_watch import CrowdOutcome, CrowdWatch
 from torture.examine import caught_up, examine
 from torture.fresh_database import FreshDatabase
 from torture.kills import Killer
@@ -40,7 +44,8 @@ Show = Callable[[str], None]
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to do. `seed` decides what is sent, what is killed and how long the pauses are.
 
-    `database_url` names a server where a database is made for it; None is an embedded Postgres.
+    `database_url` names a server where a database is made for it; None is an embedded Postgres. `crowd` is how much of
+    a full crowd comes too; 0 is none, and senders that nothing verifies.
     """
 
     kills: int
@@ -48,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     senders: int
     keep: bool = False
+    crowd: float = 0.0
     database_url: str | None = None
 
 
@@ -75,6 +81,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     violations: dict[str, int]
     first_violations: list[Violation]
     logged: dict[str, int]
+    crowd: CrowdOutcome | None
     kept: str | None
 
     @property
@@ -118,7 +125,18 @@ class _Run:
         self, plan: Plan, directory: Path, show: Show, database_url: str | None = None
     ) -> None:
         self.target = Target(
-            directory, workers=plan.workers, seed=plan.seed, database_url=database_url
+            directory,
+            workers=plan.workers,
+            seed=plan.seed,
+            database_url=database_url,
+            settings=crowd_watch.settings(plan.crowd) if plan.crowd else None,
+        )
+        self._crowd = (
+            CrowdWatch(
+                self.target, self._next_200, share=plan.crowd, workers=plan.workers, seed=plan.seed
+            )
+            if plan.crowd
+            else None
         )
         self.violations = Violations()
         self._plan = plan
@@ -149,21 +167,35 @@ class _Run:
         return self._plan.keep or bool(self.violations.counts)
 
     async def _load_and_kill(self) -> None:
-        load = Load(self.target.url, self._sender_log, self._plan.seed)
+        crowd = self._crowd
+        connect = partial(aiohttp_client, self.target.url) if crowd is None else crowd.client
+        load = Load(connect, self._sender_log, self._plan.seed)
         async with _beside(load.run(self._plan.senders)) as sending:
             await self._next_200()
-            for _ in range(self._plan.kills):
-                await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
-                await self._killer.kill()
-                if self._random.random() < LET_COME_BACK:
-                    await self._next_200()
-            await self._killer.wait_until_resumed()
-            await self._next_200()
-            load.end()
-            await asyncio.wait([sending], timeout=BACK_SECONDS)
+            async with crowd.gathered() if crowd is not None else nullcontext():
+                for _ in range(self._plan.kills):
+                    await (self._kill() if crowd is None else self._kill_amid(crowd))
+                await self._killer.wait_until_resumed()
+                await self._next_200()
+                load.end()
+                await asyncio.wait([sending], timeout=BACK_SECONDS)
             if not sending.done():
                 message = f"deliveries have no 200 {BACK_SECONDS:g} s after the last kill"
                 raise _DownError(message)
+
+    async def _kill(self) -> None:
+        await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
+        await self._killer.kill()
+        if self._random.random() < LET_COME_BACK:
+            await self._next_200()
+
+    async def _kill_amid(self, crowd: CrowdWatch) -> None:
+        """Kill, and let all come back: latencies amid a crowd say nothing of a server that is down."""
+        await crowd.pause()
+        began = time.monotonic()
+        await self._killer.kill()
+        await self._killer.wait_until_resumed()
+        await crowd.settle(began)
 
     async def _next_200(self) -> None:
         acknowledged = self._sender_log.acknowledged
@@ -189,6 +221,8 @@ class _Run:
             self.violations.add("stop", problem)
         for orphan in await self.target.orphans():
             self.violations.add("orphan", orphan)
+        if self._crowd is not None:
+            crowd_watch.check(self._crowd.outcome(), self.violations)
         for number, status in self._sender_log.refused:
             stream = self._sender_log.deliveries[number].stream
             self.violations.add("refused", f"{stream}: answered {status}")
@@ -237,6 +271,7 @@ class _Run:
             violations={str(kind): count for kind, count in counts.items()},
             first_violations=self.violations.first,
             logged=dict(self.target.logged().most_common()),
+            crowd=None if self._crowd is None else self._crowd.outcome(),
             kept=kept,
         )
 

@@ -5,16 +5,18 @@ import contextlib
 import random
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 import psutil
 
-from benchmarks.harness.server_process import LoopledgerProcess, free_port, postmaster_pid
+from benchmarks.harness.server_process import LoopledgerProcess, postmaster_pid
 from eventstore.postgres.cluster import embedded_dsn
 from eventstore.postgres.roles import ADMIN
 
@@ -25,6 +27,9 @@ RESTART_SECONDS = (0.0, 0.5)
 STOP_SECONDS = 15.0
 # How long processes that lost their parent may take to notice and to finish what they have.
 LINGER_SECONDS = 10.0
+
+# Ports that no client is given: while the server is down, a client could have its port, and be connected to itself.
+PORTS = range(20_000, 30_000)
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -42,6 +47,15 @@ class Member(NamedTuple):
     role: Role
 
 
+def _free_port() -> int:
+    """A port of PORTS that is free now."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    message = f"no port from {PORTS.start} to {PORTS.stop} is free"
+    raise OSError(message)
+
+
 class _Line(msgspec.Struct):
     """As much of a line of the server's log as is counted."""
 
@@ -50,13 +64,23 @@ class _Line(msgspec.Struct):
 
 
 class Target:
-    """A Loopledger of several processes below `directory`, with an embedded Postgres or over `database_url`."""
+    """A Loopledger of several processes below `directory`, with an embedded Postgres or over `database_url`.
+
+    `settings` are further variables of its environment.
+    """
 
     def __init__(
-        self, directory: Path, *, workers: int, seed: int, database_url: str | None = None
+        self,
+        directory: Path,
+        *,
+        workers: int,
+        seed: int,
+        database_url: str | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._random = random.Random(f"target {seed}")  # noqa: S311 (seeded on purpose)
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = directory / "data"
         self.embedded = database_url is None
         self.dsn = database_url or embedded_dsn(self.data_dir, ADMIN)
@@ -66,7 +90,7 @@ class Target:
         self._logs = directory / "logs"
         self._logs.mkdir()
         self._workers = workers
-        self._random = random.Random(f"target {seed}")  # noqa: S311 (seeded on purpose)
+        self._settings = settings or {}
         self._server: LoopledgerProcess | None = None
         # Everything that was ever seen of it, by pid.
         self._seen: dict[int, psutil.Process] = {}
@@ -152,12 +176,13 @@ class Target:
         self._server = LoopledgerProcess(
             self.data_dir,
             self._log(self.starts),
-            port=self._port,
+            port=self.port,
             arguments=["--workers", str(self._workers)],
             environ={
                 "LOOPLEDGER_LOG_FORMAT": "json",
                 "LOOPLEDGER_LIMITS_WAL_READY_MIB": "0",
                 "LOOPLEDGER_LIMITS_APPENDERS": str(APPENDERS),
+                **self._settings,
                 **({} if self.embedded else {"DATABASE_URL": self.dsn}),
             },
         )
