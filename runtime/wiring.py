@@ -346,7 +346,7 @@ async def _set_up_privileges(urls: Urls) -> None:
         ("LOOPLEDGER_RECEIVING_URL", urls.receiving, RECEIVER),
         ("LOOPLEDGER_PROJECTING_URL", urls.projecting, PROJECTOR),
     ):
-        connection = await Database(url, pool_connections=1).connect()
+        connection = await Database(url, pool_connections=1).connect_or_explain(setting)
         try:
             await check_role(connection, setting, role)
         finally:

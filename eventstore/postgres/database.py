@@ -114,8 +114,8 @@ class Database:
             self._pool.terminate()
             self._pool = None
 
-    async def connect_or_explain(self) -> "Connection[Record]":
-        """Open a connection outside the pool, the first one to this database. Raises PostgresError."""
+    async def connect_or_explain(self, setting: str = "DATABASE_URL") -> "Connection[Record]":
+        """Open a connection outside the pool, the first one by the URL of this setting. Raises PostgresError."""
         try:
             return await self.connect()
         except asyncpg.ProtocolViolationError as error:
@@ -130,9 +130,10 @@ class Database:
                 why = os.strerror(error.errno or 0)
             else:
                 why = str(error) or type(error).__name__
+            way_out = "; unset it to use the embedded Postgres" if setting == "DATABASE_URL" else ""
             raise PostgresError(
                 problem=f"no connection to the database ({why})",
-                remedy="Check DATABASE_URL and that the server runs; unset it to use the embedded Postgres.",
+                remedy=f"Check {setting} and that the server runs{way_out}.",
             ) from (None if isinstance(error, ValueError) else error)
 
     async def connect(self) -> "Connection[Record]":

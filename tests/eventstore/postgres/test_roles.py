@@ -306,6 +306,17 @@ async def test_a_url_of_another_role_is_refused(store: Store) -> None:
         await prepare(SETTINGS, urls)
 
 
+async def test_a_wrong_password_is_told_with_the_setting_that_has_it(store: Store) -> None:
+    wrong = re.sub("//([^:@]*)[^@]*@", r"//\1:wrong@", store.dsn(PROJECTOR)).partition("&passfile")[
+        0
+    ]
+    urls = Urls(store.urls.owner, store.urls.receiving, wrong)
+    with pytest.raises(
+        PostgresError, match=r"authentication failed.*Check LOOPLEDGER_PROJECTING_URL"
+    ):
+        await prepare(SETTINGS, urls)
+
+
 async def test_a_member_of_a_role_may_act_as_it(store: Store) -> None:
     await store.execute("DROP ROLE IF EXISTS somebody")
     await store.execute("CREATE ROLE somebody LOGIN PASSWORD 'once'")
