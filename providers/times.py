@@ -115,7 +115,10 @@ def check_not_ahead(
 ) -> None:
     """Raise UndecodableError for a time so far after its delivery that it would be newer than all to come."""
     if moment is not None and moment - received_at > most:
-        raise UndecodableError(field=field, problem="is too long after it was received")
+        raise UndecodableError(
+            field=field,
+            problem="is further ahead of when it was received than `seconds_ahead` allows",
+        )
 
 
 def last_instant(value: Any, moment: datetime | None) -> datetime | None:  # noqa: ANN401 - as above
