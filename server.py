@@ -6,6 +6,7 @@ and one that projects.
 
 import argparse
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ import msgspec
 import structlog
 import uvloop
 
-from eventstore.errors import ExposedError, LoopledgerError, SettingsError
+from eventstore.errors import ExposedError, ListenError, LoopledgerError, SettingsError
 from eventstore.log.known_head import KnownHead
 from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import Account, account_for
@@ -60,6 +61,13 @@ logger = structlog.get_logger()
 
 # What the parent alone is told: of these a worker gets its own, as DATABASE_URL.
 ROLE_URLS = frozenset({"LOOPLEDGER_RECEIVING_URL", "LOOPLEDGER_PROJECTING_URL"})
+
+# What to do about an address that cannot be listened on.
+LISTEN_REMEDIES = {
+    errno.EADDRINUSE: "Is another Loopledger running? Stop it, or set another port (LOOPLEDGER_PORT).",
+    errno.EADDRNOTAVAIL: "LOOPLEDGER_HOST must be an address of this machine.",
+    errno.EACCES: "Ports below 1024 are reserved: set another one (LOOPLEDGER_PORT), and let a proxy listen there.",
+}
 
 # Seconds for which a start waits for its projections.
 SET_UP_SECONDS = 2.0
@@ -341,18 +349,19 @@ def _bound_socket(settings: Settings) -> socket.socket:
         raise SettingsError(
             key="host",
             problem=f"must be an address of this machine, not {settings.host!r}: {error.strerror}",
-            source="settings",
+            source=settings.sources.get("host", "the default"),
         ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise SettingsError(
-            key="port",
-            problem=f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "is another Loopledger running? LOOPLEDGER_PORT sets another port",
-            source="settings",
+        raise ListenError(
+            address=f"{settings.host}:{settings.port}",
+            problem=error.strerror,
+            remedy=LISTEN_REMEDIES.get(
+                error.errno or 0, "Check LOOPLEDGER_HOST and LOOPLEDGER_PORT."
+            ),
         ) from None
     return listener
 

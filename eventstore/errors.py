@@ -32,6 +32,10 @@ class ExposedError(LoopledgerError):
     """  # noqa: D205 - one message
 
 
+class ListenError(LoopledgerError):
+    """Cannot listen on {address}: {problem}. {remedy}"""  # noqa: D400 - the remedy ends it
+
+
 class PostgresError(LoopledgerError):
     """Postgres could not be used: {problem}. {remedy}"""  # noqa: D400 - the remedy ends it
 
@@ -85,7 +89,7 @@ class NotSwitchedError(LoopledgerError):
 
 
 class RebuildingError(LoopledgerError):
-    """A rebuild of {projection} is under way: generation {generation} is {status}. Promote or discard it first."""
+    """A rebuild of {projection} is under way: generation {generation} is {progress}. Promote or discard it first."""
 
 
 class NotReadyError(LoopledgerError):

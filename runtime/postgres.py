@@ -63,14 +63,16 @@ def _given_urls(settings: Settings) -> Urls | None:
     if settings.database_url is None:
         if receiving is None and projecting is None:
             return None
-        missing = "database_url"
+        missing, given = "database_url", "receiving_url" if receiving else "projecting_url"
     elif (receiving is None) == (projecting is None):
         owner = settings.database_url
         return Urls(owner, receiving or owner, projecting or owner)
     else:
-        missing = "receiving_url" if receiving is None else "projecting_url"
+        missing, given = "receiving_url", "projecting_url"
+        if receiving is not None:
+            missing, given = given, missing
     raise SettingsError(
         key=missing,
-        problem="is missing: who owns the log, who takes deliveries and who folds need a URL each",
-        source="settings",
+        problem=f"is missing, but {given} is set: who owns the log, who takes deliveries and who folds need a URL each",
+        source=settings.sources.get(given, "the settings"),
     )

@@ -197,6 +197,14 @@ def test_a_second_server_on_the_same_data_is_refused(
     [
         ({"LOOPLEDGER_PORT": "http"}, "port must be a whole number from 0 to 65535, not 'http'"),
         ({"LOOPLEDGER_HOST": "0.0.0.0"}, "Refusing to listen on 0.0.0.0"),  # noqa: S104
+        (
+            {"LOOPLEDGER_HOST": "192.0.2.7", "LOOPLEDGER_INSECURE": "true"},
+            "Cannot assign requested address. LOOPLEDGER_HOST must be an address of this machine.",
+        ),
+        (
+            {"LOOPLEDGER_RECEIVING_URL": "postgresql:///d"},
+            "database_url is missing, but receiving_url is set",
+        ),
         ({"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d"}, "no connection to the database"),
     ],
 )
@@ -213,7 +221,7 @@ def test_a_port_in_use_is_named_before_anything_is_started(data_dir: Path) -> No
         port = taken.getsockname()[1]
         result = failed_start({"LOOPLEDGER_PORT": str(port), "LOOPLEDGER_DATA_DIR": str(data_dir)})
     assert result.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use. Is another" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not data_dir.exists()
 

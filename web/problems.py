@@ -191,9 +191,17 @@ async def problems(
         # Not the path as it was sent: it may end in a secret.
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else request.path
+        if resource is None and path.startswith(WEBHOOKS):
+            path = f"{WEBHOOKS}..."
         problem_type = ProblemType(error.status, f"http-{error.status}", error.reason)
-        response = _respond(problem_type, f"{request.method} {path}: {error.reason}.", {})
-        if allow := error.headers.get("Allow"):
+        allow = error.headers.get("Allow")
+        detail = f"{request.method} {path}: {error.reason}."
+        if allow is not None:
+            detail = f"{path} does not take {request.method}; it takes {allow.replace(',', ', ')}."
+        elif error.status == web.HTTPNotFound.status_code:
+            detail = f"There is no path {path} here; GET / lists those that there are."
+        response = _respond(problem_type, detail, {})
+        if allow is not None:
             response.headers["Allow"] = allow
         return response
     except Exception as error:  # noqa: BLE001 - every error becomes a response

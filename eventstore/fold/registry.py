@@ -116,7 +116,7 @@ class Registry:
         return RebuildingError(
             projection=name,
             generation=rebuild.generation if rebuild else 0,
-            status=rebuild.status if rebuild else "being changed",
+            progress=rebuild.status if rebuild else "being changed",
         )
 
     def on_checkpoint(self, name: str, checkpoint: int) -> None:

@@ -105,11 +105,11 @@ def patiently(ask: Callable[[], Any], seconds: float = 30) -> Any:  # noqa: ANN4
 
 
 def failed_start(environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Start a server that is expected to end by itself."""
+    """Start a server that is expected to end by itself: not because somebody's own has the default port."""
     return subprocess.run(
         COMMANDS["python server.py"],
         cwd=ROOT,
-        env=clean_environment(environ),
+        env=clean_environment({"LOOPLEDGER_PORT": "0"} | environ),
         capture_output=True,
         text=True,
         timeout=60,

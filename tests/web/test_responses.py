@@ -73,8 +73,21 @@ async def test_options_are_answered_for_the_server_as_a_whole(client: Client) ->
 
 
 async def test_a_method_that_is_not_taken_is_still_refused(client: Client) -> None:
-    assert (await client.request("DELETE", "/v1/gift-cards")).status == 405
+    answer = await client.request("DELETE", "/v1/gift-cards")
+    assert answer.status == 405
+    assert answer.json["detail"] == "/v1/gift-cards does not take DELETE; it takes GET, HEAD."
     assert (await client.request("OPTIONS", "/nope")).status == 404
+
+
+async def test_a_path_that_is_not_there_is_told_where_the_others_are(client: Client) -> None:
+    answer = await client.request("GET", "/v1/giftcards")
+    assert (
+        answer.json["detail"]
+        == "There is no path /v1/giftcards here; GET / lists those that there are."
+    )
+    # What stands behind the provider may be a secret.
+    answer = await client.request("POST", "/webhooks/loopz/of-secrets/none")
+    assert "of-secrets" not in answer.body.decode()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from string import Formatter
 from typing import Any, get_origin
 
 import aiohttp
@@ -80,6 +81,12 @@ def test_every_parameter_is_described_and_those_of_the_path_are_in_it(route: Rou
             assert (field.type.extra_json_schema or {}).get("description"), field.name
     fields = route.path_parameters.__struct_encode_fields__
     assert set(re.findall(r"{(\w+)}", route.path)) == set(fields)
+
+
+def test_no_fact_of_an_error_is_hidden_by_what_every_problem_has() -> None:
+    for error in PROBLEM_TYPES:
+        facts = {name for _, name, _, _ in Formatter().parse(error.__doc__ or "") if name}
+        assert not facts & {"type", "title", "status", "detail", "instance"}, error
 
 
 def test_no_two_routes_are_the_same() -> None:
