@@ -15,7 +15,7 @@ from types import ModuleType
 from eventstore.errors import LoopledgerError
 from runtime.failing import print_failure
 
-REFUSED, INTERRUPTED = 1, 130
+REFUSED, WRONG_ARGUMENT, INTERRUPTED = 1, 2, 130
 
 
 def load_commands() -> dict[str, ModuleType]:
@@ -37,11 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     version = importlib.metadata.version("loopledger")
     parser.add_argument("--version", action="version", version=f"loopledger {version}")
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parsers = parser.add_subparsers(dest="command", metavar="command")
     commands = load_commands()
     for name, command in commands.items():
         command.add_arguments(parsers.add_parser(name, help=command.HELP))
-    given = parser.parse_args(arguments)
+    given, unknown = parser.parse_known_args(arguments)
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        return WRONG_ARGUMENT
+    if unknown:
+        # With the usage of that command, where argparse would show the list of commands.
+        parsers.choices[given.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         code: int = commands[given.command].run(given)
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 # Exit codes of every command.
 DONE, REFUSED, NO_SERVER, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 130
+WRONG_ARGUMENT = 2  # argparse's own
 
 # A server that is starting, or a proxy before it, responds with these for a while.
 TEMPORARY_STATUSES = frozenset(

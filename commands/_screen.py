@@ -81,7 +81,10 @@ def request_output(facts: Mapping[str, object], headers: list[list[str]], body: 
     """Everything that is on record of a request. For programs the body is base64, as it may hold any bytes."""
     lines = [f"{name}: {_fact(value)}" for name, value in facts.items()]
     lines += ["headers:", *(f"  {name}: {value}" for name, value in headers)]
-    text = "\n".join([*lines, "", body.decode("utf-8", "backslashreplace")])
+    shown = body.decode("utf-8", "backslashreplace")
+    if not body and facts.get("size"):
+        shown = "(its body is not on record)"
+    text = "\n".join([*lines, "", shown])
     encoded = base64.b64encode(body).decode()
     return Output({**facts, "headers": headers, "body_base64": encoded}, text)
 

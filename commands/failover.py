@@ -49,10 +49,10 @@ async def _show(database: Database) -> Output:
 async def _accept(database: Database) -> Output:
     before = await read_failover(database)
     accepted = await accept_timeline(database)
+    earlier = "as before" if before.accepted == accepted.timeline else f"before: {before.accepted}"
     text = (
-        f"accepted timeline {accepted.timeline}, {before.accepted} before: "
-        f"the log goes on after position {accepted.position}\n"
-        "What is lost, as far as the servers know, is in their logs: events_lost"
+        f"Timeline {accepted.timeline} is accepted ({earlier}); the log goes on after position {accepted.position}.\n"
+        "What is lost, as far as the servers know, is in their logs (events_lost)."
     )
     return Output({"accepted": accepted, "before": before.accepted}, text)
 

@@ -15,6 +15,7 @@ from commands._http import (
     INTERRUPTED,
     NO_SERVER,
     REFUSED,
+    WRONG_ARGUMENT,
     ServerAddress,
     add_url,
     api_client,
@@ -60,7 +61,7 @@ to promote; otherwise, without an option, the new generation stays ready.
 exit codes:
     0  done
     1  the server refused, or the rebuild failed
-    2  no server responds
+    2  no server responds, or a wrong argument
     3  there are differences (--promote-if-unchanged, --from-scratch-verify)
   130  interrupted; the rebuild continues in the server
 """
@@ -122,8 +123,8 @@ def _choose(given: argparse.Namespace, screen: Screen, names: list[str]) -> int:
         names.append(given.projection)
         return DONE
     if given.choice in {DISCARD, ROLLBACK}:
-        screen.error(f"--{given.choice} needs the name of a projection")
-        return REFUSED
+        screen.error(f"--{given.choice} needs the name of a projection.")
+        return WRONG_ARGUMENT
     listed = asyncio.run(_list_projections(find_server(given)))
     names += [each.name for each in listed if each.stale or given.choice == VERIFY]
     screen.say(f"To be rebuilt: {', '.join(names)}" if names else "No projection is stale.")
@@ -269,7 +270,7 @@ class _Command:
         if rebuild is None:
             # Fails if there is no such projection, in the server's words.
             live = self._do(lambda client: client.status())
-            self.screen.error(f"there is no rebuild of {live.name}")
+            self.screen.error(f"There is no rebuild of {live.name}.")
             return REFUSED
         generation = rebuild.generation
         self._do(lambda client: client.discard(generation), f"discarding {generation}")

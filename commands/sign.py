@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from commands._http import ServerAddress, add_url, api_client, find_server, run_reporting
 from commands._screen import Screen, standard_screen
 from providers import settings_types
+from runtime.arguments import readable_file
 from runtime.example import SignedDelivery, sign_example
 from runtime.wiring import settings_from
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--body",
         metavar="FILE",
-        type=argparse.FileType("rb"),
+        type=readable_file,
         help="send this body instead of the example",
     )
     parser.add_argument(
@@ -38,7 +39,7 @@ def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
 
     Raises SettingsError, UnsignableError.
     """
-    body = given.body.read() if given.body else None
+    body = given.body.read_bytes() if given.body else None
     signed = sign_example(settings_from(os.environ), given.provider, body)
     address = find_server(given)
     chosen = screen or standard_screen()
@@ -47,7 +48,7 @@ def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
     words = ["curl", "-i", address.url + signed.path]
     for name, value in signed.headers.items():
         words += ["-H", f"{name}: {value}"]
-    data = f"@{given.body.name}" if given.body else signed.body.decode()
+    data = f"@{given.body}" if given.body else signed.body.decode()
     # One line, to be copied.
     line = shlex.join([*words, "--data-binary", data])
     return run_reporting(chosen, lambda: line)

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -50,6 +51,17 @@ def server_url(text: str) -> str:
         message = f"must be the address of a server, like http://127.0.0.1:8080, not {text!r}"
         raise argparse.ArgumentTypeError(message)
     return text.rstrip("/")
+
+
+def readable_file(text: str) -> Path:
+    """Read the path of a file that can be read, for `type=`."""
+    path = Path(text)
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        message = f"must be a file that can be read, not {text!r}: {error.strerror}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _number(text: str) -> float:

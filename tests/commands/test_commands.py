@@ -30,6 +30,11 @@ UNHEARD = "http://127.0.0.1:9"
         (("rejections", "show", "x"), "id: must be a whole number of at least 1, not 'x'"),
         (("simulate", "--rate", "x"), "--rate: must be a number greater than 0, not 'x'"),
         (("simulate", "--late", "2"), "--late: must be a number from 0 to 1, not '2'"),
+        (
+            ("sign", "loopz", "--body", "/nowhere"),
+            "--body: must be a file that can be read, not '/nowhere': No such file or directory",
+        ),
+        (("projections", "extra"), "loopledger projections: error: unrecognized arguments: extra"),
         (("projections", "--url", "nonsense"), "--url: must be the address of a server, like http"),
     ],
 )
@@ -97,6 +102,12 @@ async def test_the_commands_are_there(serve: Serve, capsys: pytest.CaptureFixtur
     ):
         assert await asyncio.to_thread(commands.main, arguments) == 0
     assert "Generation 2 of transactions is live." in capsys.readouterr().out
+
+
+def test_without_a_command_all_of_them_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main([]) == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in commands.load_commands())
 
 
 def test_the_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> None:

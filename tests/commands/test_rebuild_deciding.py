@@ -165,7 +165,7 @@ async def test_a_rebuild_is_discarded(serve: Serve) -> None:
 async def test_there_may_be_nothing_to_discard(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
     code, _, err = await rebuilt(fake, "--discard")
-    assert (code, err) == (1, "loopledger: there is no rebuild of transactions\n")
+    assert (code, err) == (1, "loopledger: There is no rebuild of transactions.\n")
     code, _, err = await run_command(rebuild, fake.url, "cards", "--discard")
     assert (code, err) == (1, "loopledger: There is no projection cards.\n")
 
@@ -234,8 +234,8 @@ async def test_what_has_to_be_named_is_asked_for(serve: Serve) -> None:
     fake = await serve(FakeLoopledger())
     for option in ("--discard", "--rollback"):
         code, _, err = await run_command(rebuild, fake.url, option)
-        assert (code, fake.posts) == (1, [])
-        assert err == f"loopledger: {option} needs the name of a projection\n"
+        assert (code, fake.posts) == (2, [])
+        assert err == f"loopledger: {option} needs the name of a projection.\n"
 
 
 async def test_one_that_cannot_be_rebuilt_does_not_keep_the_others_from_it(serve: Serve) -> None:

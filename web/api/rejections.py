@@ -97,7 +97,9 @@ async def retry_rejection(
     rejection = await _find(context, path.id)
     endpoint = context.endpoints.get(rejection.provider)
     if endpoint is None or not rejection.complete or not rejection.body:
-        problem = "its body is not on record, as that of no stranger; have it sent again"
+        problem = (
+            "its sender was not verified, and nobody's body is kept who is not; have it sent again"
+        )
         if endpoint is None:
             problem = "its provider is gone"
         elif rejection.verified:
