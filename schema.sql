@@ -285,6 +285,18 @@ CREATE TABLE quarantine (
 
 CREATE INDEX quarantine_stream ON quarantine (stream);
 
+-- Events that a generation folded in another stream than that on record: it read of what thing they are when they were
+-- filed already.
+CREATE TABLE refiled (
+    projection text NOT NULL,
+    generation integer NOT NULL,
+    position bigint NOT NULL,
+    stream text NOT NULL,
+    refiled_to text COLLATE "C" NOT NULL,
+    PRIMARY KEY (projection, generation, refiled_to, position),
+    FOREIGN KEY (projection, generation) REFERENCES projections (name, generation) ON DELETE CASCADE
+);
+
 -- Requests that were refused, on record with their cause. A repeat raises the count. Bounded in number and bytes by who
 -- writes it, and in dead rows by autovacuum, which comes by more often than elsewhere; no part of the log.
 CREATE TABLE rejections (

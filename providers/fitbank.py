@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from eventstore.errors import SettingsError
 from eventstore.log.events import Event
-from eventstore.log.streams import stream_name
+from eventstore.log.streams import stream_name, stream_name_if_not
 from providers.amounts import CurrencyCode, major
 from providers.facts import Fact, Phase, TransactionFact
 from providers.parsing import (
@@ -127,6 +127,7 @@ def provider(settings: Settings) -> Provider:
         topics=dict.fromkeys(KINDS, TransactionFact),
         recognise=recognise,
         decode=decode_with_settings,
+        stream_of=stream_of,
         example=EXAMPLE,
         decoding_settings={
             "cash_methods_swapped": settings.cash_methods_swapped,
@@ -141,11 +142,12 @@ def recognise(_: Mapping[str, str], body: bytes) -> Recognised:
     envelope = parse_object(body, _ENVELOPE, _Envelope)
     method = envelope.Method if isinstance(envelope.Method, str) else None
     topic = checked_name(method, "the field Method")
-    merchant_id = checked_name(identity(envelope.BusinessUnitId), "the field BusinessUnitId")
-    # A transaction is one thing, whichever method reports it; unknown methods stay apart.
-    kind = "transaction" if topic in KINDS else topic
+    merchant_id = _business_unit(envelope)
     return Recognised(
-        topic, merchant_id, None, stream_name(NAME, merchant_id, kind, _identifier(envelope))
+        topic,
+        merchant_id,
+        None,
+        stream_name(NAME, merchant_id, _kind(topic), _identifier(envelope)),
     )
 
 
@@ -158,8 +160,9 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
             field="TransactionIdentifier", problem="is missing or unusable, and Identifier too"
         )
     status = body.Status if type(body.Status) is str else text(body.Status, "Status")
-    date = known_time(body.Date, "Date", zones.get(event.merchant_id, UTC))
-    unit = settings.business_units.get(event.merchant_id)
+    merchant_id = _business_unit(body)
+    date = known_time(body.Date, "Date", zones.get(merchant_id, UTC))
+    unit = settings.business_units.get(merchant_id)
     kind = KINDS[event.topic]
     # A number has no phase.
     word = status.lower() if status is body.Status and isinstance(status, str) else ""
@@ -167,7 +170,7 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
     # By position, as far as possible: by name would take twice the time.
     return TransactionFact(
         NAME,
-        event.merchant_id,
+        merchant_id,
         event.program_id,
         id_,
         event.received_at,
@@ -185,6 +188,28 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
         currency=unit.currency if unit is not None else UNSET,
         reference=other_identity(body.Identifier, "Identifier") or UNSET,
     )
+
+
+def stream_of(event: Event, fact: Fact | None) -> str:
+    """The stream of the thing that an event is about.
+
+    Raises UnparsableError, UnidentifiedError if there is no fact, and no JSON or no tenant either.
+    """
+    kind = _kind(event.topic)
+    if fact is not None:
+        return stream_name_if_not(event.stream, NAME, fact.merchant_id, kind, fact.id)
+    envelope = parse_object(event.body, _ENVELOPE, _Envelope)
+    return stream_name(NAME, _business_unit(envelope), kind, _identifier(envelope))
+
+
+def _kind(topic: str) -> str:
+    """A transaction is one thing, whichever method reports it; unknown methods stay apart."""
+    return "transaction" if topic in KINDS else topic
+
+
+def _business_unit(body: _Envelope) -> str:
+    """The tenant. Raises UnidentifiedError."""
+    return checked_name(identity(body.BusinessUnitId), "the field BusinessUnitId")
 
 
 def _identifier(body: _Envelope) -> str | None:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from eventstore.log.events import Event
-from eventstore.log.streams import stream_name
+from eventstore.log.streams import stream_name, stream_name_if_not
 from providers.amounts import (
     MINOR_DIGITS,
     MOST_CENTS,
@@ -186,6 +186,7 @@ def provider(settings: Settings) -> Provider:
         topics=TOPICS,
         recognise=recognise,
         decode=decode_with_settings,
+        stream_of=stream_of,
         example=EXAMPLE,
         identity_headers=IDENTITY_HEADERS,
         kept_headers=(SUBSCRIPTION_HEADER,),
@@ -225,6 +226,15 @@ def decode(event: Event, rules: Mapping[str, Rules] = NO_RULES, usual: Rules = U
     if (type(id_) is not str or not id_) and (id_ := identity(id_)) is None:
         raise UndecodableError(field="id", problem="is missing or neither text nor a whole number")
     return make(body, _common(event, id_, body), rules.get(event.merchant_id, usual))
+
+
+def stream_of(event: Event, fact: Fact | None) -> str:
+    """The stream of the thing that an event is about. Raises UnparsableError if it has no fact, and no JSON either."""
+    kind = _KIND_OF_TOPIC[event.topic]
+    if fact is not None:
+        return stream_name_if_not(event.stream, NAME, event.merchant_id, kind, fact.id)
+    id_ = id_in(kind, parse_object(event.body, ENVELOPE, Envelope))
+    return stream_name(NAME, event.merchant_id, kind, id_)
 
 
 def _common(event: Event, id_: str, body: Body) -> _Common:
@@ -340,6 +350,7 @@ _READER_OF_KIND: Mapping[str, tuple[Shape, Callable[[Any, _Common, Rules], Fact]
     "location": (LOCATION, _location_fact),
 }
 
+_KIND_OF_TOPIC = {topic: _kind(topic) for topic in TOPICS}
 _READERS = {topic: _READER_OF_KIND[_kind(topic)] for topic in TOPICS}
 _CREATIONS = frozenset(topic for topic in TOPICS if topic.endswith(".created"))
 _DELETIONS = frozenset(topic for topic in TOPICS if topic.endswith(".deleted"))

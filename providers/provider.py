@@ -45,18 +45,20 @@ class Example(msgspec.Struct, frozen=True):
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """One sender of webhooks.
 
-    `recognise(headers, body)` says where a delivery belongs; raises UnparsableError and UnidentifiedError. Header
-    names are matched without case. `topics` are those it knows, each with the type of fact it carries; an event of any
-    other topic goes on record, and no projection handles it. `decode(event)` reads an event of a known topic; raises
-    UndecodableError. `identity_headers` hold what the body does not say of itself. `kept_headers` are others of its own
-    that go on record. `decoding_settings`: the settings that `decode` depends on, as a value that JSON can hold; never
-    a secret. `example` is a delivery that `recognise` accepts.
+    `recognise(headers, body)` says where a delivery belongs; raises UnparsableError and UnidentifiedError. Header names
+    are matched without case. `topics` are those it knows, each with the type of fact it carries; an event of any other
+    topic goes on record, and no projection handles it. `decode(event)` reads an event of a known topic; raises
+    UndecodableError. `stream_of(event, fact)` names the stream of the thing that a fact is about, from tenant and id as
+    `recognise` reads them; an event that cannot be read has no fact. `identity_headers` hold what the body does not say
+    of itself. `kept_headers` are others of its own that go on record. `decoding_settings`: the settings that `decode`
+    depends on, as a value that JSON can hold; never a secret. `example` is a delivery that `recognise` accepts.
     """
 
     name: str
     topics: Mapping[str, type[Fact]]
     recognise: Callable[[Mapping[str, str], bytes], Recognised]
     decode: Callable[[Event], Fact]
+    stream_of: Callable[[Event, Fact | None], str]
     example: Example
     identity_headers: tuple[str, ...] = ()
     kept_headers: tuple[str, ...] = ()

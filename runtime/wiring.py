@@ -215,7 +215,7 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
         },
         states=states,
         histories={
-            name: History(each, quarantine, parts.reader, providers)
+            name: History(each, quarantine, providers, database, limits)
             for name, each in states.items()
         },
         quarantine=quarantine,

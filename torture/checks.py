@@ -10,6 +10,7 @@ import msgspec
 
 from eventstore.fold.folding import fold
 from eventstore.fold.projection import Projection, Source
+from eventstore.fold.refiling import find_stream
 from eventstore.log.events import Event
 from torture.sender_log import SenderLog, Sent
 
@@ -187,7 +188,8 @@ class FreshFold:
 
     def add(self, event: Event) -> None:
         """Fold the next event."""
-        before = self.states[event.stream][1] if event.stream in self.states else None
+        stream = find_stream(self._sources, event)
+        before = self.states[stream][1] if stream in self.states else None
         folded = fold(self._projection, self._sources, before, event)
         self._checkpoint = event.position
         if folded.verdict in {"ignored", "quarantined"}:
@@ -197,7 +199,7 @@ class FreshFold:
             return
         self._counts["folded"] += 1
         if folded.state != before:
-            self.states[event.stream] = (event.position, folded.state)
+            self.states[stream] = (event.position, folded.state)
 
     @property
     def counts(self) -> Counts:

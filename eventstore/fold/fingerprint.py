@@ -40,6 +40,7 @@ DIGITS = 16
 ENGINE = (
     "eventstore.log.copy_out.EventReader",
     "eventstore.fold.folding.Accumulator",
+    "eventstore.log.streams.stream_name_if_not",
     "eventstore.fold.columns.columns_of",
     "eventstore.fold.columns.values_of",
     "eventstore.fold.projection.STATE_COLUMNS",
@@ -107,6 +108,7 @@ def _roots(
         yield f"fact {fact.__qualname__}", fact
     for name, source in sorted(sources.items()):
         yield f"decode of {name}", source.decode
+        yield f"stream_of of {name}", source.stream_of
 
 
 class _Walk:

@@ -77,10 +77,21 @@ WHERE q.projection = $1 AND q.stream = $2
 SELECT q.position, q.stream, e.topic, q.error, q.quarantined_at
 FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
-JOIN events AS e ON e.stream = q.stream AND e.position = q.position
+JOIN events AS e ON e.position = q.position
 WHERE q.projection = $1 AND q.position > $2
 ORDER BY q.position
 LIMIT $3
+
+-- list_refiled --
+-- The events after position $4 that generation $2 (null: the live one) folded in the stream $3, and not in that on
+-- record.
+SELECT r.position
+FROM refiled AS r
+JOIN projections AS p ON p.name = r.projection AND p.generation = r.generation
+WHERE r.projection = $1 AND (p.generation = $2 OR $2::integer IS NULL AND p.status = 'live')
+    AND r.refiled_to = $3 AND r.position > $4
+ORDER BY r.position
+LIMIT $5
 
 -- create_table --
 -- Create a table of a generation, with room on its pages for rows that are updated in place.
@@ -206,7 +217,8 @@ SELECT stream, position, {names} FROM {table} WHERE stream = ANY($1::text[])
 -- write_batch --
 -- Write what one slice of the log changed in a generation, in one statement and so in one transaction: if the
 -- checkpoint is still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9;
--- `position` is the event that changed each last) and the journal ($11). Rows come as JSON, each an array.
+-- `position` is the event that changed each last), the journal ($11), and last which events are folded in other streams
+-- than on record. Rows come as JSON, each an array.
 --
 -- $10 are the positions of the states that these were folded from, in ascending order; a position says which stream it
 -- is of. If the table holds another one by now, all of it fails with division_by_zero: nothing else here divides, a
@@ -222,6 +234,10 @@ WITH moved AS (
     INSERT INTO quarantine (projection, generation, position, stream, error)
     SELECT $1, $2, (new ->> 0)::bigint, new ->> 1, new ->> 2
     FROM moved, jsonb_array_elements($8::text::jsonb) AS new
+), write_refiled AS (
+    INSERT INTO refiled (projection, generation, position, stream, refiled_to)
+    SELECT $1, $2, (new ->> 0)::bigint, new ->> 1, new ->> 2
+    FROM moved, jsonb_array_elements({refiled}::text::jsonb) AS new
 ), write_states AS (
     INSERT INTO {table} ({names})
     SELECT {values} FROM moved, jsonb_array_elements($9::text::jsonb) AS new

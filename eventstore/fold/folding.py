@@ -4,7 +4,7 @@ The live projector and a rebuild collect what comes of it in the same `Accumulat
 """
 
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias
 
@@ -13,6 +13,7 @@ import msgspec
 from eventstore.fold.columns import LONGEST_INDEXED, check_storable
 from eventstore.fold.failures import NOTHING_FAILING, Failing, FailureRows
 from eventstore.fold.projection import Judgement, Projection, Source, State, Verdict
+from eventstore.fold.refiling import Refiled, find_stream, stream_of
 from eventstore.log.events import Event, LogSlice
 from eventstore.postgres.failures import describe
 
@@ -42,22 +43,32 @@ class Folded(msgspec.Struct, frozen=True):
 def fold(
     projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
 ) -> Folded:
-    """Fold one event into `state`. Never raises: what cannot be folded is quarantined, and the state stays."""
+    """Fold one event into `state`, that of the stream which it belongs to: see `find_stream`.
+
+    Never raises: what cannot be folded is quarantined, and the state stays.
+    """
     if not handles(projection, sources, event.provider, event.topic):
         return Folded("ignored", state)
-    folded = fold_handled(projection, sources, state, event)
+    try:
+        fact = sources[event.provider].decode(event)
+    except Exception as error:  # noqa: BLE001 - as below
+        return Folded("quarantined", state, describe(error))
+    folded = fold_fact(projection, state, fact, event)
     if folded.error is not None or projection.judge is None:
         return folded
-    judgement = projection.judge(state, sources[event.provider].decode(event), event)
+    judgement = projection.judge(state, fact, event)
     return Folded(judgement.verdict, folded.state, None, folded.entry, judgement)
 
 
-def fold_handled(
-    projection: Projection[State], sources: Mapping[str, Source], state: State | None, event: Event
+def fold_fact(
+    projection: Projection[State],
+    state: State | None,
+    fact: Any,  # noqa: ANN401 - facts are the providers'
+    event: Event,
 ) -> Folded:
-    """Fold an event that is known to concern the projection, as `fold` does; of verdicts it knows only the simplest."""
+    """Fold the fact of an event, as `fold` does; of verdicts it knows only the simplest."""
     try:
-        after = projection.evolve(state, sources[event.provider].decode(event), event)
+        after = projection.evolve(state, fact, event)
         if after is state:
             return Folded("stale", state)
         journal = projection.journal
@@ -107,6 +118,7 @@ class FoldBatch(NamedTuple, Generic[State]):
     bases: list[int]
     quarantined: list[tuple[int, str, str]]
     journal: list[Row]
+    refiled: list[Refiled]
 
 
 class Accumulator(Generic[State]):
@@ -115,6 +127,10 @@ class Accumulator(Generic[State]):
     `loaded` are the states before the first event, by stream; None or no entry where there is none. `changed` are the
     states that differ from these. `failures` are those in a row up to the last event, `failing` those before the
     first one; `last_error` is why the last of them failed.
+
+    An event is folded in the stream that it belongs to. If that is another than on record, it is in `refiled`, and is
+    left out unless the stream is in `wanted`, or that is None; `left_out` is how many were. `missing` are streams of
+    which no state was loaded: then what came of the fold is to be thrown away.
     """
 
     def __init__(
@@ -123,15 +139,20 @@ class Accumulator(Generic[State]):
         sources: Mapping[str, Source],
         loaded: "Mapping[str, StateAt[State] | None]" = MappingProxyType({}),
         failing: Failing = NOTHING_FAILING,
+        wanted: Container[str] | None = None,
     ) -> None:
         self.changed: dict[str, StateAt[State]] = {}
         self.folded = 0
         self.quarantined = 0
+        self.left_out = 0
+        self.refiled: list[Refiled] = []
+        self.missing: set[str] = set()
         self.failures = FailureRows(failing)
         self.last_error = ""
         self._projection = projection
         self._sources = sources
         self._loaded = loaded
+        self._wanted = wanted
         self._journal_rows: list[Row] = []
         self._quarantine_rows: list[tuple[int, str, str]] = []
 
@@ -148,14 +169,25 @@ class Accumulator(Generic[State]):
         projection, sources = self._projection, self._sources
         loaded, changed, journal_rows = self._loaded, self.changed, self._journal_rows
         nothing: tuple[int, Any] = (0, None)
-        # In local variables, since a rebuild does little else than this loop.
+        fact: Any
+        # In local variables, for speed.
         count, failures = self.folded, self.failures
         for event in events:
-            stream = event.stream
+            source = sources[event.provider]
+            try:
+                fact = source.decode(event)
+                stream = source.stream_of(event, fact)
+            except Exception as error:  # noqa: BLE001 - as in fold_fact
+                fact, stream = error, stream_of(source, event, None)
+            if stream != event.stream and not self._refile(event, stream):
+                continue
             before = (changed.get(stream) or loaded.get(stream) or nothing)[1]
-            folded = fold_handled(projection, sources, before, event)
+            if isinstance(fact, Exception):
+                folded = Folded("quarantined", before, describe(fact))
+            else:
+                folded = fold_fact(projection, before, fact, event)
             if folded.error is not None:
-                topic = self.quarantine(event, folded.error)
+                topic = self.quarantine(event, stream, folded.error)
                 if failures.reaches(topic, failure_limit, excused):
                     self.folded = count
                     return topic
@@ -168,18 +200,35 @@ class Accumulator(Generic[State]):
             if after is not before and after != before:
                 changed[stream] = (event.position, after)
             if folded.entry is not None:
-                journal_rows.append(journal_row(event, folded.entry))
+                journal_rows.append(journal_row(event, stream, folded.entry))
         self.folded = count
         return None
 
-    def quarantine(self, event: Event, error: str) -> str:
+    def refuse(self, event: Event, error: str) -> str:
+        """Count an event as one that the database would not take, as `quarantine` does."""
+        stream = find_stream(self._sources, event)
+        if stream != event.stream:
+            self._refile(event, stream)
+        return self.quarantine(event, stream, error)
+
+    def quarantine(self, event: Event, stream: str, error: str) -> str:
         """Count an event as one that could not be folded, because of `error`; gives back its "provider topic"."""
         topic = f"{event.provider} {event.topic}"
         self.quarantined += 1
-        self.failures.add(topic, event.stream)
+        self.failures.add(topic, stream)
         self.last_error = error
-        self._quarantine_rows.append((event.position, event.stream, error))
+        self._quarantine_rows.append((event.position, stream, error))
         return topic
+
+    def _refile(self, event: Event, stream: str) -> bool:
+        """Note that an event belongs to another stream than that on record; say whether it is to be folded there."""
+        self.refiled.append(Refiled(event.position, event.stream, stream))
+        if self._wanted is not None and stream not in self._wanted:
+            self.left_out += 1
+            return False
+        if stream not in self._loaded:
+            self.missing.add(stream)
+        return True
 
     def batch(self, log_slice: LogSlice) -> FoldBatch[State]:
         """Everything that came of a slice of the log, which this has folded and nothing else."""
@@ -195,7 +244,13 @@ class Accumulator(Generic[State]):
             ),
             quarantined=self._quarantine_rows,
             journal=self._journal_rows,
+            refiled=self.refiled,
         )
+
+    def take_refiled(self) -> list[Refiled]:
+        """What is new in `refiled`, once."""
+        taken, self.refiled = self.refiled, []
+        return taken
 
     def take_rows(self) -> tuple[list[Row], list[tuple[int, str, str]]]:
         """The new rows of journal and quarantine, once: they can be written before all is folded, unlike states."""
@@ -204,6 +259,6 @@ class Accumulator(Generic[State]):
         return taken
 
 
-def journal_row(event: Event, entry: msgspec.Struct) -> Row:
+def journal_row(event: Event, stream: str, entry: msgspec.Struct) -> Row:
     """The entry that an event made as a row of the journal's table."""
-    return (event.stream, event.position, event.recorded_at, *msgspec.structs.astuple(entry))
+    return (stream, event.position, event.recorded_at, *msgspec.structs.astuple(entry))

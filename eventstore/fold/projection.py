@@ -61,6 +61,10 @@ class Source(Protocol):
         """Read an event as a fact. Raises whatever it likes when it cannot: the event is quarantined."""
 
     @property
+    def stream_of(self) -> Callable[[Event, Any], str]:
+        """Name the stream that an event's fact belongs to. It may raise if the fact is None: it could not be read."""
+
+    @property
     def decoding_settings(self) -> object:
         """What of the settings `decode` goes by: other settings, other facts, and so other states."""
 

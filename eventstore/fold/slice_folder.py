@@ -49,15 +49,23 @@ class SliceFolder(Generic[State]):
         `failing` are the failures in a row before them; `refused` is why the database would not take the only event.
         Raises SystematicError.
         """
-        states = await self._load_states({event.stream for event in log_slice.events})
-        accumulator = Accumulator(self._projection, self._sources, states, failing)
-        failures, limit = accumulator.failures, self._limits.failures_in_a_row
-        topic: str | None
-        if refused is None:
-            topic = accumulator.fold(log_slice.events, limit, self._excused)
-        else:
-            topic = accumulator.quarantine(log_slice.events[0], refused)
-            topic = topic if failures.reaches(topic, limit, self._excused) else None
+        limit = self._limits.failures_in_a_row
+        streams = {event.stream for event in log_slice.events}
+        while True:
+            states = await self._load_states(streams)
+            accumulator = Accumulator(self._projection, self._sources, states, failing)
+            topic: str | None
+            if refused is None:
+                topic = accumulator.fold(log_slice.events, limit, self._excused)
+            else:
+                topic = accumulator.refuse(log_slice.events[0], refused)
+                if not accumulator.failures.reaches(topic, limit, self._excused):
+                    topic = None
+            if not accumulator.missing:
+                break
+            # Some are about other things than their streams on record: few, so that these need not be read ahead.
+            streams |= accumulator.missing
+        failures = accumulator.failures
         if topic is not None:
             if await self._is_excused_now(failures.main_tenant(topic)):
                 return await self.fold(log_slice, failing, refused)

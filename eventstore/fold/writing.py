@@ -14,6 +14,7 @@ from eventstore.fold.folding import FoldBatch, Row, StateAt
 from eventstore.fold.generation import SCHEMA, GenerationTables
 from eventstore.fold.projection import State
 from eventstore.fold.queries import QUERIES
+from eventstore.fold.refiling import Refiled
 
 if TYPE_CHECKING:
     from eventstore.postgres.database import Database, Session
@@ -29,6 +30,7 @@ _ESCAPE = re.compile(rb'\\(?:(["\\])|u([0-9a-f]{4})|(.))')
 _ESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 _QUARANTINE_COLUMNS = ("projection", "generation", "position", "stream", "error")
+_REFILED_COLUMNS = ("projection", "generation", "position", "stream", "refiled_to")
 
 
 class GenerationWriter(Generic[State]):
@@ -71,6 +73,7 @@ class GenerationWriter(Generic[State]):
         ]
         if self._tables.journal is not None:
             values.append(json(batch.journal).decode())
+        values.append(json(batch.refiled).decode())
         try:
             moved = await database.fetchval(
                 self._write_statement,
@@ -116,6 +119,18 @@ class GenerationWriter(Generic[State]):
                 [(*generation, *row) for row in rows],
             )
 
+    async def copy_refiled(self, connection: "Session", rows: Sequence[Refiled]) -> None:
+        """Enter events that are folded in other streams than those on record."""
+        if rows:
+            generation = self._name, self._tables.generation
+            await copy_rows(
+                connection,
+                None,
+                "refiled",
+                _REFILED_COLUMNS,
+                [(*generation, *row) for row in rows],
+            )
+
     def _write_batch_statement(self) -> str:
         states, journal = self._tables.states, self._tables.journal
         write_journal = ""
@@ -134,6 +149,7 @@ class GenerationWriter(Generic[State]):
             changes=names_of(updated),
             excluded=", ".join(f'excluded."{column.name}"' for column in updated),
             write_journal=write_journal,
+            refiled="$11" if journal is None else "$12",
         )
 
 

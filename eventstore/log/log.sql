@@ -185,6 +185,18 @@ FROM (
 WHERE before < $4
 ORDER BY position
 
+-- read_events --
+-- The events at these positions, no more than have $2 bytes of body before them.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at, body
+FROM (
+    SELECT *, sum(octet_length(body)) OVER (ORDER BY position) - octet_length(body) AS before
+    FROM events
+    WHERE position = ANY($1::bigint[])
+) AS found
+WHERE before < $2
+ORDER BY position
+
 -- find_in_stream --
 -- Where in its stream an event is, if it is.
 SELECT position FROM events

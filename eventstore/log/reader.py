@@ -1,7 +1,7 @@
 """Reading the log: contiguous slices of it, one stream, one event."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from eventstore.errors import IncompleteReadError
@@ -17,6 +17,39 @@ if TYPE_CHECKING:
 
 # How many events of one stream are fetched at a time.
 STREAM_PAGE = 500
+
+
+class Fetching(Protocol):
+    """What rows are read by: a pool, or one connection."""
+
+    async def fetch(self, query: str, /, *values: object) -> "list[Record]":
+        """Read rows."""
+
+
+async def read_stream(database: Fetching, stream: str, limits: "Limits") -> AsyncIterator[Event]:
+    """The events on record in one stream, oldest first, fetched in pages."""
+    after = 0
+    while True:
+        rows = await database.fetch(
+            QUERIES["read_stream"], stream, after, STREAM_PAGE, limits.fold_bytes
+        )
+        for row in rows:
+            yield Event(*row)
+        if not rows:
+            return
+        after = rows[-1]["position"]
+
+
+async def read_events(
+    database: Fetching, positions: Sequence[int], limits: "Limits"
+) -> AsyncIterator[Event]:
+    """The events at these positions, in ascending order."""
+    left = list(positions)
+    while left:
+        rows = await database.fetch(QUERIES["read_events"], left, limits.fold_bytes)
+        for row in rows:
+            yield Event(*row)
+        left = left[len(rows) :] if rows else []
 
 
 class Reader:
@@ -73,18 +106,9 @@ class Reader:
         )
         return position
 
-    async def stream(self, stream: str) -> AsyncIterator[Event]:
-        """The events of one stream, oldest first, fetched in pages."""
-        after = 0
-        while True:
-            rows: list[Record] = await self._database.fetch(
-                QUERIES["read_stream"], stream, after, STREAM_PAGE, self._limits.fold_bytes
-            )
-            for row in rows:
-                yield Event(*row)
-            if not rows:
-                return
-            after = rows[-1]["position"]
+    def stream(self, stream: str) -> AsyncIterator[Event]:
+        """The events on record in one stream, oldest first."""
+        return read_stream(self._database, stream, self._limits)
 
 
 def contiguous(after: int, positions: Sequence[int]) -> int:

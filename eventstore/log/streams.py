@@ -25,6 +25,15 @@ def stream_name(provider: str, merchant_id: str | None, kind: str, id_: str | No
     return f"{provider}/{stream_part(merchant_id)}/{stream_part(kind)}/{stream_part(id_)}"
 
 
+def stream_name_if_not(known: str, provider: str, merchant_id: str, kind: str, id_: str) -> str:
+    """What `stream_name` gives, but `known` itself if it is that one: then mostly for a fraction of the price."""
+    # A name of plain characters only was not quoted.
+    if f"{provider}/{merchant_id}/{kind}/{id_}" == known and "%" not in known and "~" not in known:
+        return known
+    name = stream_name(provider, merchant_id, kind, id_)
+    return known if name == known else name
+
+
 def is_stream_name(text: str) -> bool:
     """Whether `stream_name` can have given this."""
     return len(text) <= LONGEST_STREAM and _STREAM.fullmatch(text) is not None

@@ -217,10 +217,10 @@ WITH wanted (role, kind, object, privilege) AS (
     UNION ALL
     SELECT role, 'TABLE', name, 'SELECT'
     FROM unnest(ARRAY['loopledger_receiver', 'loopledger_projector']) AS role,
-        unnest(ARRAY['schema_versions', 'log_head', 'log_scan', 'timelines', 'events', 'projections', 'quarantine']) AS name
+        unnest(ARRAY['schema_versions', 'log_head', 'log_scan', 'timelines', 'events', 'projections', 'quarantine', 'refiled']) AS name
     UNION ALL
     SELECT 'loopledger_projector', 'TABLE', name, privilege
-    FROM unnest(ARRAY['projections', 'quarantine']) AS name, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) AS privilege
+    FROM unnest(ARRAY['projections', 'quarantine', 'refiled']) AS name, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) AS privilege
     UNION ALL
     VALUES
         ('loopledger_projector', 'TABLE', 'leadership', 'SELECT'),

@@ -11,6 +11,7 @@ from eventstore.fold.columns import Column, mask, shown_columns_of
 from eventstore.fold.explaining import Explainer, Reason
 from eventstore.fold.folding import EventVerdict, Folded, fold
 from eventstore.fold.projection import Projection, Source, State
+from eventstore.fold.refiling import find_stream, read_thing
 from eventstore.fold.status import Change
 from eventstore.log.events import Event
 from eventstore.log.streams import stream_part
@@ -19,7 +20,8 @@ from eventstore.query.states import States, ambiguous
 
 if TYPE_CHECKING:
     from eventstore.fold.quarantine import Quarantine
-    from eventstore.log.reader import Reader
+    from eventstore.limits import Limits
+    from eventstore.postgres.database import Database
 
 
 # Whose time an event counts at.
@@ -60,14 +62,16 @@ class History:
         self,
         states: States,
         quarantine: "Quarantine",
-        reader: "Reader",
         sources: Mapping[str, Source],
+        database: "Database",
+        limits: "Limits",
     ) -> None:
         self._states = states
         self._projection = states.projection
         self._quarantine = quarantine
-        self._reader = reader
         self._sources = sources
+        self._database = database
+        self._limits = limits
         self._secrets = {c.name for c in shown_columns_of(self._projection.state) if c.secret}
 
     async def page(
@@ -79,10 +83,10 @@ class History:
         """
         await self._states.wait_for(at_least)
         stream = await self._find_stream(id_, owner)
-        events = self._reader.stream(stream)
+        events = read_thing(self._database, self._projection.name, None, stream, self._limits)
         quarantined = await self._quarantine.errors(self._projection.name, stream)
         steps: list[Step] = []
-        async for step in fold_steps(self._projection, self._sources, events, quarantined):
+        async for step in fold_steps(self._projection, self._sources, stream, events, quarantined):
             if step.position > after:
                 steps.append(self._masked(step))
             if len(steps) > limit:
@@ -126,11 +130,13 @@ class History:
 async def fold_steps(
     projection: Projection[State],
     sources: Mapping[str, Source],
+    stream: str,
     events: AsyncIterator[Event],
     quarantined: Mapping[int, str],
 ) -> AsyncIterator[Step]:
     """Fold a stream's events again, from its first, and give what each one did, unmasked.
 
+    Events that belong to other streams are left out, as they were when the state was folded; see `read_thing`.
     `quarantined` are the positions in quarantine, each with its error: the database may have refused what folds well
     in memory.
     """
@@ -138,6 +144,8 @@ async def fold_steps(
     state: State | None = None
     explainer = Explainer()
     async for event in events:
+        if find_stream(sources, event) != stream:
+            continue
         folded = (
             Folded("quarantined", state, quarantined[event.position])
             if event.position in quarantined

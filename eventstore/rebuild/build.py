@@ -158,6 +158,7 @@ class Build:
         async with self._deps.database.transaction() as connection:
             await self._term.hold(connection)
             await connection.execute(QUERIES["delete_quarantine"], name, generation)
+            await connection.execute(QUERIES["delete_refiled"], name, generation)
             if not await connection.fetchval(QUERIES["renumber_generation"], name, generation):
                 raise BuildFailedError(problem=CHANGED_BY_OTHERS)
             await GenerationTables(self._projection, generation).drop(connection)
@@ -178,6 +179,10 @@ class Build:
             )
             self._check_failures(counts)
             await self._create_indexes(job)
+            if counts.left_out:
+                counts += await self._deps.builders.build_second_pass(job)
+                self._check_failures(counts)
+            await self._analyze(job)
         try:
             await self._deps.database.execute(
                 QUERIES["finish_build"],
@@ -236,9 +241,13 @@ class Build:
             connection.terminate()
 
     async def _create_indexes(self, job: Job) -> None:
-        """Create the indexes, then have Postgres gather its statistics."""
+        """Create the indexes."""
         tables = GenerationTables(self._projection, job.generation)
         await self._execute_all(tables.index_statements())
+
+    async def _analyze(self, job: Job) -> None:
+        """Have Postgres gather its statistics."""
+        tables = GenerationTables(self._projection, job.generation)
         await self._execute_all(
             [QUERIES["analyze_table"].format(**each.placeholders) for each in tables.tables]
         )

@@ -12,10 +12,12 @@ from eventstore.errors import SystematicError
 from eventstore.fold.folding import Accumulator, Row, handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
+from eventstore.fold.refiling import Refiled
 from eventstore.fold.writing import GenerationWriter
 from eventstore.log.copy_out import EventReader
 from eventstore.rebuild.messages import BuildCounts, Range
 from eventstore.rebuild.queries import QUERIES
+from eventstore.rebuild.second_pass import SecondPass
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -60,6 +62,9 @@ class Builder(Generic[State]):
         self._limits = limits
         self._tables = GenerationTables(projection, generation)
         self._writer = GenerationWriter(self._tables)
+        self._second_pass = SecondPass(
+            projection, sources, self._tables, self._writer, target=target, limits=limits
+        )
         self._topics = sorted(handled_topics(projection, sources))
         self._reader = EventReader(self._topics)
 
@@ -68,9 +73,12 @@ class Builder(Generic[State]):
     ) -> BuildCounts:
         """Build a range; `on_progress` gets positions reached. Raises TooManyStreamsError, SystematicError.
 
-        What an earlier attempt at the same range left behind is deleted first.
+        What an earlier attempt at the same range left behind is deleted first. Events that belong to other streams are
+        left out: those may be in another range.
         """
-        accumulator = Accumulator(self._projection, self._sources)
+        if range_.second_pass:
+            return await self._second_pass.run(connect, range_)
+        accumulator = Accumulator(self._projection, self._sources, wanted=())
         rows_written: asyncio.Task[None] | None = None
         try:
             with ExitStack() as connections:
@@ -88,7 +96,9 @@ class Builder(Generic[State]):
                         await rows_written
                     # The next events are read while the journal of these is written.
                     rows_written = asyncio.create_task(
-                        self._write_rows(writing, *accumulator.take_rows())
+                        self._write_rows(
+                            writing, *accumulator.take_rows(), accumulator.take_refiled()
+                        )
                     )
                     after = until
                     on_progress(after)
@@ -96,7 +106,9 @@ class Builder(Generic[State]):
                 if rows_written is not None:
                     await rows_written
                 await self._writer.copy_states(writing, accumulator.changed)
-                return BuildCounts(accumulator.folded, accumulator.quarantined)
+                return BuildCounts(
+                    accumulator.folded, accumulator.quarantined, accumulator.left_out
+                )
         finally:
             if rows_written is not None:
                 await asyncio.gather(rows_written, return_exceptions=True)
@@ -135,22 +147,25 @@ class Builder(Generic[State]):
             await connection.execute(
                 QUERIES["delete_range"].format(**table.placeholders), range_.low, range_.high
             )
-        await connection.execute(
-            QUERIES["delete_range_quarantine"],
-            self._projection.name,
-            self._tables.generation,
-            range_.low,
-            range_.high,
-        )
+        for statement in ("delete_range_quarantine", "delete_range_refiled"):
+            await connection.execute(
+                QUERIES[statement],
+                self._projection.name,
+                self._tables.generation,
+                range_.low,
+                range_.high,
+            )
 
     async def _write_rows(
         self,
         connection: "Connection[Record]",
         journal: list[Row],
         quarantined: list[tuple[int, str, str]],
+        refiled: list[Refiled],
     ) -> None:
         await self._writer.copy_journal(connection, journal)
         await self._writer.copy_quarantine(connection, quarantined)
+        await self._writer.copy_refiled(connection, refiled)
 
     async def _wait_for_live(self, connection: "Connection[Record]") -> None:
         """Let the live projection catch up first if it falls behind, unless an error holds it up."""

@@ -8,6 +8,7 @@ from eventstore.fold.columns import Column, mask, shown_columns_of
 from eventstore.fold.folding import fold
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import JOURNAL_COLUMNS, STATE_COLUMNS, Projection, Source, State
+from eventstore.fold.refiling import find_stream
 from eventstore.fold.status import Change, ChangedRow, Diff, JournalChange, Rows, TotalChange
 from eventstore.log.events import Event
 from eventstore.rebuild.queries import QUERIES
@@ -52,7 +53,7 @@ class Comparison(Generic[State]):
         live_position: int,
         history: Callable[[str], AsyncIterator[Event]],
     ) -> Diff:
-        """Compare them; `history` gives the events of a stream."""
+        """Compare them; `history` gives the events of a stream, as `read_thing` does."""
         counts = ", ".join(
             f'count(*) FILTER (WHERE o.stream = n.stream AND o."{c.name}" IS DISTINCT FROM n."{c.name}")'
             for c in self._columns
@@ -166,7 +167,8 @@ class Comparison(Generic[State]):
         async for event in history(stream):
             if event.position > position:
                 break
-            state = fold(self._projection, self._sources, state, event).state
+            if find_stream(self._sources, event) == stream:
+                state = fold(self._projection, self._sources, state, event).state
             for column, change in changed.items():
                 value = (
                     event.position

@@ -1,6 +1,7 @@
 """What a server and its builder processes say to each other: a line of JSON each.
 
-The server says `BuilderSettings`, then the `Job`, then one `Range` after the other. For each range a builder says
+The server says `BuilderSettings`, then the `Job`, then one `Range` after the other: all of them once, and those of the
+second pass only when the first is done and what it wrote is indexed. For each range a builder says
 `Reached` now and then, and at last one of `Done`, `TooMany` and `Failed`.
 """
 
@@ -32,10 +33,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Range(msgspec.Struct, frozen=True):
-    """The streams whose names hash to `low` ... `high`, both included."""
+    """The streams whose names hash to `low` ... `high`, both included; in the second pass those to be folded again."""
 
     low: int = LOWEST
     high: int = HIGHEST
+    second_pass: bool = False
 
     @property
     def share(self) -> float:
@@ -46,16 +48,29 @@ class Range(msgspec.Struct, frozen=True):
         """Cut it into about equal parts, at most so many."""
         size = -(-(self.high - self.low + 1) // parts)
         return [
-            Range(low, min(low + size - 1, self.high))
+            Range(low, min(low + size - 1, self.high), self.second_pass)
             for low in range(self.low, self.high + 1, size)
         ]
 
 
 class BuildCounts(msgspec.Struct, frozen=True):
-    """How many events of a range, or of the whole log, were folded and how many quarantined."""
+    """How many events of a range, or of the whole log, were folded and how many quarantined.
+
+    `left_out` are those that belong to other streams than on record, until the second pass has folded them there; of
+    that pass all counts are by how much it changes those of the first.
+    """
 
     folded: int
     quarantined: int
+    left_out: int = 0
+
+    def __add__(self, other: "BuildCounts") -> "BuildCounts":
+        """Add them up."""
+        return BuildCounts(
+            self.folded + other.folded,
+            self.quarantined + other.quarantined,
+            self.left_out + other.left_out,
+        )
 
 
 class Reached(msgspec.Struct, frozen=True, tag=True):

@@ -73,9 +73,19 @@ class BuilderPool:
 
         Raises BuildFailedError, and BuilderDiedError when trying again may help. No builder is left behind.
         """
-        work = _RangeQueue(self.ranges(job.streams), job.target, on_progress)
+        return await self._build(job, self.ranges(job.streams), on_progress)
+
+    async def build_second_pass(self, job: Job) -> BuildCounts:
+        """Have those streams folded again that events of other ranges belong to: see SecondPass. Raises as above."""
+        ranges = Range(second_pass=True).split(self.processes)
+        return await self._build(job, ranges, lambda _: None)
+
+    async def _build(
+        self, job: Job, ranges: list[Range], on_progress: Callable[[int], None]
+    ) -> BuildCounts:
+        work = _RangeQueue(ranges, job.target, on_progress)
         await run_all(*(self._run_builder(job, work) for _ in range(self.processes)))
-        return BuildCounts(work.folded, work.quarantined)
+        return work.counts
 
     async def _run_builder(self, job: Job, work: "_RangeQueue") -> None:
         """Have one builder build ranges until none is left."""
@@ -108,8 +118,7 @@ class _RangeQueue:
     def __init__(
         self, ranges: list[Range], target: int, on_progress: Callable[[int], None]
     ) -> None:
-        self.folded = 0
-        self.quarantined = 0
+        self.counts = BuildCounts(0, 0)
         self._left = ranges
         self._target = target
         self._on_progress = on_progress
@@ -139,8 +148,7 @@ class _RangeQueue:
             case Reached():
                 self._reached[range_] = report.position * range_.share
             case Done():
-                self.folded += report.counts.folded
-                self.quarantined += report.counts.quarantined
+                self.counts += report.counts
                 self._reached[range_] = self._target * range_.share
             case TooMany():
                 self._left += range_.split(report.parts)

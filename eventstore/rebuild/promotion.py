@@ -14,6 +14,7 @@ import structlog
 
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
+from eventstore.fold.refiling import read_thing
 from eventstore.fold.status import Diff
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import Term
@@ -78,7 +79,11 @@ class Promotion:
                     self._projection, self._deps.sources, row["live"], generation, connection
                 )
                 return await comparison.diff(
-                    row["position"], row["live_position"], self._deps.reader.stream
+                    row["position"],
+                    row["live_position"],
+                    lambda stream: read_thing(
+                        self._deps.database, self._name, generation, stream, self._deps.limits
+                    ),
                 )
         finally:
             connection.terminate()

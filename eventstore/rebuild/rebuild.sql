@@ -46,6 +46,10 @@ ANALYZE {table}
 -- Delete what a generation could not fold, before its build is started again.
 DELETE FROM quarantine WHERE projection = $1 AND generation = $2
 
+-- delete_refiled --
+-- Delete what a generation folded elsewhere than on record, before its build is started again.
+DELETE FROM refiled WHERE projection = $1 AND generation = $2
+
 -- renumber_generation --
 -- Start the build of a generation again, under the next number.
 UPDATE projections
@@ -149,6 +153,25 @@ DELETE FROM {table} WHERE hashtext(stream) BETWEEN $1 AND $2
 -- delete_range_quarantine --
 -- Delete what an earlier attempt at a range put in quarantine.
 DELETE FROM quarantine WHERE projection = $1 AND generation = $2 AND hashtext(stream) BETWEEN $3 AND $4
+
+-- delete_range_refiled --
+-- Delete what an earlier attempt at a range entered as refiled.
+DELETE FROM refiled WHERE projection = $1 AND generation = $2 AND hashtext(stream) BETWEEN $3 AND $4
+
+-- list_streams_refiled_to --
+-- The streams of a range, after $5, that a generation folds events in which are on record in others.
+SELECT DISTINCT refiled_to FROM refiled
+WHERE projection = $1 AND generation = $2 AND hashtext(refiled_to) BETWEEN $3 AND $4 AND refiled_to > $5
+ORDER BY refiled_to
+LIMIT $6
+
+-- delete_streams --
+-- Delete what a generation holds of these streams in a table, to write it anew.
+DELETE FROM {table} WHERE stream = ANY($1::text[])
+
+-- delete_streams_quarantine --
+-- Take what a generation could not fold of these streams out of quarantine; gives back one row for each.
+DELETE FROM quarantine WHERE projection = $1 AND generation = $2 AND stream = ANY($3::text[]) RETURNING position
 
 -- live_lag --
 -- How many events the live generation is behind; 0 if an error holds it up anyway.

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from eventstore.fold.refiling import find_stream
 from eventstore.log.streams import LONGEST_NAME, stream_name, stream_part
 from providers import fitbank, loopz, loopz_bodies
 from providers.facts import TransactionFact
@@ -95,7 +96,10 @@ def test_whatever_comes_is_recognised_or_refused_and_read_or_put_aside(
     program: str | None,
     body: bytes,
 ) -> None:
-    """What recognise() lets through can be stored, and decode() finds nothing unparsable in it."""
+    """What recognise() lets through can be stored, and decode() finds nothing unparsable in it.
+
+    Both are of one mind about what thing it is: what is recognised today is never refiled.
+    """
     provider = providers[name]
     headers = CIMultiDict(loopz_headers(topic, merchant))
     if program is not None:
@@ -116,6 +120,7 @@ def test_whatever_comes_is_recognised_or_refused_and_read_or_put_aside(
     assert len(recognised.stream) <= LONGEST_STREAM
     if recognised.topic in provider.topics:
         event = on_log(provider, recognised, body)
+        assert find_stream({name: provider}, event) == recognised.stream
         try:
             fact = provider.decode(event)
         except (UndecodableError, msgspec.ValidationError):

@@ -32,7 +32,11 @@ PAYMENT = Recognised(PURCHASE, "66", None, "fitbank/66/transaction/x")
 PLACES: Mapping[str, tuple[Recognised, bytes, str]] = {
     "time": (CARD, b'{"id":"x","code":"c","created_on":%b}', "created_at"),
     "cents": (CARD, b'{"id":"x","balance":%b}', "balance"),
-    "amount": (PAYMENT, b'{"TransactionIdentifier":"x","TotalValue":%b}', "amount"),
+    "amount": (
+        PAYMENT,
+        b'{"BusinessUnitId":66,"TransactionIdentifier":"x","TotalValue":%b}',
+        "amount",
+    ),
     "id": (CARD, b'{"id":%b,"code":"c"}', "id"),
     "text": (PLACE, b'{"id":"x","name":%b}', "name"),
 }

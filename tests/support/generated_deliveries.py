@@ -153,13 +153,30 @@ def logs(draw: st.DrawFn) -> list[Sent]:
     return [deliveries[index] for index in draw(order)]
 
 
+# Where an older decoder may have filed a delivery: it read no id, or that of another thing, tenant or kind.
+FILED = [
+    *("0/gift-card/~none", "0/gift-card/x-1", "0/transaction/x-1", "0/location/x%2F2"),
+    *("0/transaction/~none", "1/gift-card/x-1", "1/transaction/3", "0/UpdateRefund/3"),
+]
+
+
+@st.composite
+def misfiled_logs(draw: st.DrawFn) -> list[Sent]:
+    """The same, of which an older decoder filed some elsewhere: then of the same delivery some may be, and some not."""
+    return [
+        sent if draw(st.booleans()) else sent._replace(filed_under=draw(st.sampled_from(FILED)))
+        for sent in draw(logs())
+    ]
+
+
 def of_tenant(sent: Sent, number: int) -> Sent:
     """Send the same for a tenant that no other example has; FitBank writes its tenant as it likes."""
     merchant_id = f"{number}{sent.merchant_id}"
     if sent.provider == "fitbank" and not isinstance(sent.body, bytes):
         unit: object = int(merchant_id) if number % 2 else merchant_id
         sent = sent._replace(body={"Method": sent.topic, "BusinessUnitId": unit} | sent.body)
-    return sent._replace(merchant_id=merchant_id)
+    filed_under = None if sent.filed_under is None else f"{number}{sent.filed_under}"
+    return sent._replace(merchant_id=merchant_id, filed_under=filed_under)
 
 
 def to_event(sent: Sent) -> NewEvent:
@@ -172,11 +189,17 @@ def to_event(sent: Sent) -> NewEvent:
         stream = PROVIDERS[sent.provider].recognise(CIMultiDict(headers), body).stream
     except UnparsableError:
         stream = f"{sent.provider}/{sent.merchant_id}/gift-card/x-1"
+    merchant_id = sent.merchant_id
+    if sent.filed_under is not None:
+        stream = f"{sent.provider}/{sent.filed_under}"
+        if sent.provider == "fitbank":
+            # The decoder reads the tenant, too.
+            merchant_id = sent.filed_under.split("/")[0]
     return NewEvent(
         event_id=uuid4(),
         provider=sent.provider,
         topic=sent.topic,
-        merchant_id=sent.merchant_id,
+        merchant_id=merchant_id,
         program_id=sent.program_id,
         stream=stream,
         received_at=sent.received_at,

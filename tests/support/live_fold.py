@@ -13,6 +13,7 @@ from eventstore.fold.columns import shown_columns_of
 from eventstore.fold.folding import fold
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
+from eventstore.fold.refiling import find_stream
 from eventstore.fold.registry import Registry
 from eventstore.fold.status import GenerationStatus
 from eventstore.limits import Limits
@@ -50,7 +51,8 @@ def folded(
     states: dict[str, msgspec.Struct] = {}
     found = Folded({}, set(), set())
     for event in log:
-        before = states.get(event.stream)
+        stream = find_stream(PROVIDERS, event)
+        before = states.get(stream)
         one = fold(projection, PROVIDERS, before, event)
         verdict, state = one.verdict, one.state
         if verdict == "ignored":
@@ -58,7 +60,7 @@ def folded(
         elif verdict == "quarantined" or event.position in (refused or ()):
             found.quarantined.add(event.position)
         else:
-            states[event.stream] = state
+            states[stream] = state
     found.states = {stream: shown(state) for stream, state in states.items()}
     return found
 
@@ -117,8 +119,8 @@ class Live:
         return log
 
     async def states(self, name: str, log: Sequence[Event]) -> dict[str, Json]:
-        """The states of these events' streams, as anyone with SQL sees them."""
-        streams = list({event.stream for event in log})
+        """The states of the streams that these events are or belong in, as anyone with SQL sees them."""
+        streams = list({s for e in log for s in (e.stream, find_stream(PROVIDERS, e))})
         rows = await self.database.fetch(
             f"SELECT * FROM projected.{name} WHERE stream = ANY($1)",  # noqa: S608 - a name of ours
             streams,

@@ -98,32 +98,49 @@ class QuickBuilderPool(BuilderPool):
 
     async def build_ranges(self, job: Job, on_progress: Callable[[int], None]) -> BuildCounts:
         """Build range by range, as builder processes do."""
-        builder_settings = msgspec.json.decode(self._settings, type=BuilderSettings)
-        builder = make_builder(builder_settings, job)
-        database = Database(builder_settings.dsn, pool_connections=1)
+        builder, database = self._builder(job)
         try:
             built, _ = await build_all(builder, database, on_progress)
         except Exception as error:
             raise BuildFailedError(problem=describe(error)) from error
         return built
 
+    async def build_second_pass(self, job: Job) -> BuildCounts:
+        """Fold again what has to be."""
+        try:
+            return await build_second_pass(*self._builder(job))
+        except Exception as error:
+            raise BuildFailedError(problem=describe(error)) from error
+
+    def _builder(self, job: Job) -> tuple[Builder[Any], Database]:
+        builder_settings = msgspec.json.decode(self._settings, type=BuilderSettings)
+        return (
+            make_builder(builder_settings, job),
+            Database(builder_settings.dsn, pool_connections=1),
+        )
+
 
 async def build_all(
     builder: Builder[Any], database: Database, progress: Callable[[int], None] = lambda _: None
 ) -> tuple[BuildCounts, int]:
     """Build a whole generation; gives back how many passes it took, too."""
-    left, passes, folded, quarantined = Range().split(2), 0, 0, 0
+    left, passes, counts = Range().split(2), 0, BuildCounts(0, 0)
     while left:
         part = left.pop()
         passes += 1
         try:
-            built = await builder.build_range(database.connect, part, progress)
+            counts += await builder.build_range(database.connect, part, progress)
         except TooManyStreamsError as error:
             left += part.split(error.parts)
-        else:
-            folded += built.folded
-            quarantined += built.quarantined
-    return BuildCounts(folded, quarantined), passes
+    return counts, passes
+
+
+async def build_second_pass(builder: Builder[Any], database: Database) -> BuildCounts:
+    """Fold those streams again that events were refiled to."""
+    counts = BuildCounts(0, 0)
+    for part in Range(second_pass=True).split(2):
+        counts += await builder.build_range(database.connect, part, lambda _: None)
+    return counts
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +202,10 @@ async def differences(
     }
     selects["quarantine"] = tuple(  # type: ignore[assignment]
         f"SELECT position, stream FROM quarantine WHERE projection = '{name}' AND generation = {n}"  # noqa: S608
+        for n in (one, other)
+    )
+    selects["refiled"] = tuple(  # type: ignore[assignment]
+        f"SELECT position, stream, refiled_to FROM refiled WHERE projection = '{name}' AND generation = {n}"  # noqa: S608
         for n in (one, other)
     )
     selects["counts"] = tuple(  # type: ignore[assignment]

@@ -14,7 +14,10 @@ Json = dict[str, Any]
 
 
 class Sent(NamedTuple):
-    """A delivery as it stands in the log; `body` is bytes where it is not JSON."""
+    """A delivery as it stands in the log; `body` is bytes where it is not JSON.
+
+    `filed_under` is the end of the stream that an older decoder filed it in, tenant, kind and id, if not its own.
+    """
 
     provider: str
     topic: str
@@ -22,6 +25,7 @@ class Sent(NamedTuple):
     program_id: str | None
     body: Json | bytes
     received_at: datetime
+    filed_under: str | None = None
 
 
 class Expected(NamedTuple):

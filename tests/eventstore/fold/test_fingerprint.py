@@ -13,6 +13,7 @@ import pytest
 
 from eventstore.fold.fingerprint import ROOT, fingerprint
 from eventstore.fold.projection import Projection
+from eventstore.log.events import Event
 from projections import load_projections
 from providers import fitbank, load_providers
 
@@ -79,6 +80,7 @@ class Sender:
     def __init__(self, topics, decode, decoding_settings=None):
         self.topics = topics
         self.decode = decode
+        self.stream_of = stream_of
         self.decoding_settings = decoding_settings
 
 def decode(event):
@@ -86,6 +88,9 @@ def decode(event):
 
 def decode_place(event):
     return facts.PlaceFact("here")
+
+def stream_of(event, fact):
+    return fact.name
 
 SOURCES = {
     "cards": Sender({"card": facts.CardFact, "place": facts.PlaceFact}, decode, {"cents": True}),
@@ -170,6 +175,7 @@ def test_it_is_sixteen_hex_digits_and_the_same_for_the_same_project(take: Take) 
         ("reading", "", 'RATES["EUR"] = 2'),
         ("reading", "", "RATES.update(EUR=2)"),
         ("senders", "True", "False"),
+        ("senders", "return fact.name", "return event.stream"),
         ("senders", '"card":', '"a-card":'),
         ("senders", '"place":', '"place": facts.CardFact, "a-place":'),
     ],
@@ -340,6 +346,10 @@ class Small:
     def decode(self, _: object) -> Fact:
         """Find a small one."""
         return Fact(1)
+
+    def stream_of(self, event: Event, _: object) -> str:
+        """Find that on record."""
+        return event.stream
 
 
 class Large(Small):

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from eventstore.fold.failures import MOST_STREAMS, Failing, FailureRows
 from eventstore.fold.folding import Accumulator, fold, handled_topics, handles, journal_row
 from eventstore.fold.projection import Place, Projection
+from eventstore.fold.refiling import find_stream
 from eventstore.log.events import Event, LogSlice
 from projections import load_projections
 from projections.gift_cards import PROJECTION, GiftCard
 from providers import load_providers
 from providers.facts import GiftCardFact
 from tests.support import new_event, on_record
-from tests.support.generated_deliveries import logs, of_tenant, to_log
+from tests.support.generated_deliveries import logs, misfiled_logs, of_tenant, to_log
 from tests.support.reference_model import Sent
 
 PROVIDERS = load_providers({})
@@ -44,18 +45,19 @@ def one_by_one(projection: Projection[Any], events: Sequence[Event]) -> Written:
     count = 0
     failures = FailureRows()
     for event in events:
-        before = states[event.stream][1] if event.stream in states else None
+        stream = find_stream(PROVIDERS, event)
+        before = states[stream][1] if stream in states else None
         one = fold(projection, PROVIDERS, before, event)
         if one.error is not None:
-            quarantine.append((event.position, event.stream, one.error))
-            failures.add(f"{event.provider} {event.topic}", event.stream)
+            quarantine.append((event.position, stream, one.error))
+            failures.add(f"{event.provider} {event.topic}", stream)
             continue
         count += 1
         failures.end(f"{event.provider} {event.topic}")
         if one.state != before:
-            states[event.stream] = (event.position, one.state)
+            states[stream] = (event.position, one.state)
         if one.entry is not None:
-            journal.append(journal_row(event, one.entry))
+            journal.append(journal_row(event, stream, one.entry))
     return Written(states, journal, quarantine, count, len(quarantine), failures.to_failing())
 
 
@@ -98,7 +100,7 @@ def as_the_live_projector(
 
 
 @settings(max_examples=150)
-@given(deliveries=logs(), data=st.data())
+@given(deliveries=logs() | misfiled_logs(), data=st.data())
 def test_live_and_rebuild_write_the_same_of_any_history_cut_anywhere(
     deliveries: list[Sent], data: st.DataObject
 ) -> None:

@@ -21,6 +21,7 @@ from tests.support.generated_deliveries import (
     WILD_BODIES,
     card,
     logs,
+    misfiled_logs,
     of_tenant,
     to_event,
     to_log,
@@ -37,7 +38,7 @@ def live(cluster: Cluster) -> Iterator[Live]:
 
 
 @settings(max_examples=250)
-@given(logs())
+@given(logs() | misfiled_logs())
 def test_the_fold_of_the_log_is_what_the_words_promise(deliveries: list[Sent]) -> None:
     sent = [of_tenant(delivery, 1) for delivery in deliveries]
     log = to_log(sent)
@@ -50,7 +51,7 @@ def test_the_fold_of_the_log_is_what_the_words_promise(deliveries: list[Sent]) -
 
 
 @settings(max_examples=120)
-@given(deliveries=logs(), chunk=st.integers(1, 5))
+@given(deliveries=logs() | misfiled_logs(), chunk=st.integers(1, 5))
 @example([card("updated", updated_on=MOMENTS[3].isoformat()), card("deleted")], 2)
 def test_the_live_state_is_the_fold_of_the_log_is_what_the_words_promise(
     live: Live, deliveries: list[Sent], chunk: int

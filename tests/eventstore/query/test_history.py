@@ -30,7 +30,8 @@ def test_the_changes_of_a_history_add_up_to_the_state_and_its_duplicates_are_the
             states = folded(projection, log).states
             for stream in {event.stream for event in log}:
                 indexes = [n for n, event in enumerate(log) if event.stream == stream]
-                steps = fold_steps(projection, PROVIDERS, _each(log[n] for n in indexes), {})
+                own = _each(log[n] for n in indexes)
+                steps = fold_steps(projection, PROVIDERS, stream, own, {})
                 state: Json = dict.fromkeys(
                     column.name for column in shown_columns_of(projection.state)
                 )

@@ -51,15 +51,34 @@ _BODY = decoder_of(_Body)
 def provider(_: Settings) -> Provider:
     """Make the provider."""
     topics: Mapping[str, type[Fact]] = {"voucher.issued": VoucherFact, "voucher.used": VoucherFact}
-    return Provider(name=NAME, topics=topics, recognise=recognise, decode=decode, example=EXAMPLE)
+    return Provider(
+        name=NAME,
+        topics=topics,
+        recognise=recognise,
+        decode=decode,
+        stream_of=stream_of,
+        example=EXAMPLE,
+    )
 
 
 def recognise(_: Mapping[str, str], body: bytes) -> Recognised:
     """Topic, tenant and id from the body."""
     found = parse_object(body, _BODY, _Body)
     topic = checked_name(found.what if isinstance(found.what, str) else None, "the field what")
-    shop = checked_name(identity(found.shop), "the field shop")
-    return Recognised(topic, shop, None, stream_name(NAME, shop, "voucher", identity(found.id)))
+    return Recognised(topic, _shop(found), None, _stream(found))
+
+
+def stream_of(event: Event, _: Fact | None) -> str:
+    """The stream of the voucher that an event is about."""
+    return _stream(parse_object(event.body, _BODY, _Body))
+
+
+def _stream(found: _Body) -> str:
+    return stream_name(NAME, _shop(found), "voucher", identity(found.id))
+
+
+def _shop(found: _Body) -> str:
+    return checked_name(identity(found.shop), "the field shop")
 
 
 def decode(event: Event) -> VoucherFact:
@@ -69,4 +88,4 @@ def decode(event: Event) -> VoucherFact:
     if id_ is None:
         raise UndecodableError(field="id", problem="is missing")
     worth = text(body.worth, "worth")
-    return VoucherFact(NAME, event.merchant_id, None, id_, event.received_at, worth=worth)
+    return VoucherFact(NAME, _shop(body), None, id_, event.received_at, worth=worth)
