@@ -30,7 +30,7 @@ from eventstore.log.batch import (
 )
 from eventstore.log.events import Appended, NewEvent
 from eventstore.log.known_head import KnownHead
-from eventstore.log.writer import Doubt, LogWriter
+from eventstore.log.writer import Doubt, LogWriter, SeenHead
 from eventstore.postgres.failures import (
     describe,
     is_lost_race,
@@ -139,6 +139,15 @@ class Appender:
     def known_head(self) -> int:
         """A position that the log has reached."""
         return self._writer.known_head
+
+    @property
+    def seen_head(self) -> SeenHead:
+        """The same, for another appender to note."""
+        return self._writer.seen_head
+
+    def note_head(self, seen: SeenHead) -> None:
+        """Have no append accepted by a log that ends before what another appender has seen."""
+        self._writer.note_head(seen)
 
     async def append(self, event: NewEvent) -> Appended:
         """Append one event; returns after COMMIT.

@@ -36,7 +36,7 @@ from eventstore.log.relay_messages import (
     Ping,
     State,
 )
-from eventstore.log.writer import Doubt
+from eventstore.log.writer import Doubt, SeenHead
 from eventstore.postgres.failures import describe
 from eventstore.tasks import cancel_all
 
@@ -122,7 +122,7 @@ class RelayingAppender:
     @property
     def known_head(self) -> int:
         """A position that the log has reached."""
-        return self._own.known_head if (link := self._usable()) is None else link.state.known_head
+        return self._own.known_head if (link := self._usable()) is None else link.seen.position
 
     async def append(self, event: NewEvent) -> Appended:
         """Append one event, as Appender.append."""
@@ -188,7 +188,7 @@ class RelayingAppender:
             )
         for batch in link.batches.values():
             left = [pending for pending in batch.events if pending and not pending.reported]
-            self._own.take_over(left, Doubt(link.writer, link.after))
+            self._own.take_over(left, Doubt(link.writer, link.after, link.seen.acceptance))
         link.batches.clear()
         self._append_queue_by_itself()
         self._idle.set()
@@ -208,7 +208,7 @@ class RelayingAppender:
 
     async def _connect(self) -> "_Link | None":
         """Reach the worker that appends; None if it says nothing."""
-        link = _Link(self._on_outcomes, self._on_end)
+        link = _Link(self._on_outcomes, self._on_end, self._own.note_head)
         ours, theirs = socket.socketpair()
         try:
             socket.send_fds(self._rendezvous, [b"\0"], [theirs.fileno()])
@@ -268,7 +268,10 @@ class _Link:
     """The connection to the worker that appends."""
 
     def __init__(
-        self, on_outcomes: "Callable[[_Link], None]", on_end: "Callable[[_Link], None]"
+        self,
+        on_outcomes: "Callable[[_Link], None]",
+        on_end: "Callable[[_Link], None]",
+        on_head: Callable[[SeenHead], None],
     ) -> None:
         self.protocol = FrameProtocol(self._on_message, self._end)
         self.greeted = asyncio.Event()
@@ -279,11 +282,13 @@ class _Link:
         self.writer = ""
         # What has no outcome yet is not on record up to here: the worker appends in order.
         self.after = 0
-        self.state = State(0, None, None)
+        self.seen = SeenHead(0, 0)
+        self.state = State(self.seen, None, None)
         self.batches: dict[int, _Handed] = {}
         self._sent = 0
         self._on_outcomes = on_outcomes
         self._on_end = on_end
+        self._on_head = on_head
 
     def waiting(self) -> Iterator[Pending]:
         """What was handed over and has no outcome yet."""
@@ -316,21 +321,27 @@ class _Link:
         self.heard_at = asyncio.get_running_loop().time()
         self.silent = False
         match message:
-            case Hello(writer, known_head):
-                self.writer, self.after = writer, known_head
-                self.state = State(known_head, None, None)
+            case Hello(writer, seen):
+                self.writer, self.after = writer, seen.position
+                self._note(seen)
                 self.greeted.set()
-            case Outcomes(outcomes):
+            case Outcomes(outcomes, seen):
+                self._note(seen)
                 for outcome in outcomes:
                     self._report(outcome)
                 self._on_outcomes(self)
-            case State(known_head):
+            case State(seen):
+                self._note(seen)
                 self.state = message
-                # Where an operator accepted a loss, the log goes back.
-                self.after = min(self.after, known_head)
             case Leaving():
                 self.leaving = True
                 self._on_outcomes(self)
+
+    def _note(self, seen: SeenHead) -> None:
+        self.seen = seen
+        # Where an operator accepted a loss, the log goes back.
+        self.after = min(self.after, seen.position)
+        self._on_head(seen)
 
     def _report(self, outcome: Committed | Failed) -> None:
         batch = self.batches[outcome.number]

@@ -13,6 +13,7 @@ import structlog
 
 from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, UnavailableError
 from eventstore.log.events import NewEvent
+from eventstore.log.writer import SeenHead
 
 logger = structlog.get_logger()
 
@@ -24,10 +25,10 @@ class _Message(msgspec.Struct, array_like=True, tag=True):
 
 
 class Hello(_Message):
-    """From the appending worker, first of all: the name of its writer, and a position that the log has reached."""
+    """From the appending worker, first of all: the name of its writer, and how far that knows the log to reach."""
 
     writer: str
-    known_head: int
+    seen: SeenHead
 
 
 class Batch(_Message):
@@ -58,9 +59,10 @@ class Failed(_Message):
 
 
 class Outcomes(_Message):
-    """What became of events, in the order in which it was known."""
+    """What became of events, in the order in which it was known; and how far the log is known to reach by now."""
 
     outcomes: list[Committed | Failed]
+    seen: SeenHead
 
 
 class Ping(_Message):
@@ -70,7 +72,7 @@ class Ping(_Message):
 class State(_Message):
     """How the appending worker is: see the properties of Appender."""
 
-    known_head: int
+    seen: SeenHead
     refusal: str | None
     outage: str | None
 

@@ -92,7 +92,7 @@ class _Peer:
 
     def greet(self) -> None:
         """Tell whose sessions will append."""
-        self.protocol.send(Hello(self._appender.writer, self._appender.known_head))
+        self.protocol.send(Hello(self._appender.writer, self._appender.seen_head))
 
     def leave(self) -> None:
         """Have it hand over no more, and end the connection once it has all answers."""
@@ -109,7 +109,7 @@ class _Peer:
                         on_outcome(error)
             case Ping():
                 appender = self._appender
-                self.protocol.send(State(appender.known_head, appender.refusal, appender.outage))
+                self.protocol.send(State(appender.seen_head, appender.refusal, appender.outage))
 
     def _on_outcome(self, number: int, index: int, outcome: Appended | LoopledgerError) -> bool:
         if not self._outcomes:
@@ -134,4 +134,4 @@ class _Peer:
 
     def _send_outcomes(self) -> None:
         outcomes, self._outcomes = self._outcomes, []
-        self.protocol.send(Outcomes(outcomes))
+        self.protocol.send(Outcomes(outcomes, self._appender.seen_head))

@@ -30,11 +30,20 @@ IN_DOUBT = "the database has changed its timeline, or is behind; see the server'
 class Doubt(NamedTuple):
     """Why the outcome of a batch is unknown: sessions of this `writer` may have appended it, or may do so yet.
 
-    If it is on record, then after the position `after`.
+    If it is on record, then after the position `after`, as the log was when a timeline had been accepted `acceptance`
+    times.
     """
 
     writer: str
     after: int
+    acceptance: int
+
+
+class SeenHead(NamedTuple):
+    """A position that the log has reached, as it was when a timeline had been accepted `acceptance` times."""
+
+    position: int
+    acceptance: int
 
 
 class LogWriter:
@@ -58,6 +67,8 @@ class LogWriter:
         self._connection: Connection[Record] | None = None
         # How many times a timeline was accepted, as far as we know.
         self._acceptance = 0
+        # What another writer has seen. Ours may lie before that, so it is no place to look for them.
+        self._seen_elsewhere = SeenHead(0, 0)
 
     async def start(self, known: KnownHead | None = None) -> None:
         """Connect, and read the head, which `known` may be ahead of. Raises what `connect` does."""
@@ -78,14 +89,29 @@ class LogWriter:
     @property
     def doubt(self) -> Doubt:
         """What is unknown of a batch that was given to `append`, if that failed."""
-        return Doubt(self.name, self.known_head)
+        return Doubt(self.name, self.known_head, self._acceptance)
+
+    @property
+    def seen_head(self) -> SeenHead:
+        """What other writers may go by."""
+        return SeenHead(self.known_head, self._acceptance)
+
+    def note_head(self, seen: SeenHead) -> None:
+        """Have no append accepted by a log that ends before what another writer has seen."""
+        self._seen_elsewhere = seen
+
+    @property
+    def _least_head(self) -> int:
+        """What the log must have reached, unless an operator has accepted a loss since."""
+        position, acceptance = self._seen_elsewhere
+        return max(self.known_head, position if acceptance >= self._acceptance else 0)
 
     async def append(self, batch: list[Pending]) -> None:
         """Append a batch, and report where its events went. Raises what Postgres and the driver do."""
         connection = await self._connected()
         started = perf_counter()
         ((base, recorded_at, acceptance),) = await connection.fetch(
-            QUERIES["append"], self.known_head, *columns_of(batch)
+            QUERIES["append"], self._least_head, *columns_of(batch)
         )
         self.commits.count(len(batch), perf_counter() - started)
         if acceptance != self._acceptance:
@@ -98,7 +124,7 @@ class LogWriter:
         """Append no event: raises what an append would. Sees what an operator has accepted first."""
         connection = await self._connected()
         await self._note_acceptance(connection)
-        await connection.fetch(QUERIES["append"], self.known_head, *columns_of([]))
+        await connection.fetch(QUERIES["append"], self._least_head, *columns_of([]))
 
     async def recover(self, batch: list[Pending], doubt: Doubt) -> list[Pending]:
         """Find out what became of a batch of unknown outcome; returns what was never committed and is still wanted.
@@ -112,16 +138,21 @@ class LogWriter:
             raise TimeoutError(problem)
         async with connection.transaction():
             ((head, timeline, acceptance, now),) = await connection.fetch(QUERIES["lock_head"])
+            if acceptance != self._acceptance:
+                await self._note_acceptance(connection)
+            # Where an operator accepted a loss since, it may be on record before: the log went back.
+            accepted = await connection.fetch(QUERIES["list_acceptances"], doubt.acceptance)
+            after = min([doubt.after, *(row["position"] for row in accepted)])
             rows = await connection.fetch(
                 QUERIES["find_appended"],
                 [pending.event.event_id for pending in batch],
-                doubt.after,
+                after,
                 [pending.event.stream for pending in batch],
             )
         found: dict[UUID, Appended] = {
             row["event_id"]: Appended(row["position"], row["recorded_at"]) for row in rows
         }
-        if refused := timeline != now or head < max(doubt.after, self.known_head):
+        if refused := timeline != now or head < max(after, self._least_head):
             # What is on record here may not be what was acknowledged there; an append tells what is the matter.
             _disown(found)
         missing: list[Pending] = []
@@ -138,8 +169,6 @@ class LogWriter:
             on_record=len(found),
             missing=len(missing),
         )
-        if acceptance != self._acceptance:
-            await self._note_acceptance(connection)
         # None of the rest is on record up to `head`: a later recovery need only look beyond.
         self._advance(head)
         return missing

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import pytest
 
-from eventstore.errors import QueueFullError, RefusedError, UnavailableError
+from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
+from eventstore.log.batch import Pending
 from eventstore.log.events import Appended, NewEvent
+from eventstore.log.failover import accept_timeline
 from eventstore.log.relay_client import SILENT_SECONDS, RelayingAppender
 from eventstore.log.relay_server import RelayServer
+from eventstore.log.writer import Doubt
 from eventstore.postgres.database import Database
 from tests.support import new_event
 from tests.support.appending import (
@@ -320,6 +323,67 @@ async def test_who_hands_over_knows_that_the_database_takes_no_appends(
         return appender.refusal is not None and appender.known_head == 5
 
     await until(told)
+
+
+# As if the database were that of before the events after the second one.
+GO_BACK = """
+ALTER TABLE log_head DISABLE TRIGGER ALL;
+ALTER TABLE events DISABLE TRIGGER ALL;
+ALTER TABLE events_1 DISABLE TRIGGER ALL;
+DELETE FROM events WHERE position > 2;
+UPDATE log_head SET position = 2;
+"""
+
+
+async def test_what_another_worker_knew_of_the_log_guards_it_after_that_worker_is_gone(
+    worker: Worker,
+    start_relaying: StartRelaying,
+    recorded: Recorded,
+    database: Database,
+    connection: "Connection[Record]",
+) -> None:
+    appender = await start_relaying()
+    await append_at_once(appender, [new_event() for _ in range(5)])
+    worker.kill()
+    await until_unlinked(appender)
+    await connection.execute(GO_BACK)
+    with pytest.raises(UnavailableError, match="known to have reached 5"):
+        await appender.append(new_event())
+    assert len(await recorded()) == 2
+    await accept_timeline(database)
+
+    async def accepted() -> bool:
+        return appender.refusal is None
+
+    await until(accepted)
+    assert (await appender.append(new_event())).position == 3
+
+
+async def test_what_was_committed_to_an_accepted_log_is_found_though_it_was_sought_further_on(
+    database: Database, recorded: Recorded, connection: "Connection[Record]"
+) -> None:
+    """Whoever handed it over had not heard that the log went back."""
+    before, after = (Appender(database.connect, DEFAULTS, lambda _: None) for _ in range(2))
+    await before.start()
+    await after.start()
+    await append_at_once(before, [new_event() for _ in range(5)])
+    told, doubt = asyncio.Event(), Doubt("a writer that is gone", 5, 1)
+    outcomes: list[Any] = []
+
+    def on_outcome(outcome: Appended | LoopledgerError) -> bool:
+        outcomes.append(outcome)
+        told.set()
+        return True
+
+    await connection.execute(GO_BACK)
+    await accept_timeline(database)
+    await append_at_once(after, [event := new_event(), *(new_event() for _ in range(5))])
+    before.take_over([Pending(event, 1, asyncio.get_running_loop().time() + 10, on_outcome)], doubt)
+    await asyncio.wait_for(told.wait(), 5)
+    assert positions(outcomes) == [3]
+    assert (await recorded()).count(event.event_id) == 1
+    await before.stop()
+    await after.stop()
 
 
 async def test_stopping_tells_who_waits(
