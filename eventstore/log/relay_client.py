@@ -201,9 +201,11 @@ class RelayingAppender:
 
     async def _stay_linked(self) -> None:
         while True:
-            if (link := await self._connect()) is not None:
-                self._link = link
-                await link.ended.wait()
+            # No descriptors or no memory now: the next try may find some.
+            with suppress(OSError):
+                if (link := await self._connect()) is not None:
+                    self._link = link
+                    await link.ended.wait()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _connect(self) -> "_Link | None":

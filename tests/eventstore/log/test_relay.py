@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +17,7 @@ from eventstore.log.appender import Appender
 from eventstore.log.batch import Pending
 from eventstore.log.events import Appended, NewEvent
 from eventstore.log.failover import accept_timeline
-from eventstore.log.relay_client import SILENT_SECONDS, RelayingAppender
+from eventstore.log.relay_client import RECONNECT_SECONDS, SILENT_SECONDS, RelayingAppender
 from eventstore.log.relay_server import RelayServer
 from eventstore.log.writer import Doubt
 from eventstore.postgres.database import Database
@@ -384,6 +385,22 @@ async def test_what_was_committed_to_an_accepted_log_is_found_though_it_was_soug
     assert (await recorded()).count(event.event_id) == 1
     await before.stop()
     await after.stop()
+
+
+async def test_a_worker_without_descriptors_for_a_while_reaches_the_next_one_all_the_same(
+    worker: Worker, start_relaying: StartRelaying
+) -> None:
+    appender = await start_relaying()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        worker.kill()
+        await until_unlinked(appender)
+        await asyncio.sleep(2 * RECONNECT_SECONDS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    worker.restart()
+    await until_linked(appender)
 
 
 async def test_stopping_tells_who_waits(
