@@ -277,8 +277,11 @@ async def remembering_head(settings: Settings, owner_url: str) -> AsyncIterator[
     )
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     await retry_until_available(memory.load, never)
-    async with in_background(memory.run(), "known-head"):
-        yield memory
+    try:
+        async with in_background(memory.run(), "known-head"):
+            yield memory
+    finally:
+        await memory.look_at_last()
 
 
 def make_builders(settings: Settings, dsn: str) -> BuilderPool:

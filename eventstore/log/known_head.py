@@ -2,8 +2,8 @@
 
 A process knows how far the log has reached, and has no append accepted by one that ends before. Where every process is
 started again beside an older copy of the database (a snapshot, a copy of its files, a replica that kept its timeline),
-only this file remembers. It is a lower bound: it is written once a second, or after a rest once in three, and does not
-wait for the disk.
+only this file remembers. It is a lower bound: it is written once a second, or after a rest once in three, and when a
+server stops, and does not wait for the disk.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from eventstore.errors import LoopledgerError
 from eventstore.log.queries import QUERIES
 from eventstore.postgres.database import Connect, run_connected
 from eventstore.postgres.directory import Directory
-from eventstore.postgres.failures import describe
+from eventstore.postgres.failures import describe, is_outage
+from eventstore.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -35,6 +36,9 @@ DIRECTORY = "known_heads"
 # Seconds between two looks at the head: while it moves, and while it does not.
 LOOK_SECONDS = 1.0
 IDLE_SECONDS = 3.0
+
+# Seconds that the last look may take: a stop waits for it.
+LAST_LOOK_SECONDS = 1.0
 
 
 class KnownHead(msgspec.Struct, frozen=True):
@@ -84,6 +88,22 @@ class HeadMemory:
         """Remember, until cancelled."""
         if self._name is not None:
             await run_connected(self._connect, self._follow)
+
+    async def look_at_last(self) -> None:
+        """Remember the head once more, now that nobody appends any longer."""
+        if self._name is None:
+            return
+        try:
+            async with asyncio.timeout(LAST_LOOK_SECONDS):
+                connection = await self._connect()
+                try:
+                    await self.look(connection)
+                finally:
+                    connection.terminate()
+        except Exception as error:  # noqa: BLE001 - nothing is to hinder a stop
+            raise_if_cancelled()
+            if not is_outage(error):
+                self._complain(error)
 
     async def _follow(self, connection: "Connection[Record]") -> None:
         while True:
