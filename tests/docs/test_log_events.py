@@ -64,3 +64,8 @@ def test_the_table_lists_every_event_with_its_level_and_no_other() -> None:
     documented = {(name, level) for name, level, _, _ in ROW.findall(PAGE)}
     assert documented == {(call.event, call.level) for call in CALLS}
     assert len(documented) == len({name for name, _ in documented})
+
+
+def test_the_table_is_in_the_order_of_the_alphabet() -> None:
+    events = [event for event, *_ in ROW.findall(PAGE)]
+    assert events == sorted(events)
