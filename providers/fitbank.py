@@ -17,6 +17,7 @@ from eventstore.log.streams import stream_name, stream_name_if_not
 from providers.amounts import CurrencyCode, major
 from providers.facts import Fact, Phase, TransactionFact
 from providers.parsing import (
+    Reader,
     decoder_of,
     identity,
     other_identity,
@@ -96,7 +97,7 @@ class _Envelope(msgspec.Struct):
 
 
 class _Body(_Envelope):
-    """The fields that are documented; those that are not read are only counted: see may_repeat_keys."""
+    """The fields that are documented; one that is there twice, and not alike, is refused even if it is not read."""
 
     Status: Any = UNSET
     Date: Any = UNSET
@@ -108,7 +109,7 @@ class _Body(_Envelope):
 
 
 _ENVELOPE = decoder_of(_Envelope)
-_BODY = decoder_of(_Body)
+_BODY = Reader(_Body)
 
 
 def provider(settings: Settings) -> Provider:
@@ -153,7 +154,7 @@ def recognise(_: Mapping[str, str], body: bytes) -> Recognised:
 
 def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> TransactionFact:
     """Read a change of status. Raises UndecodableError."""
-    body = parse_object_exactly(event.body, _BODY, _Body)
+    body = parse_object_exactly(event.body, _BODY)
     id_ = _identifier(body)
     if id_ is None:
         raise UndecodableError(

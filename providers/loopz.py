@@ -6,7 +6,6 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -27,18 +26,16 @@ from providers.amounts import (
 from providers.facts import Fact, GiftCardFact, Given, LocationFact, Phase, TransactionFact
 from providers.loopz_bodies import (
     ENVELOPE,
-    GIFT_CARD,
-    LOCATION,
-    TRANSACTION,
     Body,
     Envelope,
     GiftCard,
     Location,
     Money,
-    Shape,
     Transaction,
     id_in,
-    read_body,
+    read_gift_card,
+    read_location,
+    read_transaction,
 )
 from providers.parsing import first, identity, other_identity, parse_object
 from providers.provider import (
@@ -172,13 +169,14 @@ def provider(settings: Settings) -> Provider:
         for merchant_id, merchant in settings.merchants.items()
     }
 
-    read = partial(decode, rules=rules, usual=usual)
     ahead = timedelta(seconds=settings.seconds_ahead)
 
     def decode_with_settings(event: Event) -> Fact:
-        fact = read(event)
-        check_not_ahead(fact.updated_at, event.received_at, ahead, "updated_on")
-        check_not_ahead(fact.deleted_at, event.received_at, ahead, "deleted_on")
+        fact = decode(event, rules, usual)
+        updated_at = fact.updated_at
+        if fact.deleted or (updated_at is not None and updated_at > event.received_at):
+            check_not_ahead(updated_at, event.received_at, ahead, "updated_on")
+            check_not_ahead(fact.deleted_at, event.received_at, ahead, "deleted_on")
         return fact
 
     return Provider(
@@ -220,12 +218,10 @@ def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:
 
 def decode(event: Event, rules: Mapping[str, Rules] = NO_RULES, usual: Rules = USUAL_RULES) -> Fact:
     """Read a snapshot, by the rules of its merchant or the usual ones. Raises UndecodableError."""
-    shape, make = _READERS[event.topic]
-    body = read_body(shape, event.body)
-    id_ = body.id
-    if (type(id_) is not str or not id_) and (id_ := identity(id_)) is None:
-        raise UndecodableError(field="id", problem="is missing or neither text nor a whole number")
-    return make(body, _common(event, id_, body), rules.get(event.merchant_id, usual))
+    read, make, created, deleted = _READERS[event.topic]
+    body = read(event.body)
+    common = _common(event, body, created, deleted)
+    return make(body, common, rules.get(event.merchant_id, usual) if rules else usual)
 
 
 def stream_of(event: Event, fact: Fact | None) -> str:
@@ -237,18 +233,22 @@ def stream_of(event: Event, fact: Fact | None) -> str:
     return stream_name(NAME, event.merchant_id, kind, id_)
 
 
-def _common(event: Event, id_: str, body: Body) -> _Common:
+def _common(event: Event, body: Body, created: bool, deleted: bool) -> _Common:  # noqa: FBT001 - quicker so
     """The fields that every fact has."""
+    id_ = body.id
+    if (type(id_) is not str or not id_) and (id_ := identity(id_)) is None:
+        raise UndecodableError(field="id", problem="is missing or neither text nor a whole number")
     updated = body.updated_on
     if updated is UNSET:
         updated = first(body.updated_at, body.updatedOn, body.updatedAt)
     updated_at = time(updated, "updated_on")
+    made = body.created_on
+    if made is UNSET:
+        made = first(body.created_at, body.createdOn, body.createdAt)
+    # They are the same when it is made.
+    created_at = updated_at if type(made) is str and made == updated else time(made, "created_on")
     if updated_at is UNSET:
         updated_at = None
-    created = body.created_on
-    if created is UNSET:
-        created = first(body.created_at, body.createdOn, body.createdAt)
-    deleted = event.topic in _DELETIONS
     deleted_at = deleted_by = None
     if deleted:
         gone = first(body.deleted_on, body.deleted_at, body.deletedOn, body.deletedAt)
@@ -261,8 +261,8 @@ def _common(event: Event, id_: str, body: Body) -> _Common:
         id_,
         event.received_at,
         updated_at,
-        time(created, "created_on"),
-        event.topic in _CREATIONS,
+        created_at,
+        created,
         deleted,
         deleted_at,
         deleted_by,
@@ -344,16 +344,21 @@ def _kind(topic: str) -> str:
     return topic.partition(".")[0] or topic
 
 
-_READER_OF_KIND: Mapping[str, tuple[Shape, Callable[[Any, _Common, Rules], Fact]]] = {
-    "gift-card": (GIFT_CARD, _gift_card_fact),
-    "transaction": (TRANSACTION, _transaction_fact),
-    "location": (LOCATION, _location_fact),
+_READER_OF_KIND: Mapping[
+    str, tuple[Callable[[bytes], Any], Callable[[Any, _Common, Rules], Fact]]
+] = {
+    "gift-card": (read_gift_card, _gift_card_fact),
+    "transaction": (read_transaction, _transaction_fact),
+    "location": (read_location, _location_fact),
 }
 
 _KIND_OF_TOPIC = {topic: _kind(topic) for topic in TOPICS}
-_READERS = {topic: _READER_OF_KIND[_kind(topic)] for topic in TOPICS}
-_CREATIONS = frozenset(topic for topic in TOPICS if topic.endswith(".created"))
-_DELETIONS = frozenset(topic for topic in TOPICS if topic.endswith(".deleted"))
+
+# With whether it is a creation, and whether a deletion.
+_READERS = {
+    topic: (*_READER_OF_KIND[_kind(topic)], topic.endswith(".created"), topic.endswith(".deleted"))
+    for topic in TOPICS
+}
 
 
 def _money(value: Any, field: str, rules: Rules) -> tuple[Given[int], Given[str]]:  # noqa: ANN401 - as sent

@@ -3,9 +3,9 @@
 import codecs
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -23,6 +23,10 @@ MOST_WHOLE_DIGITS = 39
 
 _ESCAPED_COMMA = b"\\u002c"
 
+# How many names that are no fields are learnt for one type of body, and how long one may be.
+MOST_LEARNT = 64
+LONGEST_LEARNT = 100
+
 # A whole string, or what Python takes for a number and JSON does not.
 _STRING_OR_CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(NaN|-?Infinity)')
 
@@ -30,7 +34,10 @@ _STRING_OR_CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(NaN|-?Infinity)')
 # A number with a point or an exponent, as it is written: no double comes between it and what is read.
 Number: TypeAlias = Raw
 
-_ENCODER = msgspec.json.Encoder()
+_encode_into = msgspec.json.Encoder().encode_into
+
+# What was read, written again: over and over in one place, since one thread reads bodies.
+_again = bytearray()
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -44,31 +51,66 @@ def decoder_of(type_: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(type_, float_hook=Number)
 
 
-def parse_as_expected(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """Decode what msgspec accepts; None for anything else, which is for `parse_exactly` to judge.
+_anything = decoder_of(dict[str, Any])
 
-    msgspec is quick but refuses some valid JSON (lone surrogate escapes, very long integers), and of a key that an
-    object has more than once it gives the last value: see `may_repeat_keys`.
+
+class Reader(Generic[T]):
+    """Reads JSON objects as a Struct, quickly: what msgspec accepts, and where no key can be there twice.
+
+    Of such a key msgspec gives the last value, and so nothing may be left out when the Struct is written again. So
+    that nothing is, names that are no fields are learnt as they are met, and their values kept unread. A field that is
+    not there has to be UNSET; raises ValueError for one with another default.
     """
-    try:
-        if not body.isascii():
-            # msgspec does not look into the strings that it skips.
-            body.decode()
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+
+    def __init__(self, type_: type[T]) -> None:
+        for field in msgspec.structs.fields(type_):  # type: ignore[arg-type]
+            if field.default is not UNSET:
+                raise ValueError(field.name)
+        self.type = type_
+        self._names: set[str] = set(type_.__struct_fields__)  # type: ignore[attr-defined]
+        self._learnt: list[str] = []
+        self._decode = decoder_of(type_).decode
+
+    def read(self, body: bytes) -> T | None:
+        """Read an object; None for anything that `parse_exactly` has to judge.
+
+        msgspec refuses some valid JSON: lone surrogate escapes, very long integers.
+        """
+        try:
+            if not body.isascii():
+                # msgspec does not look into the strings that it skips.
+                body.decode()
+            found = self._decode(body)
+            _encode_into(found, _again)
+            # It is never longer than the body, so that at the same length nothing was left out.
+            if len(_again) == len(body) or not _may_lack(body):
+                return found
+            everything = _anything.decode(body)
+            _encode_into(everything, _again)
+            if _may_lack(body):
+                return None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        self._learn(everything)
+        return found
+
+    def _learn(self, names: Iterable[str]) -> None:
+        new = [name for name in names if name not in self._names and len(name) <= LONGEST_LEARNT]
+        if not new or len(self._learnt) == MOST_LEARNT:
+            return
+        self._learnt = [*self._learnt, *new][:MOST_LEARNT]
+        self._names.update(self._learnt)
+        renamed = {f"learnt_{n}": name for n, name in enumerate(self._learnt)}
+        fields = [(field, Raw | UnsetType, UNSET) for field in renamed]
+        type_: Any = msgspec.defstruct(
+            self.type.__name__, fields, bases=(self.type,), rename=renamed
+        )
+        self._decode = decoder_of(type_).decode
 
 
-def may_repeat_keys(body: bytes, found: object) -> bool:
-    """Whether an object in a body, of which `found` was read, may have a key more than once.
-
-    What is read has fewer commas than the body if anything was left out, but for those in escapes; and it is never
-    longer than the body, so that at the same length nothing was left out.
-    """
-    again = _ENCODER.encode(found)
-    if len(again) == len(body):
-        return False
-    if again.count(b",") != body.count(b","):
+def _may_lack(body: bytes) -> bool:
+    """Whether a body has more in it than what was read of it: more commas, but for those in escapes."""
+    if _again.count(b",") != body.count(b","):
         return True
     return b"\\" in body and _ESCAPED_COMMA in body.lower()
 
@@ -95,22 +137,20 @@ def parse_object(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) 
 
     For where a delivery belongs; what it says is for `parse_object_exactly`.
     """
-    found = parse_as_expected(body, decoder)
-    if found is not None:
-        return found
+    try:
+        if not body.isascii():
+            body.decode()
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
     fields = parse_exactly(body).items()
     return fields_of(type_, {k: v.last if type(v) is Conflict else v for k, v in fields})
 
 
-def parse_object_exactly(body: bytes, decoder: msgspec.json.Decoder[T], type_: type[T]) -> T:
-    """Read the fields of a JSON object without others inside. Raises UnparsableError, UndecodableError.
-
-    It is quick for a body all of whose keys are fields of `type_`.
-    """
-    found = parse_as_expected(body, decoder)
-    if found is None or may_repeat_keys(body, found):
-        return fields_of(type_, parse_exactly(body))
-    return found
+def parse_object_exactly(body: bytes, reader: Reader[T]) -> T:
+    """Read the fields of a JSON object without others inside. Raises UnparsableError, UndecodableError."""
+    found = reader.read(body)
+    return fields_of(reader.type, parse_exactly(body)) if found is None else found
 
 
 def fields_of(type_: type[T], found: Mapping[str, Any]) -> T:

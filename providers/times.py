@@ -76,8 +76,25 @@ _USUAL_PROFILES = frozenset(
     if profile.endswith((b"Z", b"+00:00", b"-00:00")) and b"T" in profile
 )
 
+# What is to be taken from a wall clock to get UTC: in half the time of `astimezone`.
+_OFFSETS = {
+    f"{sign}{hours:02}:{minutes:02}": timedelta(
+        hours=int(f"{sign}{hours}"), minutes=int(f"{sign}{minutes}")
+    )
+    for sign in "+-"
+    for hours in range(24)
+    for minutes in range(60)
+}
 
-def time(value: Any, field: str, zone: tzinfo = UTC) -> Given[datetime]:  # noqa: ANN401 - whatever was sent
+# Looking it up takes half as long as what it does.
+_of_iso_format = datetime.fromisoformat
+
+
+def time(  # noqa: C901 - straight lines
+    value: Any,  # noqa: ANN401 - whatever was sent
+    field: str,
+    zone: tzinfo = UTC,
+) -> Given[datetime]:
     """Read a time, in UTC: RFC 3339, ISO 8601 without an offset (it is in `zone`), or a number since 1970.
 
     None for null; UNSET, as though it were not there, for a default that stands for no time. Raises UndecodableError
@@ -85,13 +102,17 @@ def time(value: Any, field: str, zone: tzinfo = UTC) -> Given[datetime]:  # noqa
     """
     try:
         if type(value) is str:
-            if value.encode().translate(_ZEROS) in _USUAL_PROFILES:
-                moment = datetime.fromisoformat(value)
-                if (moment.hour or value[12] == "0") and FIRST_YEAR < moment.year < LAST_YEAR:
-                    if moment.tzinfo is UTC:
+            profile = value.encode().translate(_ZEROS)
+            # Before and after are the defaults.
+            if profile in _USUAL_PROFILES and "1971" <= value < "9999":
+                if value[-1] == "Z":
+                    moment = _of_iso_format(value)
+                    if moment.hour or value[12] == "0":
                         return moment
-                    if value[-2:] <= "59":
-                        return moment.astimezone(UTC)
+                elif (offset := _OFFSETS.get(value[-6:])) is not None:
+                    wall = _of_iso_format(value[:-6] + "Z")
+                    if wall.hour or value[12] == "0":
+                        return wall - offset
             return _of_text(value, field, zone)
         if value is None or value is UNSET:
             return value

@@ -17,6 +17,9 @@ from eventstore.fold.refiling import Refiled, find_stream, stream_of
 from eventstore.log.events import Event, LogSlice
 from eventstore.postgres.failures import describe
 
+# A byte is found much sooner than a text of one byte.
+BACKSLASH = ord("\\")
+
 # What becomes of an event.
 EventVerdict: TypeAlias = Verdict | Literal["quarantined", "ignored"]
 
@@ -75,7 +78,7 @@ def fold_fact(
         entry = None if journal is None else journal.write(state, after, event)
         body = event.body
         # Only an escape brings in what Postgres cannot store, only a long body what is too long.
-        if b"\\" in body or len(body) > LONGEST_INDEXED:
+        if BACKSLASH in body or len(body) > LONGEST_INDEXED:
             check_storable(after, projection.indexes)
             if entry is not None:
                 check_storable(entry)

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from eventstore.log.events import Event
 from eventstore.log.streams import stream_name
 from providers.facts import Fact, Given
-from providers.parsing import decoder_of, identity, parse_object, parse_object_exactly, text
+from providers.parsing import Reader, decoder_of, identity, parse_object, parse_object_exactly, text
 from providers.provider import (
     Example,
     Provider,
@@ -46,6 +46,7 @@ class _Body(msgspec.Struct):
 
 
 _BODY = decoder_of(_Body)
+_READER = Reader(_Body)
 
 
 def provider(_: Settings) -> Provider:
@@ -83,7 +84,7 @@ def _shop(found: _Body) -> str:
 
 def decode(event: Event) -> VoucherFact:
     """Read what is known of a voucher. Raises UndecodableError."""
-    body = parse_object_exactly(event.body, _BODY, _Body)
+    body = parse_object_exactly(event.body, _READER)
     id_ = identity(body.id)
     if id_ is None:
         raise UndecodableError(field="id", problem="is missing")
