@@ -42,15 +42,19 @@ LAST_LOOK_SECONDS = 1.0
 
 
 class KnownHead(msgspec.Struct, frozen=True):
-    """A log had reached `position` at the time `at`, by the clock of its server."""
+    """A log had reached `position` at the time `at`, by the clock of its server.
+
+    By then a timeline had been accepted `acceptance` times; what was written before that was told goes by the time.
+    """
 
     position: int
     at: datetime
+    acceptance: int = 2**31 - 1
 
 
 async def position_that_holds(connection: "Connection[Record]", known: KnownHead) -> int:
     """The position that a log must have reached: the known one, unless an operator has since accepted to lose some."""
-    accepted = await connection.fetchval(QUERIES["accepted_since"], known.at)
+    accepted = await connection.fetchval(QUERIES["accepted_since"], known.at, known.acceptance)
     return known.position if accepted is None else min(known.position, accepted)
 
 
@@ -112,7 +116,8 @@ class HeadMemory:
 
     async def look(self, connection: "Connection[Record]") -> bool:
         """Remember the head, and say whether it has moved; one that is behind is not believed."""
-        position, now = await connection.fetchrow(QUERIES["read_head_at"]) or (0, None)
+        row = await connection.fetchrow(QUERIES["read_head_at"])
+        position, now, acceptance = row or (0, None, 0)
         if now is None:
             return False
         if self.known is not None:
@@ -120,7 +125,7 @@ class HeadMemory:
                 position = max(position, await position_that_holds(connection, self.known))
             if position == self.known.position:
                 return False
-        self.known = KnownHead(position, now)
+        self.known = KnownHead(position, now, acceptance)
         text = msgspec.json.encode(self.known).decode()
         try:
             await asyncio.to_thread(self._in_directory, lambda found: self._write(found, text))

@@ -67,12 +67,13 @@ FROM pg_control_system() AS s, pg_database AS d
 WHERE d.datname = current_database()
 
 -- read_head_at --
--- The newest position, and the time by the server's clock.
-SELECT position, clock_timestamp() FROM log_head WHERE only_row
+-- The newest position, the time by the server's clock, and how many times a timeline was accepted.
+SELECT position, clock_timestamp(), acceptance FROM log_head WHERE only_row
 
 -- accepted_since --
--- The lowest position at which the log went on when a timeline was accepted after $1; null if none was.
-SELECT min(position) FROM timelines WHERE accepted_at > $1
+-- The lowest position at which the log went on when a timeline was accepted after $1, or after the one of number $2; null
+-- if none was. A clock may have been set back, and an older copy counts acceptances anew.
+SELECT min(position) FROM timelines WHERE accepted_at > $1 OR acceptance > $2
 
 -- list_acceptances --
 -- Which timelines were accepted since the one of number $1, and where the log ended then.

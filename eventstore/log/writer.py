@@ -179,6 +179,10 @@ class LogWriter:
 
     async def _note_acceptance(self, connection: "Connection[Record]") -> None:
         """See what an operator has accepted; name what is lost by it, as far as this process knows."""
+        row = await connection.fetchrow(QUERIES["watch_head"])
+        if row is not None:
+            # In a copy from before an acceptance the next one has its number.
+            self._acceptance = min(self._acceptance, row["acceptance"])
         rows = await connection.fetch(QUERIES["list_acceptances"], self._acceptance)
         for acceptance, timeline, position in rows:
             logger.warning(

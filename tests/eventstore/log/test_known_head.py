@@ -1,19 +1,22 @@
 """How far a log has reached is remembered outside its database, so that an older copy of that is not written to."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from eventstore.errors import UnavailableError
 from eventstore.limits import Limits
-from eventstore.log.appender import Appender
+from eventstore.log.appender import REFUSED_PAUSE, Appender
 from eventstore.log.failover import accept_timeline
 from eventstore.log.known_head import DIRECTORY, HeadMemory, KnownHead
 from eventstore.postgres.database import Database
 from tests.support import new_event
+from tests.support.appending import until
 from tests.support.log import Log
 
 if TYPE_CHECKING:
@@ -86,6 +89,46 @@ async def test_once_an_operator_accepts_the_loss_the_log_goes_on_and_that_is_rem
     assert memory.known is not None
     assert memory.known.position == 3
     assert (await append_once(database, memory.known)).position == 4
+
+
+@pytest.mark.usefixtures("five")
+async def test_a_loss_that_is_accepted_after_the_clock_was_set_back_counts_as_accepted(
+    data_dir: Path, database: Database, connection: "Connection[Record]"
+) -> None:
+    memory = await remember(data_dir, database, connection)
+    assert memory.known is not None
+    known = msgspec.structs.replace(memory.known, at=memory.known.at + timedelta(hours=1))
+    await connection.execute(GO_BACK)
+    with pytest.raises(UnavailableError):
+        await append_once(database, known)
+    await accept_timeline(database)
+    assert (await append_once(database, known)).position == 4
+
+
+@pytest.mark.usefixtures("five")
+async def test_a_loss_that_is_accepted_in_a_copy_from_before_another_was_counts_as_accepted(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await accept_timeline(database)
+    appender = Appender(database.connect, Limits(append_seconds=30), lambda _: None)
+    await appender.start()
+    await appender.append(new_event())
+    await connection.execute(GO_BACK)
+    await connection.execute(
+        "ALTER TABLE timelines DISABLE TRIGGER ALL;"
+        "DELETE FROM timelines WHERE acceptance = 2; UPDATE log_head SET acceptance = 1"
+    )
+    with pytest.raises(UnavailableError):
+        await appender.append(new_event())
+    await asyncio.sleep(2 * REFUSED_PAUSE)
+    await accept_timeline(database)
+    await until(lambda: resumed(appender))
+    assert (await appender.append(new_event())).position == 4
+    await appender.stop()
+
+
+async def resumed(appender: Appender) -> bool:
+    return appender.refusal is None
 
 
 @pytest.mark.usefixtures("five")
