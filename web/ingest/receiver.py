@@ -82,6 +82,9 @@ PROXY_HEADERS = ("X-Forwarded-For", "Forwarded")
 # Of a Content-Length that is believed, in digits.
 LONGEST_LENGTH = 18
 
+# Topics that the log tells of: where nothing verifies, a sender may invent more and more of them.
+MOST_TOPICS_TOLD = 100
+
 logger = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -113,6 +116,7 @@ class Receiver:
         )
         self._headers = _header_filter(endpoints.values(), keep_headers, self._redactor)
         self._proxy_suspected = False
+        self._topics_told: set[tuple[str, str]] = set()
         self.counts = DeliveryCounts(
             {name: endpoint.verifier.configured for name, endpoint in endpoints.items()}, OUTCOMES
         )
@@ -191,8 +195,23 @@ class Receiver:
             endpoint.verifier.check_body(delivery, claims)
             self._admit_verified(delivery)
         recognised = recognise(endpoint, delivery)
+        if recognised.topic not in endpoint.provider.topics:
+            self._tell_of_topic(delivery.provider, recognised.topic)
         headers = self._headers.block(delivery, recognised)
         return new_event(new_event_id(), delivery, recognised, headers)
+
+    def _tell_of_topic(self, provider: str, topic: str) -> None:
+        """Log a topic that no projection handles, once: else nobody notices what a provider has begun to send."""
+        told = (provider, topic)
+        if told in self._topics_told or len(self._topics_told) == MOST_TOPICS_TOLD:
+            return
+        self._topics_told.add(told)
+        logger.warning(
+            "topic_unknown",
+            message="A delivery has a topic that no projection handles; it is put on record, and folded by none.",
+            provider=provider,
+            topic=topic,
+        )
 
     def _admit_verified(self, delivery: Delivery) -> None:
         """Count what was verified. Raises TooManyError if its address sends too much."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from eventstore.limits import MIB, Limits
 from tests.conftest import StartLoopledger
@@ -28,6 +29,14 @@ async def test_a_delivery_is_answered_with_its_position(client: Client) -> None:
     second = await client.fitbank(FITBANK)
     assert (first.status, first.json) == (200, {"position": 1})
     assert (second.status, second.json) == (200, {"position": 2})
+
+
+async def test_a_topic_that_nothing_handles_is_taken_and_told_of_once(client: Client) -> None:
+    with capture_logs() as logged:
+        for topic in ("gift-card.frozen", "gift-card.frozen", "gift-card.updated"):
+            assert (await client.loopz(topic, {"id": "g-1"})).status == 200
+    told = [line for line in logged if line["event"] == "topic_unknown"]
+    assert [(line["provider"], line["topic"]) for line in told] == [("loopz", "gift-card.frozen")]
 
 
 async def test_what_was_acknowledged_is_committed(
