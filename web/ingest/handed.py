@@ -40,6 +40,7 @@ class HandedConnection(RequestHandler):
         "_crowd",
         "_delivers",
         "_end",
+        "_ended",
         "_head",
         "_held",
         "_unanswered",
@@ -60,6 +61,8 @@ class HandedConnection(RequestHandler):
         self._body_left: int | None = None
         # Whether the request that came last is a delivery.
         self._delivers = False
+        # Whether its sender sends no more.
+        self._ended = False
         # Requests that wait for their responses, and what came behind them.
         self._unanswered = 0
         self._held = b""
@@ -122,6 +125,11 @@ class HandedConnection(RequestHandler):
         else:
             self._feed(data)
 
+    def eof_received(self) -> bool:
+        """A sender that sends no more may still read: keep the connection until what is complete has its response."""
+        self._ended = True
+        return self._awaits_response
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -181,6 +189,16 @@ class HandedConnection(RequestHandler):
         """Go on with what is held, if it can be used now."""
         if self._body is not None and self._body.is_eof():
             self._body = None
+        self._use_held()
+        if self._ended and not self._awaits_response and self.transport is not None:
+            self.transport.close()
+
+    @property
+    def _awaits_response(self) -> bool:
+        """Whether a request that came as a whole has no response yet."""
+        return self._unanswered > 0 and self._body is None
+
+    def _use_held(self) -> None:
         if not self._is_ready() or self._connection.left or self.transport is None:
             return
         if self._held:

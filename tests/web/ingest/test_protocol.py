@@ -410,3 +410,28 @@ async def test_a_sender_that_closes_its_half_after_a_delivery_gets_its_answer(
         sender.writer.write_eof()
         assert (await sender.answer()).status == 200
         assert await sender.reader.read() == b""
+
+
+async def test_a_sender_that_closes_its_half_gets_every_answer_however_its_requests_came(
+    start: StartLoopledger,
+) -> None:
+    question = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with start() as loopledger, connected(loopledger.url) as sender:
+        data = delivery() + question + delivery()
+        sender.writer.write(data[:-5])
+        await asyncio.sleep(0.05)
+        sender.writer.write(data[-5:])
+        sender.writer.write_eof()
+        assert [(await sender.answer()).status for _ in range(3)] == [200] * 3
+        assert await sender.reader.read() == b""
+
+
+@pytest.mark.parametrize("cut", [20, -5])
+async def test_a_sender_that_closes_its_half_in_a_request_is_not_waited_for(
+    start: StartLoopledger, cut: int
+) -> None:
+    async with start() as loopledger, connected(loopledger.url) as sender:
+        sender.writer.write(delivery() + delivery()[:cut])
+        sender.writer.write_eof()
+        assert (await sender.answer()).status == 200
+        assert await sender.closed()
