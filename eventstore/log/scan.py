@@ -64,7 +64,9 @@ class LogScan:
             raise LogCorruptedError(problem="no head row")
         after: int = row["position"]
         head: int = row["head"]
-        known_hole: int | None = row["hole"]
+        # Where an operator accepted a loss, the log may end before a hole that was found.
+        on_record: int | None = row["hole"]
+        known_hole = on_record if on_record is not None and on_record <= head else None
         after = after if after < head else 0
         through = min(head, after + self._limits.scan_events)
         hole = await find_hole(self._database, after, through)

@@ -100,3 +100,20 @@ async def test_it_reads_nothing_but_an_index(
         "EXPLAIN SELECT count(*) FROM events WHERE position > 0 AND position <= 4"
     )
     assert any("Index Only Scan" in row[0] for row in plan)
+
+
+async def test_a_hole_beyond_the_end_of_a_log_that_went_back_is_not_called_filled(
+    scan: LogScan, connection: "Connection[Record]"
+) -> None:
+    await remove(connection, 7)
+    for _ in range(3):
+        await scan.look()
+    assert await place(connection) == (6, 7)
+    await connection.execute("DELETE FROM events WHERE position > 4")
+    await connection.execute(
+        "ALTER TABLE log_head DISABLE TRIGGER ALL; UPDATE log_head SET position = 4"
+    )
+    with capture_logs() as logs:
+        await scan.look()
+    assert await place(connection) == (4, None)
+    assert not logs
