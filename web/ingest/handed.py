@@ -25,6 +25,10 @@ from web.responses import SERVER
 # What aiohttp says of a head with more headers than it takes.
 TOO_MANY_HEADERS = "Too many headers received"
 
+# Of a body in chunks, so much is parsed at a time, in bytes: chunks can be so small that each byte takes long; others
+# have their turn in between.
+CHUNKED_TURN = 2048
+
 # The most of aiohttp's words that a response repeats, in characters.
 REPEATED = 100
 
@@ -125,7 +129,7 @@ class HandedConnection(RequestHandler):
         else:
             self._feed(data)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio has it so, and aiohttp never waits
         """A sender that sends no more may still read: keep the connection until what is complete has its response."""
         self._ended = True
         return self._awaits_response
@@ -215,6 +219,10 @@ class HandedConnection(RequestHandler):
             if not self._is_ready():
                 self._hold(data[start:])
                 return
+            if start >= CHUNKED_TURN and self._body is not None and self._body_left is None:
+                self._hold(data[start:])
+                self._loop.call_soon(self._go_on)
+                return
             if self._body is None:
                 start += self._feed_head(data, start)
             else:
@@ -224,7 +232,7 @@ class HandedConnection(RequestHandler):
 
     def _feed_head(self, data: bytes, start: int) -> int:
         """Feed what belongs to a head; says how much that was."""
-        piece = self._up_to_end(data, start)
+        piece = self._up_to_end(data, start, len(data))
         limit = self._crowd.limits.head_bytes
         self._head += len(piece)
         if self._head > limit:
@@ -255,7 +263,7 @@ class HandedConnection(RequestHandler):
         """Feed what belongs to a body; says how much that was."""
         if self._body_left is None:
             # Chunks end as a head does; there may be such ends in them too.
-            piece = self._up_to_end(data, start)
+            piece = self._up_to_end(data, start, CHUNKED_TURN)
         else:
             piece = data[start : start + self._body_left]
             self._body_left -= len(piece)
@@ -278,15 +286,16 @@ class HandedConnection(RequestHandler):
         super().data_received(piece)
         return self._request_count > requests
 
-    def _up_to_end(self, data: bytes, start: int) -> bytes:
-        """What comes up to the next end of a head, which may have begun in what came before."""
+    def _up_to_end(self, data: bytes, start: int, most: int) -> bytes:
+        """At most so many bytes up to the next end of a head, which may have begun in what came before."""
+        stop = min(len(data), start + most)
         before = self._end
         found = (before + data[start : start + 3]).find(END_OF_HEAD)
         if found >= 0:
             end = start + found + len(END_OF_HEAD) - len(before)
         else:
-            found = data.find(END_OF_HEAD, start)
-            end = found + len(END_OF_HEAD) if found >= 0 else len(data)
+            found = data.find(END_OF_HEAD, start, stop)
+            end = found + len(END_OF_HEAD) if found >= 0 else stop
         piece = data[start:end]
         self._end = (before + piece)[-3:]
         return piece
