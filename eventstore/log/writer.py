@@ -191,12 +191,15 @@ class LogWriter:
                 timeline=timeline,
                 head=position,
             )
-            if position < self.known_head:
+            elsewhere = self._seen_elsewhere
+            known = elsewhere.position if elsewhere.acceptance < acceptance else 0
+            known = max(self.known_head, known)
+            if position < known:
                 logger.critical(
                     "events_lost",
                     message="Events that were on record are not in the accepted log; others get their positions.",
                     first=position + 1,
-                    last=self.known_head,
+                    last=known,
                 )
             self._acceptance = acceptance
             self.known_head = min(self.known_head, position)

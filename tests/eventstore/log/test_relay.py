@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from eventstore.errors import LoopledgerError, QueueFullError, RefusedError, UnavailableError
 from eventstore.limits import Limits
@@ -356,7 +357,10 @@ async def test_what_another_worker_knew_of_the_log_guards_it_after_that_worker_i
     async def accepted() -> bool:
         return appender.refusal is None
 
-    await until(accepted)
+    with capture_logs() as logs:
+        await until(accepted)
+    (lost,) = [one for one in logs if one["event"] == "events_lost"]
+    assert (lost["first"], lost["last"]) == (3, 5)
     assert (await appender.append(new_event())).position == 3
 
 
