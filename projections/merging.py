@@ -150,8 +150,11 @@ class Merger(Generic[S]):
 
     def merge(self, state: S | None, fact: Fact, at: Place) -> S:
         """The state after a fact, whenever it comes, whatever it leaves out; `state` itself if it changes nothing."""
-        if state is not None and self._changes_nothing(state, fact):
-            return state
+        if state is not None:
+            if self._changes_nothing(state, fact):
+                return state
+            if fact.deleted and (after := self._deleted(state, fact, at)) is not None:
+                return after
         return self.fold(state, fact, at)[0]
 
     def judge(self, state: S | None, fact: Fact, at: Place) -> Judgement:
@@ -200,10 +203,15 @@ class Merger(Generic[S]):
     def _changes_nothing(self, state: S, fact: Fact) -> bool:
         """Whether a fact repeats the newest one, or is older and gives nothing else; some of these go the long way."""
         time, newest, merge = fact.updated_at, state.effective_at or state.updated_at, state.merge
-        if time is None or newest is None or time > newest or fact.created or fact.deleted:
+        if time is None or newest is None or time > newest or fact.deleted:
             return False
         before = 0
-        if merge is not None:
+        if fact.created:
+            # The first fact's repeat, if it is one.
+            before = 0 if merge is None else int(merge[1:PREFIX_LENGTH], 16)
+            if time != newest or merge != self._first(fact, before, time):
+                return False
+        elif merge is not None:
             of_its_time = len(merge) > PREFIX_LENGTH and str(microseconds(time)) in merge
             if merge[0] != "k" or of_its_time:
                 return False
@@ -218,6 +226,52 @@ class Merger(Generic[S]):
             elif not was_given or (is_repeat and getattr(state, name) != value):
                 return False
         return True
+
+    def _deleted(self, old: S, fact: Fact, at: Place) -> S | None:
+        """The state after a deletion that is newer than all before, if no more than a creation is remembered.
+
+        None in any other case.
+        """
+        newest, merge = old.updated_at, old.merge or PREFIXES[0]
+        own_time = fact.deleted_by or fact.time
+        effective_at = own_time or at.recorded_at
+        memo = MEMO.decode(merge[PREFIX_LENGTH:] or "{}")
+        is_plain = merge[0] == "k" and not (memo.o or memo.s or memo.h or memo.d or old.deleted_at)
+        if not is_plain or newest is None or old.effective_at or effective_at <= newest:
+            return None
+        before, missing = int(merge[1:PREFIX_LENGTH], 16), self._all
+        values = [getattr(old, name) for name in self.names]
+        what = ("created",) if memo.c and memo.c[-1][0] == microseconds(newest) else ()
+        given = self._given(fact)
+        for field in given:
+            missing &= ~(1 << field)
+        key = (microseconds(effective_at), DELETION_RANK, at.position)
+        said = self._said(old, given, ("deleted", fact.deleted_at))
+        if kept := missing & ~before:
+            said_before = {f: values[f] for f in bits(self._all & ~before)}
+            ranked = self._rank(said_before.get(self._ranked))
+            memo.o = [(microseconds(newest), ranked, 0, kept)]
+            memo.s = [[microseconds(newest), self._said(old, said_before, what)]]
+        if own_time is not None:
+            memo.s.append([key[0], said])
+        when = fact.deleted_at or fact.time or at.recorded_at
+        memo.n = (DELETION_RANK, at.position, said)
+        memo.d = [(key[0], at.position, microseconds(when))]
+        for field, value in given.items():
+            values[field] = value
+        program_id, created_at, updated_at, *own = values
+        return self._state(
+            old.provider,
+            old.merchant_id,
+            program_id,
+            old.id,
+            created_at,
+            updated_at,
+            when,
+            None if effective_at == updated_at else effective_at,
+            f"n{missing:04x}{msgspec.json.encode(memo).decode()}",
+            *reversed(own),
+        )
 
     def _known(self, state: S | None) -> Known:
         """What a state says of the facts that made it."""
