@@ -153,7 +153,7 @@ async def begin_heads(
 async def never_read(place: Place, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Ask one question after the other, and read no response."""
     question = b"GET /v1/rejections HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    while True:
+    while not writer.is_closing():
         writer.write(question * PIPELINED)
         place.tally["sent"] += PIPELINED
         await writer.drain()
