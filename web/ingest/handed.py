@@ -45,6 +45,7 @@ class HandedConnection(RequestHandler):
         "_delivers",
         "_end",
         "_ended",
+        "_going_on",
         "_head",
         "_held",
         "_unanswered",
@@ -67,6 +68,8 @@ class HandedConnection(RequestHandler):
         self._delivers = False
         # Whether its sender sends no more.
         self._ended = False
+        # Whether it has its turn soon.
+        self._going_on = False
         # Requests that wait for their responses, and what came behind them.
         self._unanswered = 0
         self._held = b""
@@ -123,7 +126,7 @@ class HandedConnection(RequestHandler):
         if not data:
             # aiohttp goes on with what its parser has put back.
             super().data_received(data)
-            self._go_on()
+            self._go_on_soon()
         elif self._held or not self._is_ready():
             self._hold(data)
         else:
@@ -143,7 +146,7 @@ class HandedConnection(RequestHandler):
         finally:
             self._unanswered -= 1
             self.idle_since = self._loop.time()
-            self._loop.call_soon(self._go_on)
+            self._go_on_soon()
 
     def handle_error(
         self,
@@ -189,8 +192,14 @@ class HandedConnection(RequestHandler):
         self._pause_reading_for_buffer()
         self._crowd.hold(self._connection, data, in_head=False)
 
+    def _go_on_soon(self) -> None:
+        if not self._going_on:
+            self._going_on = True
+            self._loop.call_soon(self._go_on)
+
     def _go_on(self) -> None:
         """Go on with what is held, if it can be used now."""
+        self._going_on = False
         if self._body is not None and self._body.is_eof():
             self._body = None
         self._use_held()
@@ -221,7 +230,7 @@ class HandedConnection(RequestHandler):
                 return
             if start >= CHUNKED_TURN and self._body is not None and self._body_left is None:
                 self._hold(data[start:])
-                self._loop.call_soon(self._go_on)
+                self._go_on_soon()
                 return
             if self._body is None:
                 start += self._feed_head(data, start)

@@ -316,3 +316,18 @@ def test_heads_without_an_end_do_not_grow_the_process(data_dir: Path) -> None:
         assert server.deliver("l-1") == 1
         grown = psutil.Process(worker).memory_info().rss - before
     assert grown < 40 * 1024 * 1024
+
+
+@pytest.mark.parametrize("chunks", [b"1\r\n \r\n" * 30_000, b"2bf20\r\n" + b"\r\n\r\n" * 45_000])
+async def test_a_body_that_takes_long_to_parse_gives_others_their_turn(
+    start: StartLoopledger, chunks: bytes
+) -> None:
+    headers = loopz_headers("location.updated")
+    async with start() as loopledger, connected(loopledger.url) as slow:
+        slow.writer.write(head("/webhooks/loopz", headers, size=None) + chunks + b"0\r\n\r\n")
+        answer = asyncio.create_task(slow.answer())
+        await asyncio.sleep(0)
+        async with connected(loopledger.url) as sender:
+            assert (await sender.send(UNVERIFIED + BODY)).status == 200
+        assert not answer.done()
+        assert (await answer).status == 400
