@@ -28,7 +28,7 @@ DRIP_SECONDS = 0.2
 # Seconds for which a stranger that waits stays, if nobody closes its connection.
 STAY_SECONDS = 60.0
 
-NICENESS = 15
+NICENESS = 5
 
 MIB = 1024 * 1024
 LARGE_BYTES = 60_000
@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=[*ATTACKS], metavar="ATTACK")
     given = parser.parse_args()
-    # Strangers have machines of their own: what they compute takes nothing from the server's.
+    # Strangers have machines of their own: what they compute is to take little from the server's.
     os.nice(NICENESS)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
