@@ -6,6 +6,7 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -169,10 +170,12 @@ def provider(settings: Settings) -> Provider:
         for merchant_id, merchant in settings.merchants.items()
     }
 
+    # As an object, so that the fingerprint finds the decoder that is used, should it be replaced.
+    read = partial(decode, rules=rules, usual=usual)
     ahead = timedelta(seconds=settings.seconds_ahead)
 
     def decode_with_settings(event: Event) -> Fact:
-        fact = decode(event, rules, usual)
+        fact = read(event)
         updated_at = fact.updated_at
         if fact.deleted or (updated_at is not None and updated_at > event.received_at):
             check_not_ahead(updated_at, event.received_at, ahead, "updated_on")
