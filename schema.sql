@@ -331,7 +331,7 @@ CREATE TABLE rejections (
 
 -- Least privilege: eventstore/postgres/postgres.sql says which role may do what (missing_privileges).
 
--- Tables, views and journals of the projections; and what of all data a report may see.
+-- Tables and views of the projections; and what of all data a report may see.
 CREATE SCHEMA projected;
 CREATE SCHEMA masked;
 

@@ -9,7 +9,15 @@ from rich.padding import Padding
 from rich.text import Text
 
 from commands._screen import table, visible
-from eventstore.fold.status import ChangedRow, Diff, GenerationStatus, Rebuild, TotalChange
+from eventstore.fold.status import (
+    ChangedRow,
+    Diff,
+    GenerationStatus,
+    Rebuild,
+    Rows,
+    TableChange,
+    TotalChange,
+)
 
 # Columns in cents: whole numbers, which must not be taken for dollars (docs/api.md).
 MINOR_UNITS = frozenset({"balance"})
@@ -51,22 +59,16 @@ def _section(title: str, content: RenderableType) -> RenderableType:
 
 def _counts(live: GenerationStatus, rebuild: Rebuild, diff: Diff) -> RenderableType:
     result = table(texts=("",), numbers=("before", "after", "added", "gone", "changed"))
-    rows, journal = diff.rows, diff.journal
-    result.add_row(
-        "rows",
-        f"{rows.before:,}",
-        f"{rows.after:,}",
-        _count(rows.added, ADDED),
-        _count(rows.gone, GONE),
-        _count(rows.changed, CHANGED),
-    )
-    if journal:
+    counted: list[tuple[str, Rows | TableChange]] = [("rows", diff.rows)]
+    counted += [(each.name, each) for each in (diff.timeline, diff.postings) if each is not None]
+    for name, rows in counted:
         result.add_row(
-            journal.name,
-            f"{journal.before:,}",
-            f"{journal.after:,}",
-            _count(journal.added, ADDED),
-            _count(journal.gone, GONE),
+            name,
+            f"{rows.before:,}",
+            f"{rows.after:,}",
+            _count(rows.added, ADDED),
+            _count(rows.gone, GONE),
+            _count(rows.changed, CHANGED),
         )
     before, after = live.quarantined, rebuild.quarantined
     worse = GONE if after > before else ADDED if after < before else ""

@@ -40,7 +40,7 @@ VERIFY, DISCARD, ROLLBACK = "from-scratch-verify", "discard", "rollback"
 
 CHOICES = {
     PROMOTE: "promote the new generation whatever its diff (or the one that is ready already)",
-    IF_UNCHANGED: "promote it if no row and no journal entry differs; otherwise exit with 3",
+    IF_UNCHANGED: "promote it if no row differs, of states, timelines or postings; otherwise exit with 3",
     DRY_RUN: "show the diff, then discard the new generation",
     VERIFY: "check that the live state equals a fresh fold of the log, then discard that; exit with 3 if not",
     DISCARD: "start nothing; discard the rebuild that is under way or ready",

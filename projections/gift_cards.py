@@ -1,14 +1,11 @@
 """Gift cards as they are now: what each is worth, and whether it still exists."""
 
-from decimal import Decimal
 from typing import Annotated
 
-import msgspec
 from msgspec import UNSET
 
 from eventstore.fold.columns import SECRET
-from eventstore.fold.projection import Journal, Place, Projection, Total
-from eventstore.log.events import Event
+from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
 from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import GiftCardFact
@@ -30,19 +27,6 @@ class GiftCard(Tracked, frozen=True):
 
 # What is known before the first fact.
 _NOTHING = GiftCard("", "", None, "")
-
-
-class BalanceChange(msgspec.Struct, frozen=True):
-    """What an event did to a card's balance, in minor units of `currency`.
-
-    No balance counts as nothing in `delta`, which the difference of two int64 may not fit.
-    """
-
-    before: int | None
-    after: int | None
-    delta: Decimal
-    currency: str | None
-    topic: str
 
 
 _MERGER = Merger(GiftCard)
@@ -73,15 +57,6 @@ def evolve(state: GiftCard | None, fact: GiftCardFact, at: Place) -> GiftCard:
     return after
 
 
-def write(before: GiftCard | None, after: GiftCard, event: Event) -> BalanceChange | None:
-    """An entry for every event that changes a balance, or its currency."""
-    balance, currency = (None, None) if before is None else (before.balance, before.currency)
-    if after.balance == balance and (after.currency == currency or balance is None):
-        return None
-    delta = Decimal((after.balance or 0) - (balance or 0))
-    return BalanceChange(balance, after.balance, delta, after.currency, event.topic)
-
-
 PROJECTION = Projection(
     name="gift_cards",
     version=1,
@@ -93,6 +68,12 @@ PROJECTION = Projection(
     judge=_MERGER.judge,
     indexes=("id", "merchant_id", "status"),
     tenant="merchant_id",
-    journal=Journal(name="balance_changes", entry=BalanceChange, write=write),
+    timeline=Timeline(
+        columns=("balance", "currency"),
+        standing=_MERGER.standing,
+        changes=Changes(
+            name="balance_changes", kind="amounts", column="balance", beside="currency"
+        ),
+    ),
     total=Total("balance", by=("currency",)),
 )

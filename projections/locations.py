@@ -2,7 +2,7 @@
 
 from msgspec import UNSET
 
-from eventstore.fold.projection import Place, Projection
+from eventstore.fold.projection import Place, Projection, Timeline
 from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import LocationFact
@@ -59,4 +59,5 @@ PROJECTION = Projection(
     judge=_MERGER.judge,
     indexes=("id", "merchant_id", "status"),
     tenant="merchant_id",
+    timeline=Timeline(columns=("status",), standing=_MERGER.standing),
 )

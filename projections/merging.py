@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET
 
-from eventstore.fold.projection import Judgement, Place
+from eventstore.fold.projection import FactKind, Judgement, Place, Standing
 from projections.known import (
     BEFORE_ALL,
     COMMON,
@@ -94,6 +94,8 @@ class Merger(Generic[S]):
         ]
         self._ranked = -1 if ranked is None else self.names.index(ranked)
         self._ranks = ranks or {}
+        # What was merged last: the state, the fact, and the judgement, unless it was plain that nothing changes.
+        self._merged: tuple[S | None, Fact, Judgement | None] | None = None
 
     def in_order(  # noqa: C901 - straight lines
         self, old: S, fact: Fact, missing: int, at: Place
@@ -152,14 +154,49 @@ class Merger(Generic[S]):
         """The state after a fact, whenever it comes, whatever it leaves out; `state` itself if it changes nothing."""
         if state is not None:
             if self._changes_nothing(state, fact):
+                self._merged = state, fact, None
                 return state
-            if fact.deleted and (after := self._deleted(state, fact, at)) is not None:
-                return after
-        return self.fold(state, fact, at)[0]
+            if fact.deleted and (deleted := self._deleted(state, fact, at)) is not None:
+                return deleted
+        after, judgement = self.fold(state, fact, at)
+        self._merged = state, fact, judgement
+        return after
 
     def judge(self, state: S | None, fact: Fact, at: Place) -> Judgement:
         """What becomes of a fact, by the same rules."""
         return self.fold(state, fact, at)[1]
+
+    def standing(self, before: S | None, after: S, fact: Fact, at: Place) -> Standing | None:
+        """Where a fact stands that was just merged, between the states before and after it; None if it is a repeat."""
+        time, kind, rank = fact.updated_at, _kind_of(fact), 0
+        if fact.deleted:
+            time, rank = fact.deleted_by or fact.time, DELETION_RANK
+        elif self._ranks:
+            rank = self._rank(getattr(fact, self.names[self._ranked]))
+        newest = None if before is None else before.effective_at or before.updated_at
+        effective_at = time or at.recorded_at
+        if after is not before and (before is None or (newest and effective_at > newest)):
+            return Standing(effective_at, time is None, rank, kind)
+        judgement = None
+        if (merged := self._merged) is not None and merged[0] is before and merged[1] is fact:
+            judgement = merged[2]
+            if judgement is None and time is not None:
+                # It changes nothing, so it says what the newest one said, or is older.
+                if time == newest:
+                    return None
+                return Standing(time, False, rank, kind, newest=False)  # noqa: FBT003 - in straight lines
+        if judgement is None:
+            judgement = self.judge(before, fact, at)
+        if judgement.verdict == "duplicate":
+            return None
+        return Standing(
+            judgement.effective_at,
+            judgement.recorded,
+            judgement.order[1],
+            kind,
+            judgement.newest,
+            judgement.verdict == "tie",
+        )
 
     def fold(self, state: S | None, fact: Fact, at: Place) -> tuple[S, Judgement]:
         """The state after a fact, and what became of that: all of the rules, without a shorter way."""
@@ -173,7 +210,7 @@ class Merger(Generic[S]):
         what: tuple[object, ...] = ("deleted", fact.deleted_at) if fact.deleted else ()
         said = self._said(state or fact, given, ("created",) if fact.created else what)
         before, verdict = state, verdict_of(known, given, key, said, is_timed=own_time is not None)
-        after = state
+        after, is_newest = state, key > known.newest
         if verdict != "duplicate" or after is None:
             for field, value in given.items():
                 if field not in known.fields or known.fields[field][0] < key:
@@ -181,7 +218,7 @@ class Merger(Generic[S]):
             mark(known, fact, key, microseconds(fact.deleted_at or fact.time or at.recorded_at))
             if own_time is not None:
                 known.said.setdefault(time, []).append(said)
-            if key > known.newest:
+            if is_newest:
                 known.newest, known.newest_said = key, said
             after = self._made(known, state, fact)
             if verdict == "stale" and (before is None or self._differs(before, after)):
@@ -195,6 +232,7 @@ class Merger(Generic[S]):
             recorded=own_time is None,
             order=key,
             said=said,
+            newest=is_newest,
             deletes=fact.deleted,
             after_deletion=not fact.deleted and deleted is not None and deleted < time,
         )
@@ -425,3 +463,9 @@ class Merger(Generic[S]):
         return before.deleted_at != after.deleted_at or any(
             getattr(before, name) != getattr(after, name) for name in self.names
         )
+
+
+def _kind_of(fact: Fact) -> FactKind:
+    if fact.deleted:
+        return "deletion"
+    return "creation" if fact.created else "change"

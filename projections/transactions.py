@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
-import msgspec
 from msgspec import UNSET
 
-from eventstore.fold.projection import Journal, Place, Projection, Total
-from eventstore.log.events import Event
+from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
 from projections.merging import Merger
 from projections.tracked import Tracked
 from providers.facts import Phase, TransactionFact
@@ -34,14 +32,6 @@ class Transaction(Tracked, frozen=True):
 
 # What is known before the first fact.
 _NOTHING = Transaction("", "", None, "")
-
-
-class StatusChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """What an event did to a transaction's status, in the provider's words, and the phase it is in since."""
-
-    from_: str | None
-    to: str | None
-    phase: Phase
 
 
 # Of two facts of one time, the one further along is the newer; what we cannot read comes first.
@@ -114,15 +104,6 @@ def evolve(state: Transaction | None, fact: TransactionFact, at: Place) -> Trans
     return after
 
 
-def write(before: Transaction | None, after: Transaction, _: Event) -> StatusChange | None:
-    """An entry for every event that changes a status, or the phase; the first of a transaction always does."""
-    if before is None:
-        return StatusChange(None, after.status, after.phase)
-    if before.status == after.status and before.phase == after.phase:
-        return None
-    return StatusChange(before.status, after.status, after.phase)
-
-
 PROJECTION = Projection(
     name="transactions",
     version=1,
@@ -134,6 +115,10 @@ PROJECTION = Projection(
     judge=_MERGER.judge,
     indexes=("id", "merchant_id", "kind", "phase", "gift_card_id", "location_id", "reference"),
     tenant="merchant_id",
-    journal=Journal(name="status_changes", entry=StatusChange, write=write),
+    timeline=Timeline(
+        columns=("kind", "status", "phase", "amount", "currency"),
+        standing=_MERGER.standing,
+        changes=Changes(name="status_changes", kind="words", column="status", beside="phase"),
+    ),
     total=Total("amount", by=("phase", "currency")),
 )

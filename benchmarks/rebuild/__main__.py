@@ -5,9 +5,9 @@ round, on the same server:
 
   limit            COPY of every event to this program, which drops it: what reading costs
   sql              one INSERT ... SELECT DISTINCT ON by hand (rebuild.sql), then the live table's indexes
-  loopledger       POST /v1/projections/{name}/rebuild, from `started_at` until it follows the log; its journal and
-                   indexes included, the diff with the live generation not; then it is discarded
-  no journal       the same, of a copy of Loopledger whose projections keep none: the query makes none either
+  loopledger       POST /v1/projections/{name}/rebuild, from `started_at` until it follows the log; timelines,
+                   postings and indexes included, the diff with the live generation not; then it is discarded
+  no timelines     the same, of a copy of Loopledger whose projections keep none, nor postings: so does the query
   eventsourcing    the eventsourcing library's ProjectionRunner, with the same evolve function, on fewer events
 
 Rates are events of the whole log a second, whichever of them a projection is about. Reported is the median of the

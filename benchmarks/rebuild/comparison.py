@@ -27,7 +27,7 @@ from benchmarks.rebuild.alternatives import (
     read_all,
 )
 from benchmarks.rebuild.api import discard, rebuild
-from benchmarks.rebuild.copy import copy_without_journal
+from benchmarks.rebuild.copy import copy_without_timelines
 from benchmarks.rebuild.events import Plan
 from benchmarks.rebuild.loading import load
 from benchmarks.rebuild.report import (
@@ -36,7 +36,7 @@ from benchmarks.rebuild.report import (
     LIMIT,
     LOOPLEDGER,
     SQL,
-    WITHOUT_JOURNAL,
+    WITHOUT_TIMELINES,
     Live,
     Report,
     Run,
@@ -101,9 +101,12 @@ class RebuildComparison:
         elif reason := servers.missing_library():
             self._left_out[LIBRARY] = reason
         load_seconds = await self._load(ROOT, self._data_dir)
-        copy = self._directory / "without-journal"
-        copy_without_journal(copy, PROJECTIONS)
-        loopledgers = [(LOOPLEDGER, ROOT, self._data_dir), (WITHOUT_JOURNAL, copy, self._data_dir)]
+        copy = self._directory / "without-timelines"
+        copy_without_timelines(copy, PROJECTIONS)
+        loopledgers = [
+            (LOOPLEDGER, ROOT, self._data_dir),
+            (WITHOUT_TIMELINES, copy, self._data_dir),
+        ]
         if self._against is not None:
             # Its schema may be another, and so it has the same log in a database of its own.
             data_dir = self._directory / AGAINST
@@ -213,7 +216,7 @@ class RebuildComparison:
     ) -> AsyncIterator[Callable[[float], None]]:
         """Nobody pays for what the one before left to be written."""
         await server.connection.execute("CHECKPOINT", timeout=None)
-        percent = 100 if way in {LOOPLEDGER, WITHOUT_JOURNAL, AGAINST} else None
+        percent = 100 if way in {LOOPLEDGER, WITHOUT_TIMELINES, AGAINST} else None
         title = f"round {round_} of {self._rounds}, {way}, {projection}"
         with progress(title, percent) as show:
             yield show

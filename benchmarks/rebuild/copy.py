@@ -1,4 +1,4 @@
-"""A copy of Loopledger that keeps no journal, as the query that it is compared with keeps none."""
+"""A copy of Loopledger that keeps no timelines, as the query that it is compared with keeps none."""
 
 import shutil
 import tomllib
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from benchmarks.harness.server_process import ROOT
 
-# What a projection's module says at its end, in a copy of Loopledger that keeps no journal.
-NO_JOURNAL = "\nimport msgspec\nPROJECTION = msgspec.structs.replace(PROJECTION, journal=None)\n"
+# What a projection's module says at its end, in a copy of Loopledger that keeps no timelines.
+NO_TIMELINES = "\nimport msgspec\nPROJECTION = msgspec.structs.replace(PROJECTION, timeline=None)\n"
 
 
-def copy_without_journal(place: Path, projections: Sequence[str]) -> None:
-    """Put a copy of Loopledger at `place` of which these projections keep no journal."""
+def copy_without_timelines(place: Path, projections: Sequence[str]) -> None:
+    """Put a copy of Loopledger at `place` of which these projections keep no timelines."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for name in project["tool"]["hatch"]["build"]["targets"]["wheel"]["include"]:
         source, target = ROOT / name.strip("/"), place / name.strip("/")
@@ -23,4 +23,4 @@ def copy_without_journal(place: Path, projections: Sequence[str]) -> None:
             shutil.copy(source, target)
     for name in projections:
         with (place / "projections" / f"{name}.py").open("a") as module:
-            module.write(NO_JOURNAL)
+            module.write(NO_TIMELINES)

@@ -20,15 +20,16 @@ from benchmarks.harness.report import (
 )
 
 LIMIT, SQL, LOOPLEDGER = "limit", "sql", "loopledger"
-WITHOUT_JOURNAL, LIBRARY = "no journal", "eventsourcing"
+WITHOUT_TIMELINES, LIBRARY = "no timelines", "eventsourcing"
 
 # Whose rate is compared with whose.
 PAIRS = (
     (LOOPLEDGER, SQL),
     (LOOPLEDGER, LIMIT),
     (LOOPLEDGER, LIBRARY),
-    (WITHOUT_JOURNAL, SQL),
-    (WITHOUT_JOURNAL, LIMIT),
+    (WITHOUT_TIMELINES, SQL),
+    (WITHOUT_TIMELINES, LIMIT),
+    (LOOPLEDGER, WITHOUT_TIMELINES),
     (LOOPLEDGER, AGAINST),
 )
 # The limit is the same for every projection.

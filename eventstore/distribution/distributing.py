@@ -1,7 +1,7 @@
 """Distributing: the log and every generation, by stream, over the machines of a Citus cluster.
 
-What belongs to one stream lies on one machine: its events, its states, its journal. The head, the registry, the
-quarantine and the rejections stay on the coordinator. docs/scaling.md says what that buys and costs.
+What belongs to one stream lies on one machine: its events, its state, its timeline, its postings. The head, the
+registry, the quarantine and the rejections stay on the coordinator. docs/scaling.md says what that buys and costs.
 """
 
 import re

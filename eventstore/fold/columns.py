@@ -105,11 +105,16 @@ def check_storable(struct: msgspec.Struct, indexed: Container[str] = ()) -> None
     It is checked before writing, since what is taken must not depend on whether it is written by INSERT or by COPY.
     """
     for name in struct.__struct_fields__:
-        value = getattr(struct, name)
-        if isinstance(value, str):
-            _check_text(name, value, LONGEST_INDEXED if name in indexed else None)
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise UnstorableError(field=name, problem="is a number of more than 64 bits")
+        longest = LONGEST_INDEXED if name in indexed else None
+        check_storable_value(name, getattr(struct, name), longest)
+
+
+def check_storable_value(name: str, value: object, longest: int | None = None) -> None:
+    """Raise UnstorableError if Postgres would not take the value of a field; `longest` is in bytes."""
+    if isinstance(value, str):
+        _check_text(name, value, longest)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UnstorableError(field=name, problem="is a number of more than 64 bits")
 
 
 def _check_text(name: str, value: str, longest: int | None) -> None:

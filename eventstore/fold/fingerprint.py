@@ -41,10 +41,12 @@ ENGINE = (
     "eventstore.log.copy_out.EventReader",
     "eventstore.fold.folding.Accumulator",
     "eventstore.log.streams.stream_name_if_not",
+    "eventstore.fold.timeline.Shape",
     "eventstore.fold.columns.columns_of",
     "eventstore.fold.columns.values_of",
     "eventstore.fold.projection.STATE_COLUMNS",
-    "eventstore.fold.projection.JOURNAL_COLUMNS",
+    "eventstore.fold.projection.TIMELINE_COLUMNS",
+    "eventstore.fold.projection.POSTING_COLUMNS",
     "eventstore.fold.writing.state_rows",
     "eventstore.fold.writing.copy_rows",
 )
@@ -74,6 +76,8 @@ def fingerprint(
         "version": projection.version,
         "handles": sorted(fact.__qualname__ for fact in projection.handles),
         "topics": {name: topics[name] for name in concerned},
+        "timeline": None if projection.timeline is None else projection.timeline.columns,
+        "total": projection.total,
         "settings": {name: source.decoding_settings for name, source in concerned.items()},
         "code": walk.lines(),
         "engine": engine_code(ROOT),
@@ -101,9 +105,8 @@ def _roots(
     """Everything of a projection that decides what its fold gives, each with its role: where the walk starts."""
     yield "evolve", projection.evolve
     yield "state", projection.state
-    if projection.journal is not None:
-        yield "journal write", projection.journal.write
-        yield "journal entry", projection.journal.entry
+    if projection.timeline is not None:
+        yield "standing", projection.timeline.standing
     for fact in sorted(projection.handles, key=lambda fact: (fact.__qualname__, fact.__module__)):
         yield f"fact {fact.__qualname__}", fact
     for name, source in sorted(sources.items()):

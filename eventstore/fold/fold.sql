@@ -133,13 +133,25 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}") WHERE "{column}" IS N
 -- Serve lists of one tenant: its rows are found in the order of streams, without reading those of other tenants.
 CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
 
--- create_journal_key --
--- Serve the entries of one stream in order, and hold a journal to one entry an event.
+-- create_timeline_pkey --
+-- Hold a timeline to one row an event.
 CREATE UNIQUE INDEX IF NOT EXISTS {name}_pkey ON {table} (stream, position)
 
--- create_journal_time_index --
--- Serve the entries of a period of time; they are stored in about that order already.
+-- create_timeline_order --
+-- Serve the facts of a thing up to a time, in the order in which they count.
+CREATE INDEX IF NOT EXISTS {name}_order ON {table} (stream, effective_at, rank, position)
+
+-- create_timeline_recorded_at --
+-- Serve what was recorded in a period of time; it is stored in about that order already.
 CREATE INDEX IF NOT EXISTS {name}_recorded_at ON {table} USING brin (recorded_at)
+
+-- create_postings_stream --
+-- Serve the postings of one thing. Only the stream is indexed: equal values are deduplicated.
+CREATE INDEX IF NOT EXISTS {name}_stream ON {table} (stream)
+
+-- create_postings_effective_at --
+-- Serve sums up to a time: mostly postings are stored in about that order already.
+CREATE INDEX IF NOT EXISTS {name}_effective_at ON {table} USING brin (effective_at)
 
 -- list_columns --
 -- The columns of a table or a view; none if it does not exist.
@@ -187,7 +199,79 @@ DROP INDEX IF EXISTS {schema}.{index}
 
 -- create_view --
 -- Have the view with the plain name show the live generation.
-CREATE OR REPLACE VIEW {view} AS SELECT {names} FROM {table}
+CREATE OR REPLACE VIEW {view} AS SELECT {names} FROM {source}
+
+-- comment_on_view --
+-- Note what a view was made of.
+COMMENT ON VIEW {view} IS '{comment}'
+
+-- timeline_states --
+-- What was known of a thing after each of its facts, in the order in which they count: of one column and the one beside
+-- it. `last_given` is where a column was given last, `beginning` the creation that came after a deletion.
+SELECT
+    *, lag(value) OVER facts AS value_before, lag(unit) OVER facts AS unit_before, lag(deleted) OVER facts AS was_deleted
+FROM (
+    SELECT
+        stream, position, recorded_at, effective_at, rank, fact, number, deleted,
+        CASE WHEN value_at >= beginning THEN nth_value("{column}", value_at::int) OVER facts ELSE {default} END AS value,
+        CASE WHEN unit_at >= beginning THEN nth_value("{beside}", unit_at::int) OVER facts ELSE {default_beside} END AS unit
+    FROM (
+        SELECT
+            *, coalesce(max(number) FILTER (WHERE fact = 'creation' AND was_deleted) OVER facts, 1) AS beginning,
+            max(number) FILTER (WHERE absent IS NULL OR NOT '{column}' = ANY(absent)) OVER facts AS value_at,
+            max(number) FILTER (WHERE absent IS NULL OR NOT '{beside}' = ANY(absent)) OVER facts AS unit_at
+        FROM (
+            SELECT *, coalesce(lag(deleted) OVER facts, false) AS was_deleted
+            FROM (
+                SELECT
+                    *, coalesce(
+                        max(number) FILTER (WHERE fact = 'deletion') OVER facts
+                            > coalesce(max(number) FILTER (WHERE fact = 'creation') OVER facts, 0),
+                        false
+                    ) AS deleted
+                FROM (
+                    SELECT *, row_number() OVER facts AS number
+                    FROM {table}
+                    WINDOW facts AS (PARTITION BY stream ORDER BY effective_at, rank, position)
+                ) AS numbered
+                WINDOW facts AS (PARTITION BY stream ORDER BY effective_at, rank, position)
+            ) AS marked
+            WINDOW facts AS (PARTITION BY stream ORDER BY effective_at, rank, position)
+        ) AS lived
+        WINDOW facts AS (PARTITION BY stream ORDER BY effective_at, rank, position)
+    ) AS given
+    WINDOW facts AS (PARTITION BY stream ORDER BY effective_at, rank, position)
+) AS known
+WINDOW facts AS (PARTITION BY stream ORDER BY effective_at, rank, position)
+
+-- changes_of_amounts --
+-- An entry for every fact that changed an amount: nothing, once the thing is deleted. What changes its unit has two
+-- entries.
+SELECT
+    stream, position, recorded_at, change.before, change.after,
+    coalesce(change.after, 0)::numeric - coalesce(change.before, 0)::numeric AS delta,
+    change.unit AS "{beside}", effective_at, fact
+FROM (
+    SELECT
+        *, unit IS NOT DISTINCT FROM unit_before AS same,
+        CASE WHEN NOT was_deleted THEN value_before END AS was, CASE WHEN NOT deleted THEN value END AS is_now
+    FROM (
+{states}
+    ) AS states
+) AS compared
+CROSS JOIN LATERAL (
+    VALUES (was, CASE WHEN same THEN is_now END, unit_before), (NULL, CASE WHEN NOT same THEN is_now END, unit)
+) AS change (before, after, unit)
+WHERE change.before IS DISTINCT FROM change.after
+
+-- changes_of_words --
+-- An entry for every fact that changed a word or the one beside it; the first of a thing always does.
+SELECT
+    stream, position, recorded_at, value_before AS "from", value AS "to", unit AS "{beside}", effective_at, fact
+FROM (
+{states}
+) AS states
+WHERE number = 1 OR value IS DISTINCT FROM value_before OR unit IS DISTINCT FROM unit_before
 
 -- create_masked_view --
 -- Show the same without secrets: the comment says what is masked, and what this code does not know.
@@ -210,6 +294,10 @@ DROP TABLE IF EXISTS {table}
 -- A state that is not of one tenant of one provider (streams begin with $1).
 SELECT 1 FROM {table} WHERE NOT starts_with(stream, $1) LIMIT 1
 
+-- load_timelines --
+-- The rows of the timelines of these streams up to a position; arrays as text.
+SELECT {names} FROM {table} WHERE stream = ANY($1::text[]) AND position <= $2
+
 -- load_states --
 -- The states of these streams.
 SELECT stream, position, {names} FROM {table} WHERE stream = ANY($1::text[])
@@ -217,8 +305,8 @@ SELECT stream, position, {names} FROM {table} WHERE stream = ANY($1::text[])
 -- write_batch --
 -- Write what one slice of the log changed in a generation, in one statement and so in one transaction: if the
 -- checkpoint is still $3, move it to $4, count, and write what could not be folded ($8), the states that changed ($9;
--- `position` is the event that changed each last), the journal ($11), and last which events are folded in other streams
--- than on record. Rows come as JSON, each an array.
+-- `position` is the event that changed each last), new rows of timeline ($11) and postings ($12), and last which events are
+-- folded in other streams than on record. Rows come as JSON, each an array.
 --
 -- $10 are the positions of the states that these were folded from, in ascending order; a position says which stream it
 -- is of. If the table holds another one by now, all of it fails with division_by_zero: nothing else here divides, a
@@ -247,12 +335,12 @@ WITH moved AS (
         )::int,
         {excluded}
     )
-){write_journal}
+){write_new_rows}
 SELECT checkpoint FROM moved
 
--- write_journal --
--- The part of write_batch that writes a journal, where a projection has one.
-, write_journal AS (
+-- write_new_rows --
+-- The part of write_batch that writes new rows to a table, where a projection has it.
+, write_{part} AS (
     INSERT INTO {table} ({names})
-    SELECT {values} FROM moved, jsonb_array_elements($11::text::jsonb) AS new
+    SELECT {values} FROM moved, jsonb_array_elements(${parameter}::text::jsonb) AS new
 )

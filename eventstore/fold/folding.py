@@ -13,7 +13,9 @@ import msgspec
 from eventstore.fold.columns import LONGEST_INDEXED, check_storable
 from eventstore.fold.failures import NOTHING_FAILING, Failing, FailureRows
 from eventstore.fold.projection import Judgement, Projection, Source, State, Verdict
+from eventstore.fold.recording import Recorded, Recorder, recorder_of
 from eventstore.fold.refiling import Refiled, find_stream, stream_of
+from eventstore.fold.timeline import STREAM, Late, Row, Shape, late_by_stream, settle
 from eventstore.log.events import Event, LogSlice
 from eventstore.postgres.failures import describe
 
@@ -23,23 +25,20 @@ BACKSLASH = ord("\\")
 # What becomes of an event.
 EventVerdict: TypeAlias = Verdict | Literal["quarantined", "ignored"]
 
-# The values of a row, in the order of its table's columns.
-Row: TypeAlias = tuple[object, ...]
-
 # A state and the position of the event that changed it last.
 StateAt: TypeAlias = tuple[int, State]
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """What one event did: a verdict, the state after it, the error that put it in quarantine, its journal entry.
+    """What one event did: a verdict, the state after it, the error that put it in quarantine.
 
-    `judgement` is why, if the projection says.
+    `judgement` is why, if the projection says; `recorded` is what it adds to the timeline, if the projection keeps one.
     """
 
     verdict: EventVerdict
     state: Any
     error: str | None = None
-    entry: msgspec.Struct | None = None
+    recorded: Recorded | None = None
     judgement: Judgement | None = None
 
 
@@ -52,15 +51,17 @@ def fold(
     """
     if not handles(projection, sources, event.provider, event.topic):
         return Folded("ignored", state)
+    source = sources[event.provider]
     try:
-        fact = sources[event.provider].decode(event)
+        fact = source.decode(event)
+        stream = source.stream_of(event, fact)
     except Exception as error:  # noqa: BLE001 - as below
         return Folded("quarantined", state, describe(error))
-    folded = fold_fact(projection, state, fact, event)
+    folded = fold_fact(projection, state, fact, event, stream, recorder_of(projection))
     if folded.error is not None or projection.judge is None:
         return folded
     judgement = projection.judge(state, fact, event)
-    return Folded(judgement.verdict, folded.state, None, folded.entry, judgement)
+    return Folded(judgement.verdict, folded.state, None, folded.recorded, judgement)
 
 
 def fold_fact(
@@ -68,23 +69,29 @@ def fold_fact(
     state: State | None,
     fact: Any,  # noqa: ANN401 - facts are the providers'
     event: Event,
+    stream: str,
+    recorder: Recorder[State] | None,
 ) -> Folded:
-    """Fold the fact of an event, as `fold` does; of verdicts it knows only the simplest."""
+    """Fold the fact of an event, as `fold` does; of verdicts it knows only the simplest.
+
+    `stream` is the one that it belongs to; `recorder` is the projection's own.
+    """
     try:
         after = projection.evolve(state, fact, event)
-        if after is state:
+        recorded = None
+        if recorder is not None:
+            recorded = recorder.record(state, after, fact, event, stream)
+        if after is state and recorded is None:
             return Folded("stale", state)
-        journal = projection.journal
-        entry = None if journal is None else journal.write(state, after, event)
         body = event.body
         # Only an escape brings in what Postgres cannot store, only a long body what is too long.
         if BACKSLASH in body or len(body) > LONGEST_INDEXED:
             check_storable(after, projection.indexes)
-            if entry is not None:
-                check_storable(entry)
+            if recorder is not None and recorded is not None:
+                recorder.check_storable(recorded.row)
     except Exception as error:  # noqa: BLE001 - an event that cannot be folded must not stop the others
         return Folded("quarantined", state, describe(error))
-    return Folded("applied", after, None, entry)
+    return Folded("stale" if after is state else "applied", after, None, recorded)
 
 
 def handles(
@@ -105,11 +112,20 @@ def handled_topics(projection: Projection[State], sources: Mapping[str, Source])
     )
 
 
+class NewRows(NamedTuple):
+    """Rows of the timeline, of postings, and of the quarantine: position, stream and error."""
+
+    timeline: list[Row]
+    postings: list[Row]
+    quarantined: list[tuple[int, str, str]]
+
+
 class FoldBatch(NamedTuple, Generic[State]):
     """What the events after position `after` up to `checkpoint` changed: all that is written in one transaction.
 
     `changed` are states by their streams; `bases`, in ascending order, the positions of those in the table that they
-    were folded from, where there was one. `failing` are the failures in a row, up to the checkpoint.
+    were folded from, where there was one. `failing` are the failures in a row, up to the checkpoint. `timeline` and
+    `postings` are new rows; those of facts that came `late` are added once what came before is written (`settled`).
     """
 
     after: int
@@ -120,8 +136,23 @@ class FoldBatch(NamedTuple, Generic[State]):
     changed: Mapping[str, StateAt[State]]
     bases: list[int]
     quarantined: list[tuple[int, str, str]]
-    journal: list[Row]
     refiled: list[Refiled]
+    timeline: list[Row]
+    postings: list[Row]
+    late: list[Late]
+
+    def settled(self, shape: Shape, known: Iterable[Row]) -> "FoldBatch[State]":
+        """The batch with what its late facts add; `known` are the rows in the table of the streams that have any."""
+        timeline, postings = list(self.timeline), list(self.postings)
+        rows: dict[str, list[Row]] = {late.row[STREAM]: [] for late in self.late}
+        for row in (*known, *self.timeline):
+            if row[STREAM] in rows:
+                rows[row[STREAM]].append(row)
+        for stream, late in late_by_stream(self.late).items():
+            late_rows, late_postings = settle(shape, rows[stream], late)
+            timeline += late_rows
+            postings += late_postings
+        return self._replace(timeline=timeline, postings=postings, late=[])
 
 
 class Accumulator(Generic[State]):
@@ -156,7 +187,10 @@ class Accumulator(Generic[State]):
         self._sources = sources
         self._loaded = loaded
         self._wanted = wanted
-        self._journal_rows: list[Row] = []
+        self.late: list[Late] = []
+        self._recorder = recorder_of(projection)
+        self._timeline: list[Row] = []
+        self._postings: list[Row] = []
         self._quarantine_rows: list[tuple[int, str, str]] = []
 
     def fold(
@@ -170,7 +204,7 @@ class Accumulator(Generic[State]):
         Gives back that topic, or None. For `excused` see FailureRows.reaches.
         """
         projection, sources = self._projection, self._sources
-        loaded, changed, journal_rows = self._loaded, self.changed, self._journal_rows
+        recorder, loaded, changed = self._recorder, self._loaded, self.changed
         nothing: tuple[int, Any] = (0, None)
         fact: Any
         # In local variables, for speed.
@@ -188,7 +222,7 @@ class Accumulator(Generic[State]):
             if isinstance(fact, Exception):
                 folded = Folded("quarantined", before, describe(fact))
             else:
-                folded = fold_fact(projection, before, fact, event)
+                folded = fold_fact(projection, before, fact, event, stream, recorder)
             if folded.error is not None:
                 topic = self.quarantine(event, stream, folded.error)
                 if failures.reaches(topic, failure_limit, excused):
@@ -202,10 +236,18 @@ class Accumulator(Generic[State]):
             # An event that repeats what is known already, in another object, changes nothing.
             if after is not before and after != before:
                 changed[stream] = (event.position, after)
-            if folded.entry is not None:
-                journal_rows.append(journal_row(event, stream, folded.entry))
+            if folded.recorded is not None:
+                self._keep(folded.recorded)
         self.folded = count
         return None
+
+    def _keep(self, recorded: Recorded) -> None:
+        if recorded.late is not None:
+            self.late.append(recorded.late)
+            return
+        self._timeline.append(recorded.row)
+        if recorded.postings:
+            self._postings += recorded.postings
 
     def refuse(self, event: Event, error: str) -> str:
         """Count an event as one that the database would not take, as `quarantine` does."""
@@ -246,8 +288,10 @@ class Accumulator(Generic[State]):
                 base[0] for stream in self.changed if (base := self._loaded.get(stream)) is not None
             ),
             quarantined=self._quarantine_rows,
-            journal=self._journal_rows,
             refiled=self.refiled,
+            timeline=self._timeline,
+            postings=self._postings,
+            late=self.late,
         )
 
     def take_refiled(self) -> list[Refiled]:
@@ -255,13 +299,8 @@ class Accumulator(Generic[State]):
         taken, self.refiled = self.refiled, []
         return taken
 
-    def take_rows(self) -> tuple[list[Row], list[tuple[int, str, str]]]:
-        """The new rows of journal and quarantine, once: they can be written before all is folded, unlike states."""
-        taken = self._journal_rows, self._quarantine_rows
-        self._journal_rows, self._quarantine_rows = [], []
+    def take_rows(self) -> NewRows:
+        """The new rows of timeline, postings and quarantine, once: they can be written before all is folded."""
+        taken = NewRows(self._timeline, self._postings, self._quarantine_rows)
+        self._timeline, self._postings, self._quarantine_rows = [], [], []
         return taken
-
-
-def journal_row(event: Event, stream: str, entry: msgspec.Struct) -> Row:
-    """The entry that an event made as a row of the journal's table."""
-    return (stream, event.position, event.recorded_at, *msgspec.structs.astuple(entry))

@@ -1,12 +1,23 @@
-"""The tables of one generation of a projection: its states, one row a stream, and its journal."""
+"""The tables of one generation of a projection: its states, one row a stream, its timeline and its postings."""
 
+import hashlib
 from typing import TYPE_CHECKING, Generic, NamedTuple
 
 import asyncpg
+import msgspec
 
 from eventstore.errors import PostgresError
 from eventstore.fold.columns import Column, columns_of, identifier
-from eventstore.fold.projection import JOURNAL_COLUMNS, STATE_COLUMNS, Projection, State
+from eventstore.fold.projection import (
+    ABSENT_COLUMN,
+    AMOUNT_COLUMN,
+    POSTING_COLUMNS,
+    STATE_COLUMNS,
+    TIMELINE_COLUMNS,
+    Changes,
+    Projection,
+    State,
+)
 from eventstore.fold.queries import QUERIES
 from eventstore.postgres.schema import NO_LIMIT
 
@@ -23,11 +34,15 @@ MASKING = """'****' || right("{column}", CASE WHEN length("{column}") >= 8 THEN 
 
 
 class Table(NamedTuple):
-    """A table of a generation, the view that shows it while it is live, and its columns."""
+    """A table of a generation, a view that shows it while it is live, and the columns of the view.
+
+    They are the table's too, unless the view shows what a `query` makes of it.
+    """
 
     name: str
     view: str
     columns: tuple[Column, ...]
+    query: str | None = None
 
     @property
     def shown(self) -> dict[str, Column]:
@@ -64,6 +79,7 @@ class Table(NamedTuple):
             "view": self.qualified_view,
             "masked": self.masked_view,
             "columns": ",\n    ".join(column.definition for column in self.columns),
+            "source": self.qualified_name if self.query is None else f"(\n{self.query}\n) AS made",
         }
 
 
@@ -77,15 +93,31 @@ class GenerationTables(Generic[State]):
         self.states = Table(
             f"{projection.name}_{generation}", projection.name, (*STATE_COLUMNS, *self.columns)
         )
-        self.journal: Table | None = None
-        if (journal := projection.journal) is not None:
-            columns = (*JOURNAL_COLUMNS, *columns_of(journal.entry))
-            self.journal = Table(f"{journal.name}_{generation}", journal.name, columns)
+        self.timeline: Table | None = None
+        self.postings: Table | None = None
+        self._changes: Table | None = None
+        if (timeline := projection.timeline) is None:
+            return
+        kept = {column.name: column._replace(nullable=True) for column in self.columns}
+        view = f"{projection.name}_timeline"
+        columns = (*TIMELINE_COLUMNS, *(kept[name] for name in timeline.columns), ABSENT_COLUMN)
+        self.timeline = Table(f"{view}_{generation}", view, columns)
+        if (total := projection.total) is not None:
+            view = f"{projection.name}_postings"
+            columns = (*POSTING_COLUMNS, *(kept[name] for name in total.by), AMOUNT_COLUMN)
+            self.postings = Table(f"{view}_{generation}", view, columns)
+        if timeline.changes is not None:
+            self._changes = _view_of_changes(projection, timeline.changes, self.timeline, kept)
 
     @property
     def tables(self) -> list[Table]:
         """All of them."""
-        return [self.states] if self.journal is None else [self.states, self.journal]
+        return [t for t in (self.states, self.timeline, self.postings) if t is not None]
+
+    @property
+    def views(self) -> list[Table]:
+        """All that is shown of them."""
+        return self.tables if self._changes is None else [*self.tables, self._changes]
 
     async def create(self, connection: "Session") -> None:
         """Create the tables, without indexes, if they do not exist; distributed, if the log is."""
@@ -102,9 +134,10 @@ class GenerationTables(Generic[State]):
 
     def distribute_statements(self, *, drop_views: bool = False) -> list[str]:
         """SQL that distributes the tables, if the log is distributed; their views have to be dropped before."""
-        names = ("drop_view", "distribute_table") if drop_views else ("distribute_table",)
+        dropped = self.views if drop_views else []
         return [
-            QUERIES[name].format(**table.placeholders) for table in self.tables for name in names
+            *(QUERIES["drop_view"].format(**view.placeholders) for view in dropped),
+            *(QUERIES["distribute_table"].format(**table.placeholders) for table in self.tables),
         ]
 
     async def are_distributed(self, connection: "Session") -> bool:
@@ -131,12 +164,17 @@ class GenerationTables(Generic[State]):
         """The same, by the names of the indexes."""
         placeholders = self.states.placeholders
         statements = {f"{self.states.name}_pkey": QUERIES["create_key"].format(**placeholders)}
-        if self.journal is not None:
-            name, of_journal = self.journal.name, self.journal.placeholders
-            statements[f"{name}_pkey"] = QUERIES["create_journal_key"].format(**of_journal)
-            statements[f"{name}_recorded_at"] = QUERIES["create_journal_time_index"].format(
-                **of_journal
-            )
+        for table, kind, names in (
+            (self.timeline, "timeline", ("pkey", "order", "recorded_at")),
+            (self.postings, "postings", ("stream", "effective_at")),
+        ):
+            if table is not None:
+                statements |= {
+                    f"{table.name}_{name}": QUERIES[f"create_{kind}_{name}"].format(
+                        **table.placeholders
+                    )
+                    for name in names
+                }
         for column in self.projection.indexes:
             index = identifier(f"{self.states.name}_{column}")
             is_tenant = column == self.projection.tenant
@@ -152,6 +190,9 @@ class GenerationTables(Generic[State]):
         A new column is null until a rebuild. A column that this code does not have is kept; one whose type has changed
         is kept under another name.
         """
+        if await _existing_columns(connection, self.states.qualified_name):
+            # It may have had fewer tables. Of one that was dropped meanwhile, none comes back.
+            await self.create(connection)
         for table in self.tables:
             existing = await _existing_columns(connection, table.qualified_name)
             wanted = {column.name: column.sql_type for column in table.columns}
@@ -178,14 +219,22 @@ class GenerationTables(Generic[State]):
         A view keeps its columns, since others may have built on it: one that the table lacks is null. Raises
         PostgresError where a column has another type now, and another view or rule depends on it.
         """
-        for table in self.tables:
+        for table in self.views:
             in_view = await _existing_columns(connection, table.qualified_view)
-            in_table = await _existing_columns(connection, table.qualified_name)
             wanted = {name: column.sql_type for name, column in table.shown.items()}
+            in_table = (
+                table.shown
+                if table.query is not None
+                else await _existing_columns(connection, table.qualified_name)
+            )
             shown = await connection.fetchval(
                 QUERIES["view_shows_table"], table.qualified_view, table.qualified_name
             )
-            if shown and list(in_view) == list(dict.fromkeys([*in_view, *wanted])):
+            if (
+                shown
+                and await _is_same_query(connection, table)
+                and list(in_view) == list(dict.fromkeys([*in_view, *wanted]))
+            ):
                 await _create_masked_view(connection, table, in_view)
                 continue
             if any(
@@ -202,6 +251,12 @@ class GenerationTables(Generic[State]):
             await connection.execute(
                 QUERIES["create_view"].format(**table.placeholders, names=", ".join(columns))
             )
+            if table.query is not None:
+                await connection.execute(
+                    QUERIES["comment_on_view"].format(
+                        **table.placeholders, comment=_comment_on(table.query)
+                    )
+                )
             await _create_masked_view(
                 connection, table, await _existing_columns(connection, table.qualified_view)
             )
@@ -210,6 +265,59 @@ class GenerationTables(Generic[State]):
         """Drop the tables."""
         for table in self.tables:
             await connection.execute(QUERIES["drop_table"].format(**table.placeholders))
+        if self._changes is not None:
+            # Before there were timelines, a table held the changes.
+            older = self._changes._replace(name=f"{self._changes.view}_{self.generation}")
+            await connection.execute(QUERIES["drop_table"].format(**older.placeholders))
+
+
+def _view_of_changes(
+    projection: Projection[State],
+    changes: Changes,
+    timeline: Table,
+    kept: dict[str, Column],
+) -> Table:
+    """The view of what changed over a timeline."""
+    fields = {field.name: field.default for field in msgspec.structs.fields(projection.state)}
+    defaults = [
+        "NULL" if (default := fields[name]) in {None, msgspec.NODEFAULT} else f"'{default}'"
+        for name in changes.columns
+    ]
+    column, beside = (kept[name] for name in changes.columns)
+    query = QUERIES[f"changes_of_{changes.kind}"].format(
+        states=QUERIES["timeline_states"].format(
+            **timeline.placeholders,
+            column=column.name,
+            default=defaults[0],
+            beside=beside.name,
+            default_beside=defaults[1],
+        ),
+        beside=beside.name,
+    )
+    told: tuple[Column, ...]
+    if changes.kind == "amounts":
+        told = (
+            column._replace(name="before"),
+            column._replace(name="after"),
+            Column("delta", AMOUNT_COLUMN.sql_type),
+        )
+    else:
+        told = (column._replace(name="from"), column._replace(name="to"))
+    # In the order that these views have always had.
+    first, last = TIMELINE_COLUMNS[:3], (TIMELINE_COLUMNS[3], TIMELINE_COLUMNS[6])
+    return Table(timeline.name, changes.name, (*first, *told, beside, *last), query)
+
+
+def _comment_on(query: str) -> str:
+    """What tells whether a view was made of this query."""
+    return f"made by {hashlib.sha256(query.encode()).hexdigest()[:16]}"
+
+
+async def _is_same_query(connection: "Session", table: Table) -> bool:
+    if table.query is None:
+        return True
+    comment: str | None = await connection.fetchval(QUERIES["read_comment"], table.qualified_view)
+    return comment == _comment_on(table.query)
 
 
 async def _existing_columns(connection: "Session", relation: str) -> dict[str, Column]:

@@ -1,23 +1,44 @@
 """A projection is a value: what to fold, into what, and how."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from eventstore.fold.columns import Column, identifier
+from eventstore.fold.columns import Column, columns_of, identifier
 from eventstore.log.events import Event
 
 State = TypeVar("State", bound=msgspec.Struct)
 
-# The columns of every table of states, and of every journal, besides those of the projection's own.
+# The columns of every table of states, besides those of the projection's own.
 STATE_COLUMNS = (Column("stream", "text"), Column("position", "bigint"))
-JOURNAL_COLUMNS = (*STATE_COLUMNS, Column("recorded_at", "timestamp with time zone"))
 
+_TIMES = (
+    Column("recorded_at", "timestamp with time zone"),
+    Column("effective_at", "timestamp with time zone"),
+)
+
+# The columns of every timeline before those of the projection's own, and the one behind them: which of these the fact
+# did not give, null if it gave all.
+TIMELINE_COLUMNS = (
+    *STATE_COLUMNS,
+    *_TIMES,
+    Column("effective_is_recorded", "boolean"),
+    Column("rank", "smallint"),
+    Column("fact", "text"),
+)
+ABSENT_COLUMN = Column("absent", "text[]", nullable=True)
+
+# Those of postings: before the ones that they are grouped by, and behind them.
+POSTING_COLUMNS = (*STATE_COLUMNS, *_TIMES)
+AMOUNT_COLUMN = Column("amount", "numeric")
 
 # What becomes of a fact.
 Verdict: TypeAlias = Literal["applied", "duplicate", "stale", "tie", "late"]
+
+# What a fact does to its thing, whatever else it says of it.
+FactKind: TypeAlias = Literal["change", "creation", "deletion"]
 
 
 class Place(Protocol):
@@ -37,7 +58,8 @@ class Judgement(msgspec.Struct, frozen=True):
 
     `effective_at` is the time that it counts at, which is the provider's unless `recorded`: then its event's. `order`
     can be compared with that of other facts of the thing; two of one time that say the same have the same `said`.
-    `deletes`: it deletes the thing. `after_deletion`: it came after the thing was deleted, and leaves it so.
+    `newest`: all others come before it. `deletes`: it deletes the thing. `after_deletion`: it came after the thing was
+    deleted, and leaves it so.
     """
 
     verdict: Verdict
@@ -45,8 +67,25 @@ class Judgement(msgspec.Struct, frozen=True):
     recorded: bool
     order: tuple[int, ...]
     said: int
+    newest: bool
     deletes: bool = False
     after_deletion: bool = False
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """Where a fact stands among those of its thing, and what it is.
+
+    `effective_at` is the time that it counts at, which is the provider's unless `recorded`: then its event's. Facts of
+    one time are ordered by `rank`, then by position. `newest`: all others come before it. `tie`: what another said of
+    its time still counts, and it says something else.
+    """
+
+    effective_at: datetime
+    recorded: bool
+    rank: int
+    kind: FactKind
+    newest: bool = True
+    tie: bool = False
 
 
 class Source(Protocol):
@@ -69,21 +108,41 @@ class Source(Protocol):
         """What of the settings `decode` goes by: other settings, other facts, and so other states."""
 
 
-class Journal(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
-    """A projection's append-only list of what changed when.
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """A view of what changed over a timeline: an entry for every fact at which `column` or the one `beside` it changed.
 
-    `write(before, after, event)` gives the entry for an event that changed a state, or None if it is not worth one;
-    `before` is None for a stream's first. It is pure. `entry` is a Struct whose fields can be given by position: they
-    are columns of the journal's table, beside position, stream and recorded_at.
+    Of `amounts`, with what came or went; `beside` is then their unit, and an amount in another one is another entry. Of
+    `words`, from which to which.
     """
 
     name: str
-    entry: type[msgspec.Struct]
-    write: Callable[[State | None, State, Event], msgspec.Struct | None]
+    kind: Literal["amounts", "words"]
+    column: str
+    beside: str
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The two."""
+        return self.column, self.beside
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """What a projection keeps of every distinct fact, in a row of its own: what the fact gave of these `columns`.
+
+    They are fields of the state and, by the same names, of the facts. `standing(before, after, fact, at)` says where a
+    fact stands that `evolve` has just made `after` of; None if it is a repeat.
+    """
+
+    columns: tuple[str, ...]
+    standing: Callable[[Any, Any, Any, Place], Standing | None]
+    changes: Changes | None = None
 
 
 class Total(msgspec.Struct, frozen=True):
-    """What a projection adds up to, where two generations are compared: the column `amount`, by the columns `by`."""
+    """What a projection adds up to: the column `amount` of what is not deleted, by the columns `by`.
+
+    With a timeline there are postings, which tell the same of any time.
+    """
 
     amount: str
     by: tuple[str, ...]
@@ -113,7 +172,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     tombstone: str | None = None
     indexes: tuple[str, ...] = ()
     tenant: str | None = None
-    journal: Journal[State] | None = None
+    timeline: Timeline | None = None
     total: Total | None = None
 
     def __post_init__(self) -> None:
@@ -122,9 +181,9 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
             self._refuse(f"version {self.version} is less than 1")
         if not self.handles:
             self._refuse("it handles no fact")
-        self._check_names("state", self.name, self.state, STATE_COLUMNS)
-        if (journal := self.journal) is not None:
-            self._check_names("journal", journal.name, journal.entry, JOURNAL_COLUMNS)
+        columns = self.state.__struct_encode_fields__
+        self._check_names("state", (self.name, *columns))
+        self._check_reserved("state", columns, STATE_COLUMNS)
         columns = self.state.__struct_fields__
         if columns != self.state.__struct_encode_fields__:
             self._refuse("state: a field is renamed, but each column has the name of its field")
@@ -139,18 +198,41 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
             for name in names:
                 if name is not None and name not in columns:
                     self._refuse(f"{role}: {self.state.__name__} has no field {name!r}")
+        if self.timeline is not None:
+            self._check_timeline(self.timeline)
 
-    def _check_names(
-        self, role: str, name: str, row: type[msgspec.Struct], reserved: tuple[Column, ...]
-    ) -> None:
-        fields = row.__struct_encode_fields__
-        for each in (name, *fields):
+    def _check_timeline(self, timeline: Timeline) -> None:
+        kept = {column.name: column for column in columns_of(self.state)}
+        for name in timeline.columns:
+            if name not in kept:
+                self._refuse(f"timeline: {self.state.__name__} has no field {name!r}")
+            if kept[name].secret or kept[name].hidden:
+                self._refuse(f"timeline: {name!r} is not for everyone to see")
+        self._check_reserved("timeline", timeline.columns, (*TIMELINE_COLUMNS, ABSENT_COLUMN))
+        for role, names in {
+            "total": (self.total.amount, *self.total.by) if self.total else (),
+            "changes": timeline.changes.columns if timeline.changes else (),
+        }.items():
+            for name in names:
+                if name not in timeline.columns:
+                    self._refuse(f"{role}: {name!r} is not in the timeline")
+        if self.total is not None:
+            self._check_reserved("total.by", self.total.by, (*POSTING_COLUMNS, AMOUNT_COLUMN))
+        if timeline.changes is not None:
+            self._check_names("changes", (timeline.changes.name,))
+
+    def _check_names(self, role: str, names: Iterable[str]) -> None:
+        for name in names:
             try:
-                identifier(each)
+                identifier(name)
             except ValueError as error:
                 self._refuse(f"{role}: {error}")
+
+    def _check_reserved(
+        self, role: str, names: Container[str], reserved: tuple[Column, ...]
+    ) -> None:
         for column in reserved:
-            if column.name in fields:
+            if column.name in names:
                 self._refuse(f"{role}: the name {column.name!r} is reserved")
 
     def _refuse(self, problem: str) -> NoReturn:

@@ -351,6 +351,8 @@ class Projector(Generic[State]):
         if prepared.log_slice.events:
             await self._record_fingerprint()
         try:
+            # What came before is written by now, so the timelines of late facts are whole.
+            batch = await self._writer.settle(self._database, batch)
             moved = await self._writer.write_batch(self._database, batch)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name != "complete":

@@ -68,14 +68,15 @@ class TotalChange(msgspec.Struct, frozen=True):
     items: list[dict[str, Any]]
 
 
-class JournalChange(msgspec.Struct, frozen=True):
-    """How many entries the journals `name` have `before` and `after`, and how many are `added` or `gone`."""
+class TableChange(msgspec.Struct, frozen=True):
+    """How many rows the tables `name` have `before` and `after`, and how many are `added`, `gone` or `changed`."""
 
     name: str
     before: int
     after: int
     added: int
     gone: int
+    changed: int
 
 
 class ChangedRow(msgspec.Struct, frozen=True):
@@ -93,8 +94,8 @@ class Diff(msgspec.Struct, frozen=True):
     """How a new generation at `position` differs from the live one at `live_position`.
 
     The two are equal, unless the live one stands still. `rows` counts the states; `columns`: of the changed ones, how
-    many differ in each. `totals` and `journal` are null for a projection that has none. `sample`: some of the states
-    that differ.
+    many differ in each. `totals`, `timeline` and `postings` are null for a projection that has none. `sample`: some of
+    the states that differ.
     """
 
     position: int
@@ -102,15 +103,17 @@ class Diff(msgspec.Struct, frozen=True):
     rows: Rows
     columns: dict[str, int]
     totals: TotalChange | None
-    journal: JournalChange | None
     sample: list[ChangedRow]
+    timeline: TableChange | None = None
+    postings: TableChange | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing differs."""
         counts = [self.rows.added, self.rows.gone, self.rows.changed]
-        if self.journal is not None:
-            counts += [self.journal.added, self.journal.gone]
+        for table in (self.timeline, self.postings):
+            if table is not None:
+                counts += [table.added, table.gone, table.changed]
         return not any(counts)
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing the states of one generation and its journal: in batches, and in bulk by COPY."""
+"""Reading and writing the states of one generation, its timeline and its postings: in batches, and in bulk by COPY."""
 
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -10,11 +10,12 @@ import msgspec
 
 from eventstore.errors import StateChangedError
 from eventstore.fold.columns import names_of, values_of
-from eventstore.fold.folding import FoldBatch, Row, StateAt
-from eventstore.fold.generation import SCHEMA, GenerationTables
+from eventstore.fold.folding import FoldBatch, NewRows, StateAt
+from eventstore.fold.generation import SCHEMA, GenerationTables, Table
 from eventstore.fold.projection import State
 from eventstore.fold.queries import QUERIES
 from eventstore.fold.refiling import Refiled
+from eventstore.fold.timeline import Row, Shape, late_by_stream
 
 if TYPE_CHECKING:
     from eventstore.postgres.database import Database, Session
@@ -46,6 +47,11 @@ class GenerationWriter(Generic[State]):
             **tables.states.placeholders
         )
         self._write_statement = self._write_batch_statement()
+        self.shape = Shape(tables.projection)
+        if tables.timeline is not None:
+            self._load_timelines_statement = QUERIES["load_timelines"].format(
+                **tables.timeline.placeholders, names=timeline_names(tables.timeline)
+            )
 
     async def load_states(
         self, database: "Database", streams: Sequence[str]
@@ -54,6 +60,15 @@ class GenerationWriter(Generic[State]):
         make = self._tables.projection.state
         rows = await database.fetch(self._load_statement, streams)
         return {stream: (position, make(*values)) for stream, position, *values in rows}
+
+    async def settle(self, database: "Database", batch: FoldBatch[State]) -> FoldBatch[State]:
+        """Add to a batch what its late facts add. What comes before it has to be written."""
+        table = self._tables.timeline
+        if not batch.late or table is None:
+            return batch
+        streams = list(late_by_stream(batch.late))
+        rows = await database.fetch(self._load_timelines_statement, streams, batch.after)
+        return batch.settled(self.shape, map(tuple, rows))
 
     async def has_other_tenant(self, database: "Database", tenant: str) -> bool:
         """Say whether there are states that are not of `tenant` ("provider/tenant/")."""
@@ -71,8 +86,8 @@ class GenerationWriter(Generic[State]):
             json(list(state_rows(batch.changed))).decode(),
             batch.bases,
         ]
-        if self._tables.journal is not None:
-            values.append(json(batch.journal).decode())
+        for _, rows in self._new_rows(batch.timeline, batch.postings):
+            values.append(json(rows).decode())
         values.append(json(batch.refiled).decode())
         try:
             moved = await database.fetchval(
@@ -99,13 +114,21 @@ class GenerationWriter(Generic[State]):
         table = self._tables.states
         await copy_rows(connection, SCHEMA, table.name, table.column_names, state_rows(changed))
 
-    async def copy_journal(self, connection: "Session", rows: Sequence[Row]) -> None:
-        """Put rows into a journal that holds none of them."""
-        table = self._tables.journal
-        if table is not None and rows:
-            await copy_rows(connection, SCHEMA, table.name, table.column_names, rows)
+    async def copy_new_rows(self, connection: "Session", rows: NewRows) -> None:
+        """Put rows into tables that hold none of them."""
+        for table, of_table in self._new_rows(rows.timeline, rows.postings):
+            if of_table:
+                await copy_rows(connection, SCHEMA, table.name, table.column_names, of_table)
+        await self._copy_quarantine(connection, rows.quarantined)
 
-    async def copy_quarantine(
+    def _new_rows(
+        self, timeline: Sequence[Row], postings: Sequence[Row]
+    ) -> list[tuple[Table, Sequence[Row]]]:
+        """The tables that rows are only added to, each with what is to be added."""
+        pairs = (self._tables.timeline, timeline), (self._tables.postings, postings)
+        return [(table, rows) for table, rows in pairs if table is not None]
+
+    async def _copy_quarantine(
         self, connection: "Session", rows: Sequence[tuple[int, str, str]]
     ) -> None:
         """Put events, each as position, stream and error, into quarantine."""
@@ -132,14 +155,17 @@ class GenerationWriter(Generic[State]):
             )
 
     def _write_batch_statement(self) -> str:
-        states, journal = self._tables.states, self._tables.journal
-        write_journal = ""
-        if journal is not None:
-            write_journal = QUERIES["write_journal"].format(
-                **journal.placeholders,
-                names=names_of(journal.columns),
-                values=values_of(journal.columns),
+        states = self._tables.states
+        write_new_rows = [
+            QUERIES["write_new_rows"].format(
+                **table.placeholders,
+                part=f"rows_{parameter}",
+                parameter=parameter,
+                names=names_of(table.columns),
+                values=values_of(table.columns),
             )
+            for parameter, (table, _) in enumerate(self._new_rows([], []), 11)
+        ]
         # All but stream and position.
         updated = states.columns[2:]
         return QUERIES["write_batch"].format(
@@ -148,8 +174,8 @@ class GenerationWriter(Generic[State]):
             values=values_of(states.columns),
             changes=names_of(updated),
             excluded=", ".join(f'excluded."{column.name}"' for column in updated),
-            write_journal=write_journal,
-            refiled="$11" if journal is None else "$12",
+            write_new_rows="".join(write_new_rows),
+            refiled=f"${11 + len(write_new_rows)}",
         )
 
 
@@ -159,6 +185,12 @@ def state_rows(changed: Mapping[str, StateAt[State]]) -> Iterable[Row]:
         (stream, position, *msgspec.structs.astuple(state))
         for stream, (position, state) in changed.items()
     )
+
+
+def timeline_names(timeline: Table) -> str:
+    """The columns of a timeline as `Row` has them: arrays as text."""
+    *others, absent = timeline.columns
+    return f'{names_of(others)}, "{absent.name}"::text'
 
 
 async def copy_rows(

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Generic
 
 from eventstore.errors import SystematicError
-from eventstore.fold.folding import Accumulator, Row, handled_topics
+from eventstore.fold.folding import Accumulator, NewRows, handled_topics
 from eventstore.fold.generation import GenerationTables
 from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.refiling import Refiled
 from eventstore.fold.writing import GenerationWriter
 from eventstore.log.copy_out import EventReader
+from eventstore.rebuild.late_facts import write_late
 from eventstore.rebuild.messages import BuildCounts, Range
 from eventstore.rebuild.queries import QUERIES
 from eventstore.rebuild.second_pass import SecondPass
@@ -94,17 +95,19 @@ class Builder(Generic[State]):
                     await self._fold_events(reading, accumulator, range_, after, until)
                     if rows_written is not None:
                         await rows_written
-                    # The next events are read while the journal of these is written.
+                    # The next events are read while the rows of these are written.
                     rows_written = asyncio.create_task(
                         self._write_rows(
-                            writing, *accumulator.take_rows(), accumulator.take_refiled()
+                            writing, accumulator.take_rows(), accumulator.take_refiled()
                         )
                     )
                     after = until
                     on_progress(after)
-                    self._check_memory(len(accumulator.changed), range_, after)
+                    held = max(len(accumulator.changed), len(accumulator.late))
+                    self._check_memory(held, range_, after)
                 if rows_written is not None:
                     await rows_written
+                await write_late(reading, writing, self._tables, self._writer, accumulator.late)
                 await self._writer.copy_states(writing, accumulator.changed)
                 return BuildCounts(
                     accumulator.folded, accumulator.quarantined, accumulator.left_out
@@ -157,14 +160,9 @@ class Builder(Generic[State]):
             )
 
     async def _write_rows(
-        self,
-        connection: "Connection[Record]",
-        journal: list[Row],
-        quarantined: list[tuple[int, str, str]],
-        refiled: list[Refiled],
+        self, connection: "Connection[Record]", rows: NewRows, refiled: list[Refiled]
     ) -> None:
-        await self._writer.copy_journal(connection, journal)
-        await self._writer.copy_quarantine(connection, quarantined)
+        await self._writer.copy_new_rows(connection, rows)
         await self._writer.copy_refiled(connection, refiled)
 
     async def _wait_for_live(self, connection: "Connection[Record]") -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic
 from eventstore.fold.columns import Column, mask, shown_columns_of
 from eventstore.fold.folding import fold
 from eventstore.fold.generation import GenerationTables
-from eventstore.fold.projection import JOURNAL_COLUMNS, STATE_COLUMNS, Projection, Source, State
+from eventstore.fold.projection import STATE_COLUMNS, Projection, Source, State
 from eventstore.fold.refiling import find_stream
-from eventstore.fold.status import Change, ChangedRow, Diff, JournalChange, Rows, TotalChange
+from eventstore.fold.status import Change, ChangedRow, Diff, Rows, TableChange, TotalChange
 from eventstore.log.events import Event
 from eventstore.rebuild.queries import QUERIES
 
@@ -70,8 +70,9 @@ class Comparison(Generic[State]):
                 if count
             },
             totals=await self._totals(),
-            journal=await self._journal(),
             sample=await self._sample(position, history),
+            timeline=await self._timeline(),
+            postings=await self._postings(),
         )
 
     async def _totals(self) -> TotalChange | None:
@@ -97,24 +98,35 @@ class Comparison(Generic[State]):
         ]
         return TotalChange(total.amount, total.by, items)
 
-    async def _journal(self) -> JournalChange | None:
-        placeholders = self._journal_placeholders()
+    async def _timeline(self) -> TableChange | None:
+        placeholders = self._timeline_placeholders()
         if placeholders is None:
             return None
-        row = await self._row("compare_journals", **placeholders)
-        return JournalChange(placeholders["name"], *row)
+        row = await self._row("compare_timelines", **placeholders)
+        return TableChange(placeholders["name"], *row)
 
-    def _journal_placeholders(self) -> dict[str, str] | None:
-        old, new = self._old.journal, self._new.journal
+    def _timeline_placeholders(self) -> dict[str, str] | None:
+        old, new = self._old.timeline, self._new.timeline
         if old is None or new is None:
             return None
-        fields = tuple(column for column in new.columns if column not in JOURNAL_COLUMNS)
         return {
             "name": new.view,
             "old": old.qualified_name,
             "new": new.qualified_name,
-            "differs": _differs(fields),
+            "differs": _differs(new.columns[len(STATE_COLUMNS) :]),
         }
+
+    async def _postings(self) -> TableChange | None:
+        old, new, total = self._old.postings, self._new.postings, self._projection.total
+        if old is None or new is None or total is None:
+            return None
+        row = await self._row(
+            "compare_postings",
+            old=old.qualified_name,
+            new=new.qualified_name,
+            by=", ".join(f'"{name}"' for name in total.by),
+        )
+        return TableChange(new.view, *row)
 
     async def _sample(
         self, position: int, history: Callable[[str], AsyncIterator[Event]]
@@ -154,14 +166,15 @@ class Comparison(Generic[State]):
     ) -> int | None:
         """The position of the first event at which the two folds diverge.
 
-        Where the journals differ, they tell. Elsewhere, since the code of the old fold is gone, it is the first event
+        Where the timelines differ, they tell. Elsewhere, since the code of the old fold is gone, it is the first event
         after which the new fold never again gives the value that the old one ended with.
         """
-        if (placeholders := self._journal_placeholders()) is not None:
-            row = await self._row("find_journal_divergence", stream, **placeholders)
-            if row[0] is not None:
-                found: int = row[0]
-                return found
+        if (placeholders := self._timeline_placeholders()) is not None:
+            found, same_beginning = await self._row(
+                "find_timeline_divergence", stream, **placeholders
+            )
+            if found is not None and same_beginning:
+                return int(found)
         diverged: dict[Column, int] = {}
         state: State | None = None
         async for event in history(stream):

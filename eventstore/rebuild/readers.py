@@ -22,7 +22,7 @@ class ReaderWatch:
 
     def __init__(self, database: "Database", tables: GenerationTables[Any]) -> None:
         self._database = database
-        self._views = [table.qualified_view for table in tables.tables]
+        self._views = [table.qualified_view for table in tables.views]
 
     async def long_readers(self) -> str:
         """Name those who have been reading for long, for people; empty if there are none."""

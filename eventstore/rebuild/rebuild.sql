@@ -200,13 +200,30 @@ FROM (
 GROUP BY {by}
 ORDER BY {by}
 
--- compare_journals --
--- How many entries there are before and after, added and gone; one that differs counts as both.
+-- compare_timelines --
+-- How many rows there are before and after, added, gone and changed.
 SELECT
     count(o.stream), count(n.stream),
-    count(*) FILTER (WHERE o.stream IS NULL OR (n.stream = o.stream AND {differs})),
-    count(*) FILTER (WHERE n.stream IS NULL OR (n.stream = o.stream AND {differs}))
+    count(*) FILTER (WHERE o.stream IS NULL),
+    count(*) FILTER (WHERE n.stream IS NULL),
+    count(*) FILTER (WHERE o.stream = n.stream AND {differs})
 FROM {old} AS o FULL JOIN {new} AS n ON o.stream = n.stream AND o.position = n.position
+
+-- compare_postings --
+-- The same of postings. An event has one of a group at a time.
+SELECT
+    coalesce(sum(olds), 0)::bigint, coalesce(sum(news), 0)::bigint,
+    count(*) FILTER (WHERE olds = 0), count(*) FILTER (WHERE news = 0),
+    count(*) FILTER (WHERE olds > 0 AND news > 0 AND before IS DISTINCT FROM after)
+FROM (
+    SELECT stream, sum(before) AS before, sum(after) AS after, count(before) AS olds, count(after) AS news
+    FROM (
+        SELECT stream, position, effective_at, {by}, amount AS before, NULL::numeric AS after FROM {old}
+        UNION ALL
+        SELECT stream, position, effective_at, {by}, NULL::numeric, amount FROM {new}
+    ) AS amounts
+    GROUP BY stream, position, effective_at, {by}
+) AS postings
 
 -- sample_changed_states --
 -- Some of the states that differ, or that only one side has.
@@ -216,12 +233,20 @@ WHERE o.stream IS NULL OR n.stream IS NULL OR {differs}
 ORDER BY 1
 LIMIT {limit}
 
--- find_journal_divergence --
--- The first event of a stream at which the journals differ.
-SELECT min(coalesce(o.position, n.position))
+-- find_timeline_divergence --
+-- The first event of a stream at which the timelines differ; null if they do not begin with the same event, since that of
+-- a generation which is older than timelines begins somewhere.
+SELECT
+    min(coalesce(o.position, n.position)) FILTER (WHERE o.position IS NULL OR n.position IS NULL OR {differs}),
+    min(o.position) = min(n.position)
 FROM (SELECT * FROM {old} WHERE stream = $1) AS o
 FULL JOIN (SELECT * FROM {new} WHERE stream = $1) AS n ON o.position = n.position
-WHERE o.position IS NULL OR n.position IS NULL OR {differs}
+
+-- read_timelines --
+-- The rows of the timelines of these streams, one stream after the other; arrays as text.
+SELECT {names} FROM {table}
+WHERE stream = ANY($1::text[])
+ORDER BY stream, position
 
 -- read_positions --
 -- The checkpoints of generation $2 and of the live one, in the snapshot that is compared.

@@ -14,6 +14,7 @@ from eventstore.fold.projection import Projection, Source, State
 from eventstore.fold.refiling import read_thing
 from eventstore.fold.writing import GenerationWriter
 from eventstore.log.events import Event
+from eventstore.rebuild.late_facts import write_late
 from eventstore.rebuild.messages import BuildCounts, Range
 from eventstore.rebuild.queries import QUERIES
 
@@ -102,7 +103,8 @@ class SecondPass(Generic[State]):
             async for events in self._read(reading, stream):
                 accumulator.fold(events)
                 refiled += sum(one.refiled_to == stream for one in accumulator.take_refiled())
-                await self._write_rows(writing, accumulator)
+                await self._writer.copy_new_rows(writing, accumulator.take_rows())
+        await write_late(reading, writing, self._tables, self._writer, accumulator.late)
         await self._writer.copy_states(writing, accumulator.changed)
         # Of these streams' own events, the first pass counted each.
         before = accumulator.folded + accumulator.quarantined - refiled - len(released)
@@ -127,10 +129,3 @@ class SecondPass(Generic[State]):
                 yield part
                 part = []
         yield part
-
-    async def _write_rows(
-        self, connection: "Connection[Record]", accumulator: Accumulator[State]
-    ) -> None:
-        journal, quarantined = accumulator.take_rows()
-        await self._writer.copy_journal(connection, journal)
-        await self._writer.copy_quarantine(connection, quarantined)

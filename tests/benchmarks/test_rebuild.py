@@ -16,7 +16,7 @@ from benchmarks.harness.api import Api
 from benchmarks.harness.command import BenchmarkError
 from benchmarks.rebuild.alternatives import ByHand, index_like
 from benchmarks.rebuild.api import check, discard, rebuild
-from benchmarks.rebuild.copy import copy_without_journal
+from benchmarks.rebuild.copy import copy_without_timelines
 from benchmarks.rebuild.events import COLUMNS, Plan, lines
 from benchmarks.rebuild.loading import copy_events
 from benchmarks.rebuild.report import Run, ratios_of, results
@@ -170,7 +170,6 @@ def test_a_rebuild_that_is_wrong_is_an_error(
         rows=rows or Rows(3, 3, 0, 0, 0),
         columns={},
         totals=None,
-        journal=None,
         sample=[],
     )
     found = Rebuild(
@@ -196,11 +195,11 @@ def test_a_rebuild_that_is_wrong_is_an_error(
         check("gift_cards", found)
 
 
-def test_a_copy_of_loopledger_keeps_no_journal(tmp_path: Path) -> None:
-    copy_without_journal(tmp_path / "copy", ["gift_cards", "transactions"])
+def test_a_copy_of_loopledger_keeps_no_timelines(tmp_path: Path) -> None:
+    copy_without_timelines(tmp_path / "copy", ["gift_cards", "locations", "transactions"])
     script = (
         "from projections import load_projections as load;"
-        "print([name for name, each in load().items() if each.journal])"
+        "print([name for name, each in load().items() if each.timeline is not None])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -9,9 +9,10 @@ import commands
 from commands import rebuild
 from tests.support.fake_loopledger import (
     DIFFERENT,
-    JOURNAL,
+    POSTINGS,
     ROWS,
     SAME,
+    TIMELINE,
     FakeLoopledger,
     building,
     built,
@@ -98,8 +99,10 @@ async def test_an_option_decides_without_asking(  # noqa: PLR0913 - a table of w
         {"rows": ROWS | {"added": 1}},
         {"rows": ROWS | {"gone": 1}},
         {"rows": ROWS | {"changed": 1}},
-        {"journal": JOURNAL | {"added": 1}},
-        {"journal": JOURNAL | {"gone": 1}},
+        {"timeline": TIMELINE | {"added": 1}},
+        {"timeline": TIMELINE | {"gone": 1}},
+        {"timeline": TIMELINE | {"changed": 1}},
+        {"postings": POSTINGS | {"changed": 1}},
     ],
     ids=str,
 )

@@ -40,7 +40,8 @@ async def test_the_diff_is_shown_so_that_a_person_can_decide(serve: Serve) -> No
         "transactions: generation 2 (new) against generation 1 (live), both at position 5,210",
         "before after added gone changed",
         "rows 40 41 1 0 12",
-        "status_changes 90 93 3 0",
+        "transactions_timeline 90 93 3 0 0",
+        "transactions_postings 90 90 0 0 2",
         "quarantined events 9 0",
         "phase 3",
         "phase currency before after change",
@@ -67,7 +68,7 @@ def test_an_amount_keeps_every_digit_and_cents_stay_whole() -> None:
 async def test_totals_of_balances_say_that_they_are_cents(serve: Serve) -> None:
     items = [{"currency": "USD", "before": 12000, "after": 12500, "change": 500}]
     totals = {"amount": "balance", "by": ["currency"], "items": items}
-    fake = await serve(FakeLoopledger([ready(DIFFERENT | {"totals": totals, "journal": None})]))
+    fake = await serve(FakeLoopledger([ready(DIFFERENT | {"totals": totals, "timeline": None})]))
     _, out, _ = await rebuilt(fake)
     assert "Totals of balance, in minor units (cents)" in out
     assert "+500" in out

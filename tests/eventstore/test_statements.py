@@ -150,7 +150,7 @@ BROKEN: list[tuple[Rule, str]] = [
             " SET position = (SELECT 1)"
         ),
     ),
-    (one_object_a_drop, "DROP TABLE IF EXISTS distributed_states, distributed_journal"),
+    (one_object_a_drop, "DROP TABLE IF EXISTS distributed_states, distributed_timeline"),
 ]
 
 

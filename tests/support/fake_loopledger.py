@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 SOON = 20.0
 
 ROWS = {"before": 40, "after": 40, "added": 0, "gone": 0, "changed": 0}
-JOURNAL = {"name": "status_changes", "before": 90, "after": 90, "added": 0, "gone": 0}
+UNCHANGED = {"before": 90, "after": 90, "added": 0, "gone": 0, "changed": 0}
+TIMELINE = {"name": "transactions_timeline"} | UNCHANGED
+POSTINGS = {"name": "transactions_postings"} | UNCHANGED
 SAME: dict[str, Any] = {
     "position": 5210,
     "live_position": 5210,
     "rows": ROWS,
     "columns": {},
     "totals": None,
-    "journal": JOURNAL,
     "sample": [],
+    "timeline": TIMELINE,
+    "postings": POSTINGS,
 }
 DIFFERENT: dict[str, Any] = {
     "position": 5210,
@@ -49,7 +52,8 @@ DIFFERENT: dict[str, Any] = {
             },
         ],
     },
-    "journal": JOURNAL | {"after": 93, "added": 3},
+    "timeline": TIMELINE | {"after": 93, "added": 3},
+    "postings": POSTINGS | {"changed": 2},
     "sample": [
         {
             "stream": "fitbank/66/transaction/TRA1",

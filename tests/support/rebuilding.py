@@ -195,10 +195,13 @@ async def differences(
 ) -> dict[str, list[Any]]:
     """What only one of two generations holds, by table; empty if they are equal."""
     projection = PROJECTIONS[name]
-    tables = [name] if projection.journal is None else [name, projection.journal.name]
     selects = {
-        table: (f"TABLE projected.{table}_{one}", f"TABLE projected.{table}_{other}")
-        for table in tables
+        table.view: (f"TABLE {table.qualified_name}", f"TABLE {new.qualified_name}")
+        for table, new in zip(
+            GenerationTables(projection, one).tables,
+            GenerationTables(projection, other).tables,
+            strict=True,
+        )
     }
     selects["quarantine"] = tuple(  # type: ignore[assignment]
         f"SELECT position, stream FROM quarantine WHERE projection = '{name}' AND generation = {n}"  # noqa: S608

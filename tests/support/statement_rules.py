@@ -1,7 +1,7 @@
 """Rules that hold the SQL to what runs on one Postgres and on a Citus cluster alike.
 
-A distributed table here is `events` and whatever a placeholder names: the states, the journal, and their views. A rule
-gives back what breaks it, in words.
+A distributed table here is `events` and whatever a placeholder names: the states, the timeline, the postings, and their
+views. A rule gives back what breaks it, in words.
 """
 
 import re
@@ -41,6 +41,12 @@ PLACEHOLDERS = {
     "low": "0",
     "high": "10",
     "limit": "10",
+    "source": "distributed_states",
+    "states": "SELECT * FROM distributed_states",
+    "by": '"currency"',
+    "default": "NULL",
+    "default_beside": "NULL",
+    "parameter": "11",
     "sql_type": "text",
 }
 
@@ -59,9 +65,9 @@ def named_statements() -> dict[str, str]:
     for file in sorted((ROOT / "eventstore").rglob("*.sql")):
         queries = load_queries(file)
         # A part of another statement.
-        journal = _fill(queries.pop("write_journal", ""), {})
+        new_rows = _fill(queries.pop("write_new_rows", ""), {})
         for name, statement in queries.items():
-            found[f"{file.stem}/{name}"] = _fill(statement, {"write_journal": journal})
+            found[f"{file.stem}/{name}"] = _fill(statement, {"write_new_rows": new_rows})
     return found
 
 

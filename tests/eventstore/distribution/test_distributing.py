@@ -85,7 +85,8 @@ async def test_the_log_and_every_generation_are_distributed_by_stream(
     assert await calls(connection) == [
         ("events", "stream", "none"),
         ("gift_cards_1", "stream", "events"),
-        ("balance_changes_1", "stream", "events"),
+        ("gift_cards_timeline_1", "stream", "events"),
+        ("gift_cards_postings_1", "stream", "events"),
     ]
     partitions = await connection.fetch(
         "SELECT p.inhrelid FROM pg_inherits AS p LEFT JOIN pg_dist_partition AS d ON d.logicalrel = p.inhrelid"
@@ -179,7 +180,8 @@ async def test_the_tables_of_a_new_generation_are_distributed_when_they_are_made
         await tables.create_indexes(connection)
     assert (await calls(connection))[len(before) :] == [
         ("gift_cards_2", "stream", "events"),
-        ("balance_changes_2", "stream", "events"),
+        ("gift_cards_timeline_2", "stream", "events"),
+        ("gift_cards_postings_2", "stream", "events"),
     ]
     # Which the view shows without a complaint about its columns.
     await GenerationTables(PROJECTION, 1).create_views(connection)

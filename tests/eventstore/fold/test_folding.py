@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventstore.fold.failures import MOST_STREAMS, Failing, FailureRows
-from eventstore.fold.folding import Accumulator, fold, handled_topics, handles, journal_row
+from eventstore.fold.folding import Accumulator, NewRows, fold, handled_topics, handles
 from eventstore.fold.projection import Place, Projection
 from eventstore.fold.refiling import find_stream
+from eventstore.fold.timeline import STREAM, Row, Shape, late_by_stream, settle
 from eventstore.log.events import Event, LogSlice
 from projections import load_projections
 from projections.gift_cards import PROJECTION, GiftCard
@@ -30,7 +31,8 @@ class Written(NamedTuple):
     """Everything that a fold of a history writes."""
 
     states: dict[str, tuple[int, Any]]
-    journal: list[tuple[object, ...]]
+    timeline: list[Row]
+    postings: list[Row]
     quarantine: list[tuple[int, str, str]]
     folded: int
     quarantined: int
@@ -40,7 +42,8 @@ class Written(NamedTuple):
 def one_by_one(projection: Projection[Any], events: Sequence[Event]) -> Written:
     """Fold event by event, as the history of a stream does."""
     states: dict[str, tuple[int, Any]] = {}
-    journal: list[tuple[object, ...]] = []
+    rows: dict[str, list[Row]] = {}
+    postings: list[Row] = []
     quarantine: list[tuple[int, str, str]] = []
     count = 0
     failures = FailureRows()
@@ -56,9 +59,18 @@ def one_by_one(projection: Projection[Any], events: Sequence[Event]) -> Written:
         failures.end(f"{event.provider} {event.topic}")
         if one.state != before:
             states[stream] = (event.position, one.state)
-        if one.entry is not None:
-            journal.append(journal_row(event, stream, one.entry))
-    return Written(states, journal, quarantine, count, len(quarantine), failures.to_failing())
+        if (recorded := one.recorded) is not None:
+            known = rows.setdefault(stream, [])
+            new, posted = [recorded.row], recorded.postings
+            if recorded.late is not None:
+                new, posted = settle(Shape(projection), known, [recorded.late])
+            known += new
+            postings += posted
+    timeline = [row for known in rows.values() for row in known]
+    counts = count, len(quarantine), failures.to_failing()
+    return Written(
+        states, sorted(timeline, key=str), sorted(postings, key=str), quarantine, *counts
+    )
 
 
 def as_a_rebuild(
@@ -66,31 +78,46 @@ def as_a_rebuild(
 ) -> Written:
     """Fold with one accumulator, which gives its rows away now and then, and its states at the end."""
     accumulator = Accumulator(projection, PROVIDERS)
-    journal: list[tuple[object, ...]] = []
-    quarantine: list[tuple[int, str, str]] = []
+    written = NewRows([], [], [])
     for first, last in pairwise(cuts):
         accumulator.fold(events[first:last])
-        rows, errors = accumulator.take_rows()
-        journal += rows
-        quarantine += errors
+        new = accumulator.take_rows()
+        written.timeline.extend(new.timeline)
+        written.postings.extend(new.postings)
+        written.quarantined.extend(new.quarantined)
+    timeline, postings, quarantine = written
+    for stream, late in late_by_stream(accumulator.late).items():
+        known = [row for row in written.timeline if row[STREAM] == stream]
+        late_rows, late_postings = settle(Shape(projection), known, late)
+        timeline += late_rows
+        postings += late_postings
     counts = accumulator.folded, accumulator.quarantined, accumulator.failures.to_failing()
-    return Written(accumulator.changed, journal, quarantine, *counts)
+    return Written(
+        accumulator.changed,
+        sorted(timeline, key=str),
+        sorted(postings, key=str),
+        quarantine,
+        *counts,
+    )
 
 
 def as_the_live_projector(
     projection: Projection[Any], events: Sequence[Event], cuts: Sequence[int]
 ) -> Written:
     """Fold slice after slice of the log, each on the states that the one before left."""
-    written = Written({}, [], [], 0, 0, {})
+    written = Written({}, [], [], [], 0, 0, {})
+    shape = Shape(projection)
     for first, last in pairwise(cuts):
         part = events[first:last]
         after, through = (part[0].position - 1, part[-1].position) if part else (0, 0)
         accumulator = Accumulator(projection, PROVIDERS, written.states, written.failing)
         accumulator.fold(part)
         batch = accumulator.batch(LogSlice(after, through, list(part)))
+        batch = batch.settled(shape, written.timeline)
         written = Written(
             {**written.states, **batch.changed},
-            [*written.journal, *batch.journal],
+            sorted([*written.timeline, *batch.timeline], key=str),
+            sorted([*written.postings, *batch.postings], key=str),
             [*written.quarantine, *batch.quarantined],
             written.folded + batch.folded,
             written.quarantined + len(batch.quarantined),
@@ -132,7 +159,7 @@ def copy_of(state: GiftCard | None, fact: GiftCardFact, _: Place) -> GiftCard:
 @pytest.mark.parametrize("write", [as_a_rebuild, as_the_live_projector])
 @pytest.mark.parametrize("cuts", [[0, 3], [0, 1, 2, 3]])
 def test_an_equal_state_in_another_object_is_no_change(write: Any, cuts: list[int]) -> None:  # noqa: ANN401
-    projection = msgspec.structs.replace(PROJECTION, evolve=copy_of, judge=None, journal=None)
+    projection = msgspec.structs.replace(PROJECTION, evolve=copy_of, judge=None, timeline=None)
     events = cards({"id": "a"}, {"id": "a"}, {"id": "a"})
     written = write(projection, events, cuts)
     assert {stream: position for stream, (position, _) in written.states.items()} == {
@@ -197,9 +224,9 @@ def test_a_row_remembers_a_bounded_number_of_streams() -> None:
 def test_rows_are_given_away_once() -> None:
     accumulator = Accumulator(PROJECTION, PROVIDERS)
     accumulator.fold(cards({"id": "a", "balance": 1}, {"id": "a", "balance": "x"}))
-    journal, quarantine = accumulator.take_rows()
-    assert (len(journal), len(quarantine)) == (1, 1)
-    assert accumulator.take_rows() == ([], [])
+    timeline, postings, quarantine = accumulator.take_rows()
+    assert (len(timeline), len(postings), len(quarantine)) == (1, 1, 1)
+    assert accumulator.take_rows() == NewRows([], [], [])
     assert (accumulator.folded, accumulator.quarantined) == (1, 1)
 
 

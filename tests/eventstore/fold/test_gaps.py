@@ -72,7 +72,8 @@ async def test_a_hole_in_what_is_still_to_be_folded_is_an_error_that_ends_when_i
     await connection.execute("UPDATE kept SET position = 5")
     async with _unchecked(start, monkeypatch) as client:
         await connection.execute(
-            "TRUNCATE gift_cards_1, balance_changes_1; UPDATE projections SET checkpoint = 0,"
+            "TRUNCATE gift_cards_1, gift_cards_timeline_1, gift_cards_postings_1;"
+            " UPDATE projections SET checkpoint = 0,"
             " folded = 0, ignored = 0, quarantined = 0 WHERE name = 'gift_cards'"
         )
         found = await until(client, CARDS, lambda p: p["error"])

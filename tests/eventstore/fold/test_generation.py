@@ -39,7 +39,8 @@ CHANGED: dict[str, Callable[[dict[str, tuple[str, bool]]], bool]] = {
     "ALTER TABLE gift_cards_1 ALTER COLUMN provider TYPE varchar(20)": lambda now: (
         now["provider"][0] == "text" and now["provider_was_character"][1]
     ),
-    "ALTER TABLE balance_changes_1 DROP COLUMN topic": lambda now: "balance" in now,
+    "ALTER TABLE gift_cards_timeline_1 DROP COLUMN absent": lambda now: "balance" in now,
+    "DROP TABLE gift_cards_timeline_1, gift_cards_postings_1": lambda now: "balance" in now,
 }
 
 
@@ -49,7 +50,9 @@ async def test_tables_of_other_code_are_adapted_and_keep_what_they_hold(
 ) -> None:
     await append(database, [new_event("gift-card.updated", {"id": "a", "balance": 5})])
     await fold_live(database)
-    await connection.execute("DROP VIEW gift_cards, balance_changes CASCADE")
+    await connection.execute(
+        "DROP VIEW gift_cards, gift_cards_timeline, gift_cards_postings, balance_changes CASCADE"
+    )
     await connection.execute(statement)
     tables = GenerationTables(PROJECTION, 1)
     for _ in range(2):
@@ -113,3 +116,40 @@ async def test_a_view_that_somebody_built_on_does_not_keep_a_server_of_newer_cod
     await connection.execute("CREATE VIEW report AS SELECT colour FROM gift_cards")
     await fold_live(database)
     assert await connection.fetchval("SELECT count(*) FROM report") == 0
+
+
+async def test_changes_of_older_code_give_way_to_a_timeline_and_go_with_their_generation(
+    database: Database, connection: "Connection[Record]"
+) -> None:
+    await append(
+        database, [new_event("gift-card.updated", {"id": "a", "balance": n}) for n in (5, 6)]
+    )
+    await fold_live(database)
+    # As older code left it: no timeline, a table of changes, a view of that with a column that is gone.
+    await connection.execute(
+        "DROP TABLE gift_cards_timeline_1, gift_cards_postings_1 CASCADE;"
+        "CREATE TABLE projected.balance_changes_1 (stream text, position bigint, recorded_at timestamptz,"
+        " before bigint, after bigint, delta numeric, currency text, topic text);"
+        "INSERT INTO balance_changes_1"
+        " VALUES ('loopz/m-1/gift-card/a', 1, now(), NULL, 5, 5, NULL, 'gift-card.updated');"
+        "CREATE VIEW projected.balance_changes AS TABLE balance_changes_1;"
+        "CREATE VIEW report AS SELECT sum(delta), max(topic) FROM balance_changes"
+    )
+    await fold_live(database)
+    log = Log(database, LIMITS)
+    await log.start(follow=False)
+    await log.appender.append(new_event("gift-card.updated", {"id": "a", "balance": 9}))
+    await log.stop()
+    await fold_live(database)
+    assert values(await connection.fetch("SELECT * FROM report")) == [(9, None)]
+    postings = "SELECT position, amount FROM gift_cards_postings"
+    assert values(await connection.fetch(postings)) == [(3, 3)]
+    async with database.transaction() as session:
+        await connection.execute(
+            "DROP VIEW gift_cards, gift_cards_timeline, gift_cards_postings, balance_changes CASCADE"
+        )
+        await GenerationTables(PROJECTION, 1).drop(session)
+    tables = await connection.fetch(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'projected'"
+    )
+    assert values(tables) == []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What holds a lock, as the statement that takes it in a transaction.
 MAINTENANCE = {
     "VACUUM or ANALYZE": "LOCK TABLE gift_cards_1 IN SHARE UPDATE EXCLUSIVE MODE",
-    "CREATE INDEX": "LOCK TABLE balance_changes_1 IN SHARE UPDATE EXCLUSIVE MODE",
+    "CREATE INDEX": "LOCK TABLE gift_cards_timeline_1 IN SHARE UPDATE EXCLUSIVE MODE",
     "a report": "SELECT count(*) FROM gift_cards",
     "a report of changes": "LOCK TABLE balance_changes IN ACCESS SHARE MODE",
 }

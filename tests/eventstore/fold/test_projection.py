@@ -1,11 +1,12 @@
 """A projection is checked when it is made: what it says of its state holds of it."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 
-from eventstore.fold.projection import Journal, Projection, Total
+from eventstore.fold.columns import SECRET
+from eventstore.fold.projection import Changes, Projection, Timeline, Total
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -19,20 +20,18 @@ class Thing(msgspec.Struct, frozen=True):
     owner: str | None = None
     amount: int | None = None
     gone_at: int | None = None
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """What changed of a thing."""
-
-    amount: int | None
+    code: Annotated[str | None, SECRET] = None
 
 
 def evolve(state: Thing | None, _: Fact) -> Thing:
     return state or Thing("a")
 
 
-def journal(name: str = "changes", entry: type[msgspec.Struct] = Entry) -> Journal[Thing]:
-    return Journal(name=name, entry=entry, write=lambda *_: None)
+def timeline(*columns: str, changes: str | None = None) -> dict[str, Any]:
+    view = None
+    if changes is not None:
+        view = Changes(name=changes, kind="amounts", column="amount", beside="owner")
+    return {"timeline": Timeline(columns=columns, standing=lambda *_: None, changes=view)}
 
 
 def projection(**changes: Any) -> Projection[Thing]:  # noqa: ANN401 - a field each
@@ -56,16 +55,16 @@ def test_one_that_says_all_that_is_asked_of_it_is_taken() -> None:
         tombstone="gone_at",
         indexes=("owner", "amount"),
         tenant="owner",
-        journal=journal(),
+        **timeline("owner", "amount", changes="changes"),
         total=Total("amount", by=("owner",)),
     )
     assert (made.key, made.tombstone) == ("id", "gone_at")
 
 
-def test_a_tombstone_an_index_a_tenant_a_journal_and_a_total_may_be_left_out() -> None:
+def test_a_tombstone_an_index_a_tenant_a_timeline_and_a_total_may_be_left_out() -> None:
     made = projection()
     assert (made.tombstone, made.indexes, made.tenant) == (None, (), None)
-    assert (made.journal, made.total) == (None, None)
+    assert (made.timeline, made.total) == (None, None)
 
 
 REFUSED: dict[str, dict[str, Any]] = {
@@ -86,14 +85,15 @@ REFUSED: dict[str, dict[str, Any]] = {
     "state: 'Amount' is not a plain SQL identifier": {"state": struct_with("Amount")},
     "state: the name 'stream' is reserved": {"state": struct_with("stream")},
     "state: the name 'position' is reserved": {"state": struct_with("position")},
-    "journal: 'a b' is not a plain SQL identifier": {"journal": journal("a b")},
-    "journal: 'Amount' is not a plain SQL identifier": {
-        "journal": journal(entry=struct_with("Amount"))
-    },
-    "journal: the name 'recorded_at' is reserved": {
-        "journal": journal(entry=struct_with("recorded_at"))
-    },
-    "journal: the name 'stream' is reserved": {"journal": journal(entry=struct_with("stream"))},
+    "changes: 'a b' is not a plain SQL identifier": timeline("amount", "owner", changes="a b"),
+    "changes: 'owner' is not in the timeline": timeline("amount", changes="changes"),
+    "timeline: Thing has no field 'status'": timeline("status"),
+    "timeline: 'code' is not for everyone to see": timeline("code"),
+    "timeline: the name 'rank' is reserved": timeline("rank") | {"state": struct_with("rank")},
+    "total: 'owner' is not in the timeline": timeline("amount")
+    | {"total": Total("amount", by=("owner",))},
+    "total.by: the name 'amount' is reserved": timeline("amount")
+    | {"total": Total("amount", by=("amount",))},
 }
 
 

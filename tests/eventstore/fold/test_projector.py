@@ -246,7 +246,9 @@ def fail(_: Bad | None, __: object, ___: object) -> Bad:
 async def test_a_bug_in_a_fold_puts_the_event_in_quarantine_with_its_place(
     database: Database, log: Log, connection: "Connection[Record]"
 ) -> None:
-    projection = msgspec.structs.replace(PROJECTION, state=Bad, evolve=fail, indexes=(), total=None)
+    projection = msgspec.structs.replace(
+        PROJECTION, state=Bad, evolve=fail, indexes=(), timeline=None, total=None
+    )
     one = await projector(database, log, projection)
     await append_cards(log, {"id": "a"})
     await one.fold_next()

@@ -160,7 +160,7 @@ def hard_deliveries(draw: st.DrawFn) -> Sent:
     fields = ["status", "code", "type", "name", "balance", "gift_card_id", "external_id"]
     body: Any = {"id": draw(st.sampled_from(["x-1", "x-2", "x" * 1_950, "\ud800", "\0"]))}
     for name in draw(st.lists(st.sampled_from(fields), max_size=2)):
-        # The journal's difference of two balances has a test of its own.
+        # The difference of two balances has a test of its own.
         hard = [one for one in HARD if name != "balance" or one != 2**63 - 1]
         body[name] = draw(st.sampled_from(hard))
     topic = draw(st.sampled_from(topics))

@@ -1,4 +1,4 @@
-"""Journals: what changed when, written by the same fold as the states."""
+"""Views of what changed: an entry for every fact that changed a balance or a status, in the order of their times."""
 
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,10 @@ async def entries(
     return values(await connection.fetch(query))
 
 
-BALANCES = "SELECT position, before, after, delta, currency, topic FROM balance_changes ORDER BY 1"
+BALANCES = (
+    "SELECT position, before, after, delta, currency, fact FROM balance_changes"
+    " ORDER BY effective_at, position, after NULLS FIRST"
+)
 STATUSES = 'SELECT position, "from", "to", phase FROM status_changes ORDER BY 1'
 
 
@@ -49,8 +52,9 @@ async def test_every_change_of_a_balance_is_an_entry_and_nothing_else_is(
     await send_card(client, balance={"amount": 1250, "currencyCode": "EUR"})
     await send_card(client, "gift-card.deleted")
     assert await entries(client, connection, "/v1/gift-cards", BALANCES) == [
-        (1, None, 5000, 5000, "EUR", "gift-card.created"),
-        (4, 5000, 1250, -3750, "EUR", "gift-card.updated"),
+        (1, None, 5000, 5000, "EUR", "creation"),
+        (4, 5000, 1250, -3750, "EUR", "change"),
+        (5, 1250, None, -1250, "EUR", "deletion"),
     ]
 
 
@@ -63,24 +67,63 @@ async def test_the_entries_of_a_card_add_up_to_its_balance(
     assert await entries(client, connection, "/v1/gift-cards", query) == [(700, False)]
 
 
-async def test_a_stale_event_makes_no_entry(
+async def test_what_comes_late_stands_where_it_counts(
     client: Client, connection: "Connection[Record]"
 ) -> None:
-    await send_card(client, balance={"amount": 10}, updated_on="2026-01-02T00:00:00Z")
-    await send_card(client, balance={"amount": 20}, updated_on="2026-01-01T00:00:00Z")
+    for day, amount in ((2, 10), (1, 20), (3, 10), (1, 20)):
+        await send_card(client, balance={"amount": amount}, updated_on=f"2026-01-0{day}T00:00:00Z")
     assert await entries(client, connection, "/v1/gift-cards", BALANCES) == [
-        (1, None, 10, 10, None, "gift-card.updated")
+        (2, None, 20, 20, None, "change"),
+        (1, 20, 10, -10, None, "change"),
     ]
 
 
-async def test_another_currency_is_a_change_even_of_the_same_number(
+async def test_what_leaves_a_balance_out_keeps_it_and_what_returns_begins_with_nothing(
+    client: Client, connection: "Connection[Record]"
+) -> None:
+    money = {"amount": 10, "currencyCode": "EUR"}
+    await send_card(client, balance=money, updated_on="2026-01-01T00:00:00Z")
+    await send_card(client, status="ACTIVE", updated_on="2026-01-02T00:00:00Z")
+    await send_card(client, "gift-card.deleted", deleted_on="2026-01-03T00:00:00Z")
+    await send_card(client, balance=money | {"amount": 7}, updated_on="2026-01-04T00:00:00Z")
+    await send_card(
+        client,
+        "gift-card.created",
+        created_on="2026-01-01T00:00:00Z",
+        updated_on="2026-01-05T00:00:00Z",
+    )
+    await send_card(client, balance=money | {"amount": 3}, updated_on="2026-01-06T00:00:00Z")
+    assert await entries(client, connection, "/v1/gift-cards", BALANCES) == [
+        (1, None, 10, 10, "EUR", "change"),
+        (3, 10, None, -10, "EUR", "deletion"),
+        (6, None, 3, 3, "EUR", "change"),
+    ]
+    totals = (
+        "SELECT effective_at::date::text, sum(sum(amount)) OVER (ORDER BY effective_at)::bigint"
+        " FROM gift_cards_postings GROUP BY effective_at ORDER BY 1"
+    )
+    assert values(await connection.fetch(totals)) == [
+        ("2026-01-01", 10),
+        ("2026-01-03", 0),
+        ("2026-01-06", 3),
+    ]
+
+
+async def test_another_currency_is_two_entries_and_two_postings(
     client: Client, connection: "Connection[Record]"
 ) -> None:
     await send_card(client, balance={"amount": 10, "currencyCode": "EUR"})
     await send_card(client, balance={"amount": 10, "currencyCode": "USD"})
     assert await entries(client, connection, "/v1/gift-cards", BALANCES) == [
-        (1, None, 10, 10, "EUR", "gift-card.updated"),
-        (2, 10, 10, 0, "USD", "gift-card.updated"),
+        (1, None, 10, 10, "EUR", "change"),
+        (2, 10, None, -10, "EUR", "change"),
+        (2, None, 10, 10, "USD", "change"),
+    ]
+    postings = "SELECT position, currency, amount FROM gift_cards_postings ORDER BY 1, 2"
+    assert values(await connection.fetch(postings)) == [
+        (1, "EUR", 10),
+        (2, "EUR", -10),
+        (2, "USD", 10),
     ]
 
 
