@@ -6,14 +6,15 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET
+from multidict import istr
 
 from eventstore.log.events import Event
-from eventstore.log.streams import stream_name, stream_name_if_not
+from eventstore.log.streams import stream_name, stream_name_if_not, stream_part, stream_prefix
 from providers.amounts import (
     MINOR_DIGITS,
     MOST_CENTS,
@@ -64,7 +65,11 @@ MERCHANT_HEADER = "X-LOOPZ-MERCHANT-ID"
 PROGRAM_HEADER = "X-LOOPZ-PROGRAM-ID"
 SUBSCRIPTION_HEADER = "X-LOOPZ-WEBHOOK-SUBSCRIPTION-ID"
 IDENTITY_HEADERS = (TOPIC_HEADER, MERCHANT_HEADER, PROGRAM_HEADER)
-NAMED_HEADERS = (*IDENTITY_HEADERS, SUBSCRIPTION_HEADER)
+# Names that need not be folded to one case each time they are looked up.
+NAMED_HEADERS = tuple(map(istr, (*IDENTITY_HEADERS, SUBSCRIPTION_HEADER)))
+
+# From few merchants come most deliveries.
+SENDERS_REMEMBERED = 1_000
 
 TOPICS: Mapping[str, type[Fact]] = {
     "gift-card.created": GiftCardFact,
@@ -202,21 +207,26 @@ def provider(settings: Settings) -> Provider:
 
 def recognise(headers: Mapping[str, str], body: bytes) -> Recognised:
     """Topic and tenant from the headers, the id from the body."""
-    topic, merchant_id, program_id, subscription_id = header_values(headers, NAMED_HEADERS)
+    named, merchant, program, subscription_id = header_values(headers, NAMED_HEADERS)
+    topic, merchant_id, program_id, kind, streams = _sender(named, merchant, program)
+    id_ = id_in(kind, parse_object(body, ENVELOPE, Envelope))
+    return Recognised(
+        topic, merchant_id, program_id, f"{streams}{stream_part(id_)}", subscription_id
+    )
+
+
+@lru_cache(SENDERS_REMEMBERED)
+def _sender(
+    topic: str | None, merchant_id: str | None, program_id: str | None
+) -> tuple[str, str, str | None, str, str]:
+    """Check what the headers say: topic, merchant, program, kind, and how streams begin. Raises UnidentifiedError."""
     topic = checked_name(topic, f"the header {TOPIC_HEADER}")
     merchant_id = checked_name(merchant_id, f"the header {MERCHANT_HEADER}")
     program_id = program_id or None
     if program_id is not None:
         checked_name(program_id, f"the header {PROGRAM_HEADER}")
     kind = _kind(topic)
-    envelope = parse_object(body, ENVELOPE, Envelope)
-    return Recognised(
-        topic,
-        merchant_id,
-        program_id,
-        stream_name(NAME, merchant_id, kind, id_in(kind, envelope)),
-        subscription_id,
-    )
+    return topic, merchant_id, program_id, kind, stream_prefix(NAME, merchant_id, kind)
 
 
 def decode(event: Event, rules: Mapping[str, Rules] = NO_RULES, usual: Rules = USUAL_RULES) -> Fact:

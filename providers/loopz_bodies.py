@@ -172,8 +172,7 @@ LOCATION = _shape("location", Location, "name", "external_id", "externalId")
 def id_in(kind: str, body: Envelope) -> str | None:
     """The id of the thing, if there is no doubt which it is: see `_settled`."""
     names = WRAPPERS.get(kind, ())
-    wrapped = [getattr(body, name) for name in names]
-    found = [each for each in wrapped if isinstance(each, dict | list)]
+    found = [each for name in names if isinstance(each := getattr(body, name), (dict, list))]
     if body.id is not UNSET:
         return None if found else identity(body.id)
     if len(found) != 1 or not isinstance(inner := found[0], dict):

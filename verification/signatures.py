@@ -14,6 +14,7 @@ from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from multidict import istr
 
 from verification.credentials import check_header_name, malformed, single
 from verification.keyring import (
@@ -34,9 +35,9 @@ MOST_PUBLIC_KEY_SIGNATURES = 4
 # As many bytes as it takes as long to hash as to check so many.
 PUBLIC_KEY_BYTES = 256 * 1024
 
-WEBHOOK_ID = "webhook-id"
-WEBHOOK_TIMESTAMP = "webhook-timestamp"
-WEBHOOK_SIGNATURE = "webhook-signature"
+WEBHOOK_ID = istr("webhook-id")
+WEBHOOK_TIMESTAMP = istr("webhook-timestamp")
+WEBHOOK_SIGNATURE = istr("webhook-signature")
 
 _PLACEHOLDER = re.compile(r"(\{[a-z]+\})")
 _PLACEHOLDERS = frozenset({"{body}", "{timestamp}", "{id}", "{url}"})
@@ -131,9 +132,9 @@ class StandardWebhooks(Redacted, frozen=True, kw_only=True):
 
 K = TypeVar("K")
 
-# What the headers say of a signature, well-formed and in time: the signatures, the id, the timestamp; and the keys that
-# were valid then, one of which must have signed.
-Claim: TypeAlias = tuple[list[str], str, str, list[K]]
+# What the headers say of a signature, well-formed and in time: the signatures, ready to be compared, the id, the
+# timestamp; and the keys that were valid then, one of which must have signed.
+Claim: TypeAlias = tuple[list[bytes], str, str, list[K]]
 
 
 class HmacKey:
@@ -185,7 +186,8 @@ class HmacCheck(SignatureCheck[HmacKey]):
     """Checks, and makes, the signatures of one `Hmac`."""
 
     def __init__(self, settings: Hmac, read: Reader, key: str) -> None:
-        self._header = settings.header
+        # Folded to one case here, not each time it is looked up.
+        self._header = istr(settings.header)
         self._prefix = settings.prefix
         self._stripe = settings.form == "stripe"
         self._timestamp_header = settings.timestamp_header
@@ -194,7 +196,8 @@ class HmacCheck(SignatureCheck[HmacKey]):
         self._algorithm = settings.algorithm
         self._hex = settings.encoding == "hex"
         self._secret_encoding = settings.secret_encoding
-        self._well_formed = _pattern(_SIZES[settings.algorithm], settings.encoding).fullmatch
+        self._size = _SIZES[settings.algorithm]
+        self._well_formed = _base64_pattern(self._size).fullmatch
         pieces = _PLACEHOLDER.split(settings.signed)
         self._divider = _divider(pieces)
         self._format = "".join(
@@ -229,10 +232,10 @@ class HmacCheck(SignatureCheck[HmacKey]):
         if self._id_header:
             message_id = _message_id(headers, self._id_header, self._divider)
         # One that is malformed, of another scheme perhaps, does not spoil the others.
-        signatures = [one for one in signatures if self._well_formed(one)]
-        if not signatures:
+        given = [one for one in map(self._given, signatures) if one is not None]
+        if not given:
             malformed(self._header)
-        return signatures, message_id, timestamp, self.keys.valid_at(moment)
+        return given, message_id, timestamp, self.keys.valid_at(moment)
 
     def check_body(self, claim: Claim[HmacKey], body: bytes) -> None:
         """Check the signature; see `SignatureCheck.check_body`."""
@@ -240,10 +243,8 @@ class HmacCheck(SignatureCheck[HmacKey]):
         message = body if self._whole else self.message(message_id, timestamp, body)
         matches = 0
         for key in keys:
-            expected = self.signature(key, message)
-            for text in signatures:
-                signature = text.lower() if self._hex else text
-                given = signature.encode("utf-8", "surrogatepass")
+            expected = key.digest(message) if self._hex else self.signature(key, message)
+            for given in signatures:
                 matches += hmac.compare_digest(expected, given)
         if not matches:
             raise UnverifiedError(problem=f"the signature in {self._header} is wrong")
@@ -262,6 +263,16 @@ class HmacCheck(SignatureCheck[HmacKey]):
         digest = key.digest(message)
         return binascii.hexlify(digest) if self._hex else binascii.b2a_base64(digest, newline=False)
 
+    def _given(self, text: str) -> bytes | None:
+        """A signature as it is compared: what hex digits stand for, the very text of base64; None if malformed."""
+        if not self._hex:
+            return text.encode() if self._well_formed(text) else None
+        try:
+            given = binascii.unhexlify(text)
+        except ValueError:
+            return None
+        return given if len(given) == self._size else None
+
     def _key(self, value: bytes) -> HmacKey:
         encoding = self._secret_encoding
         raw = value if encoding == "text" else _decoded(value, encoding)
@@ -274,8 +285,8 @@ class StandardCheck(SignatureCheck[StandardKey]):
     def __init__(self, settings: StandardWebhooks, read: Reader, key: str) -> None:
         self._tolerance = settings.tolerance_seconds
         self._well_formed = {
-            "v1": _pattern(_SIZES["sha256"], "base64"),
-            "v1a": _pattern(_SIGNATURE_BYTES, "base64"),
+            "v1": _base64_pattern(_SIZES["sha256"]),
+            "v1a": _base64_pattern(_SIGNATURE_BYTES),
         }
         self.keys: Keyring[StandardKey] = Keyring(
             [
@@ -304,7 +315,7 @@ class StandardCheck(SignatureCheck[StandardKey]):
             wanted = " or ".join(sorted(versions))
             raise UnverifiedError(problem=f"{WEBHOOK_SIGNATURE} holds no signature {wanted}")
         # One that is malformed does not spoil the others, nor do those of other versions, as the specification has it.
-        usable = [one for one in named if self._is_well_formed(*one.split(",", 1))]
+        usable = [one.encode() for one in named if self._is_well_formed(*one.split(",", 1))]
         if not usable:
             malformed(WEBHOOK_SIGNATURE)
         return usable, message_id, timestamp, keys
@@ -316,15 +327,14 @@ class StandardCheck(SignatureCheck[StandardKey]):
         """Check the signature; see `SignatureCheck.check_body`."""
         signatures, message_id, timestamp, keys = claim
         message = self.message(message_id, timestamp, body)
-        given = [text.encode("utf-8", "surrogatepass") for text in signatures]
         matches = 0
         for key in keys:
             if isinstance(key, HmacKey):
                 expected = self.signature(key, message)
-                for signature in given:
+                for signature in signatures:
                     matches += hmac.compare_digest(expected, signature)
             else:
-                matches += any(_is_signed(key, signature, message) for signature in given)
+                matches += any(_is_signed(key, signature, message) for signature in signatures)
         if not matches:
             raise UnverifiedError(problem=f"no signature in {WEBHOOK_SIGNATURE} is right")
 
@@ -414,8 +424,6 @@ def _decoded(value: bytes, encoding: Literal["hex", "base64"]) -> bytes:
     return decoded
 
 
-def _pattern(size: int, encoding: Literal["hex", "base64"]) -> re.Pattern[str]:
-    """A pattern of `size` bytes in that encoding."""
-    if encoding == "hex":
-        return re.compile(rf"[0-9A-Fa-f]{{{2 * size}}}")
+def _base64_pattern(size: int) -> re.Pattern[str]:
+    """A pattern of `size` bytes in base64."""
     return re.compile(rf"[A-Za-z0-9+/]{{{-(-8 * size // 6)}}}{'=' * (-size % 3)}")

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import structlog
@@ -160,7 +161,7 @@ class Appender:
     def submit(self, event: NewEvent, on_outcome: OnOutcome, deadline: float | None = None) -> None:
         """Append one event, as `append` does, and call `on_outcome` with the outcome: that costs less than a task.
 
-        `deadline` is in the loop's time; `append_seconds` from now if None. Raises QueueFullError or UnavailableError,
+        `deadline` is by `time.monotonic`; `append_seconds` from now if None. Raises QueueFullError or UnavailableError,
         as `append` does. `on_outcome` must not raise; it may submit.
         """
         size = len(event.headers) + len(event.body)
@@ -175,7 +176,7 @@ class Appender:
         ):
             raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
         if deadline is None:
-            deadline = asyncio.get_running_loop().time() + limits.append_seconds
+            deadline = monotonic() + limits.append_seconds
         self._queue.append(Pending(event, size, deadline, on_outcome))
         self._queued_bytes += size
         self._wake.set()
@@ -220,10 +221,9 @@ class Appender:
 
     async def _expire(self) -> None:
         """Report to those who have waited too long. What is still in the queue then is dropped."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._limits.append_seconds / EXPIRY_CHECKS)
-            now = loop.time()
+            now = monotonic()
             # A copy: whoever is told may submit the next event at once.
             for pending in [*self._waiting()]:
                 if pending.deadline <= now:
@@ -236,7 +236,7 @@ class Appender:
         yield from self._queue
 
     def _take_batch(self, most: int) -> list[Pending]:
-        batch, size = take_batch(self._queue, most, self._limits, asyncio.get_running_loop().time())
+        batch, size = take_batch(self._queue, most, self._limits, monotonic())
         self._queued_bytes -= size
         return batch
 

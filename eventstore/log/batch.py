@@ -27,7 +27,7 @@ OnOutcome: TypeAlias = Callable[[Appended | LoopledgerError], bool]
 
 
 class Pending(msgspec.Struct):
-    """An event in the queue or in the batch that is being committed. `deadline` is in the loop's time."""
+    """An event in the queue or in the batch that is being committed. `deadline` is by `time.monotonic`."""
 
     event: NewEvent
     size: int

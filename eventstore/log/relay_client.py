@@ -5,6 +5,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from time import monotonic
 
 import structlog
 
@@ -144,7 +145,7 @@ class RelayingAppender:
             or self._queued_bytes + size > limits.queue_bytes
         ):
             raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
-        deadline = asyncio.get_running_loop().time() + limits.append_seconds
+        deadline = monotonic() + limits.append_seconds
         self._queue.append(Pending(event, size, deadline, on_outcome))
         self._queued_bytes += size
         self._hand_over_soon()
@@ -161,7 +162,7 @@ class RelayingAppender:
 
     def _hand_over(self) -> None:
         self._to_hand_over = False
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         while self._queue and (link := self._usable()) and len(link.batches) < WINDOW:
             batch, size = take_batch(self._queue, self._limits.batch_deliveries, self._limits, now)
             self._queued_bytes -= size
@@ -235,11 +236,10 @@ class RelayingAppender:
 
     async def _watch(self) -> None:
         """Tell those who have waited too long, and see whether the worker lives."""
-        loop = asyncio.get_running_loop()
         rest = min(PING_SECONDS, self._limits.append_seconds / EXPIRY_CHECKS)
         while True:
             await asyncio.sleep(rest)
-            now = loop.time()
+            now = monotonic()
             link = self._link
             waiting = [*self._queue] if link is None else [*link.waiting(), *self._queue]
             for pending in waiting:
@@ -320,7 +320,7 @@ class _Link:
         self.batches[self._sent] = _Handed(batch)
 
     def _on_message(self, message: Message) -> None:
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = monotonic()
         self.silent = False
         match message:
             case Hello(writer, seen):

@@ -22,7 +22,12 @@ def stream_name(provider: str, merchant_id: str | None, kind: str, id_: str | No
     "~" never comes out of a quoted part, so what begins with it is ours: "~none" where there is no id, "~sha256-..."
     for what is too long to be part of a key.
     """
-    return f"{provider}/{stream_part(merchant_id)}/{stream_part(kind)}/{stream_part(id_)}"
+    return f"{stream_prefix(provider, merchant_id, kind)}{stream_part(id_)}"
+
+
+def stream_prefix(provider: str, merchant_id: str | None, kind: str) -> str:
+    """What the names of all streams of one kind begin with."""
+    return f"{provider}/{stream_part(merchant_id)}/{stream_part(kind)}/"
 
 
 def stream_name_if_not(known: str, provider: str, merchant_id: str, kind: str, id_: str) -> str:

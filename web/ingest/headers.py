@@ -81,28 +81,32 @@ class HeaderFilter:
             recognised.program_id,
             delivery.path_secret,
         )
-        parts = [BLOCK_FORMAT]
-        for pair in delivery.raw_headers:
-            encoded = known.get(pair)
-            if encoded is None:
-                encoded = self._encode(pair, codes, delivery)
-                if (
-                    len(known) < PAIRS_REMEMBERED
-                    and len(pair[0]) + len(pair[1]) < LONGEST_REMEMBERED
-                ):
-                    known[pair] = encoded
-            parts.append(encoded)
-        return b"".join(parts)
+        remembered = known.get
+        parts = [
+            self._encode(pair, codes, known, delivery)
+            if (part := remembered(pair)) is None
+            else part
+            for pair in delivery.raw_headers
+        ]
+        return BLOCK_FORMAT + b"".join(parts)
 
     def _encode(
-        self, pair: tuple[bytes, bytes], codes: Mapping[bytes, bytes], delivery: Delivery
+        self,
+        pair: tuple[bytes, bytes],
+        codes: Mapping[bytes, bytes],
+        known: dict[tuple[bytes, bytes], bytes],
+        delivery: Delivery,
     ) -> bytes:
         """A header as it goes into a block; nothing if it is not kept."""
         name, value = pair
         if (name_code := self._code_of(name)) is None:
-            return b""
-        shown = self._shown(value, delivery)
-        return name_code + (codes.get(shown) or encode_value(shown))
+            encoded = b""
+        else:
+            shown = self._shown(value, delivery)
+            encoded = name_code + (codes.get(shown) or encode_value(shown))
+        if len(known) < PAIRS_REMEMBERED and len(name) + len(value) < LONGEST_REMEMBERED:
+            known[pair] = encoded
+        return encoded
 
     def _find_code(self, name: bytes) -> bytes | None:
         return encode_name(name) if name.lower() in self._kept else None

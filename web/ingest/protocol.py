@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
@@ -248,12 +248,12 @@ class DeliveryProtocol(BaseProtocol):
         """Whether the `size` bytes after the head are the whole body, to be kept as they are."""
         headers = message.headers
         return (
-            headers.get("Content-Length") == str(size)
+            headers.get(hdrs.CONTENT_LENGTH) == str(size)
             and size <= self._server.limits.body_bytes
             and message.version == HttpVersion11
             and not message.upgrade
-            and "Expect" not in headers
-            and "Content-Encoding" not in headers
+            and hdrs.EXPECT not in headers
+            and hdrs.CONTENT_ENCODING not in headers
         )
 
     def _on_outcome(self, outcome: Appended | Exception) -> bool:

@@ -1,5 +1,6 @@
 """Rate limits by address: token buckets for the addresses seen last."""
 
+from collections import OrderedDict
 from ipaddress import IPv6Address
 
 from eventstore.limits import Limits
@@ -13,7 +14,8 @@ class RateLimiter:
         self._rate = rate
         self._burst = burst
         self._most = most
-        self._buckets: dict[str, tuple[float, float]] = {}
+        # Tokens, and when they were counted. The address that was silent longest comes first.
+        self._buckets: OrderedDict[str, list[float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -23,14 +25,22 @@ class RateLimiter:
 
     def admit(self, address: str, now: float, cost: float = 1) -> float:
         """Admit a request of `address`: 0, or how many seconds it should wait."""
-        tokens, seen = self._buckets.pop(address, (float(self._burst), now))
-        tokens = min(self._burst, tokens + (now - seen) * self._rate)
-        admitted = tokens >= cost
-        if len(self._buckets) >= self._most:
-            # The address that was silent longest comes first: every other was put back since.
-            del self._buckets[next(iter(self._buckets))]
-        self._buckets[address] = (tokens - cost if admitted else tokens, now)
-        return 0.0 if admitted else (cost - tokens) / self._rate
+        buckets = self._buckets
+        if (bucket := buckets.get(address)) is not None:
+            buckets.move_to_end(address)
+            tokens, seen = bucket
+            tokens = min(self._burst, tokens + (now - seen) * self._rate)
+        else:
+            if len(buckets) >= self._most:
+                buckets.popitem(last=False)
+            tokens = self._burst
+            buckets[address] = bucket = [tokens, now]
+        bucket[1] = now
+        if tokens >= cost:
+            bucket[0] = tokens - cost
+            return 0.0
+        bucket[0] = tokens
+        return (cost - tokens) / self._rate
 
     def is_exhausted(self, address: str, now: float) -> bool:
         """Whether a request of `address` would have to wait."""

@@ -1,10 +1,10 @@
 """Webhooks in: admit a delivery, verify it, find out where it belongs, put it on record, respond."""
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from time import monotonic
 
 import structlog
 from aiohttp import web
@@ -184,7 +184,7 @@ class Receiver:
                 raise ForeignError(what=what)
         claims = endpoint.verifier.check_head(delivery)
         if not endpoint.verifier.signs:
-            self._admit_verified(delivery)
+            self._admit_verified(endpoint, delivery)
         return endpoint, claims
 
     def _event(self, endpoint: Endpoint, delivery: Delivery, claims: Claims) -> NewEvent:
@@ -193,7 +193,7 @@ class Receiver:
             if self._meters.failed:
                 self._admit_signature(endpoint, delivery)
             endpoint.verifier.check_body(delivery, claims)
-            self._admit_verified(delivery)
+            self._admit_verified(endpoint, delivery)
         recognised = recognise(endpoint, delivery)
         if recognised.topic not in endpoint.provider.topics:
             self._tell_of_topic(delivery.provider, recognised.topic)
@@ -213,25 +213,24 @@ class Receiver:
             topic=topic,
         )
 
-    def _admit_verified(self, delivery: Delivery) -> None:
+    def _admit_verified(self, endpoint: Endpoint, delivery: Delivery) -> None:
         """Count what was verified. Raises TooManyError if its address sends too much."""
         delivery.verified = True
-        now = asyncio.get_running_loop().time()
-        if wait := self._meters.verified.admit(self._sender(delivery), now):
+        if wait := self._meters.verified.admit(self._sender(endpoint, delivery), monotonic()):
             raise TooManyError(seconds=round(wait, 3))
 
     def _admit_signature(self, endpoint: Endpoint, delivery: Delivery) -> None:
         """Bound what is computed for an address that failed too often. Raises TooManyError."""
         size = len(delivery.body) + endpoint.verifier.signature_bytes
-        now = asyncio.get_running_loop().time()
-        if wait := self._meters.admit_signature(self._sender(delivery), size, now):
+        sender = self._sender(endpoint, delivery)
+        if wait := self._meters.admit_signature(sender, size, monotonic()):
             raise TooManyError(seconds=round(wait, 3))
 
     def _count_failure(self, delivery: Delivery, error: Exception) -> Exception:
         """Count what was not verified; gives back what its sender is told."""
-        sender = self._sender(delivery)
-        wait = self._meters.failed.admit(sender, asyncio.get_running_loop().time())
         endpoint = self._endpoints.get(delivery.provider)
+        sender = self._sender(endpoint, delivery)
+        wait = self._meters.failed.admit(sender, monotonic())
         if (
             not self._proxy_suspected
             and endpoint is not None
@@ -249,10 +248,10 @@ class Receiver:
             )
         return TooManyError(seconds=round(wait, 3)) if wait else error
 
-    def _sender(self, delivery: Delivery) -> str:
+    def _sender(self, endpoint: Endpoint | None, delivery: Delivery) -> str:
         """What the sender of a delivery is counted under."""
         address = delivery.address
-        if (endpoint := self._endpoints.get(delivery.provider)) is not None:
+        if endpoint is not None and endpoint.verifier.declares_proxies:
             try:
                 address = endpoint.verifier.sender_address(delivery)
             except UnverifiedError:
@@ -264,7 +263,8 @@ class Receiver:
         if not delivery.verified:
             # What a stranger says of itself counts for nothing; what is wrong with it, and whence it came, does.
             problem = str(error) if isinstance(error, UnverifiedError) else ""
-            return f"{self._sender(delivery)}\0{problem}".encode("utf-8", "surrogatepass")
+            sender = self._sender(self._endpoints.get(delivery.provider), delivery)
+            return f"{sender}\0{problem}".encode("utf-8", "surrogatepass")
         if isinstance(error, TooManyError):
             return b""
         named = self._endpoints[delivery.provider].provider.identity_headers
