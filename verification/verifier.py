@@ -138,6 +138,8 @@ class Verifier:
         self.configured = verification.configured
         self._networks = [_network(text) for text in verification.addresses or ()]
         self._proxies = verification.trusted_proxies
+        # Whether the settings say that deliveries come through proxies.
+        self.declares_proxies = self._proxies > 0
         self._tenants = [
             (what, setting, None if allowed is None else frozenset(map(str, allowed)))
             for what, setting, allowed in (
@@ -181,6 +183,8 @@ class Verifier:
         if (standard := verification.standard_webhooks) is not None:
             signatures.append(StandardCheck(standard, read, f"{key}.standard_webhooks"))
         self._signatures = tuple(signatures)
+        # Whether it takes the body to tell who sent it.
+        self.signs = bool(signatures)
         # It takes whatever comes: who sends that is unknown.
         self.checks_nothing = not credentials and not signatures
         # As many bytes as it takes as long to hash as everything besides the body takes.
@@ -188,16 +192,6 @@ class Verifier:
 
     def __repr__(self) -> str:
         return f"Verifier({', '.join(self._methods)})"
-
-    @property
-    def signs(self) -> bool:
-        """Whether it takes the body to tell who sent it."""
-        return bool(self._signatures)
-
-    @property
-    def declares_proxies(self) -> bool:
-        """Whether the settings say that deliveries come through proxies."""
-        return self._proxies > 0
 
     @property
     def needs_credentials(self) -> bool:

@@ -117,8 +117,9 @@ class HeaderFilter:
 
 def _given(delivery: Delivery) -> bytes | None:
     """What was sent as the secret of the path, right or nearly so: proxies repeat it in headers of theirs."""
-    path_secret = delivery.path_secret
-    return path_secret.encode("utf-8", "surrogateescape") if path_secret else None
+    if not delivery.path_secret:
+        return None
+    return delivery.path_secret.encode("utf-8", "surrogateescape")
 
 
 def _known(

@@ -51,6 +51,7 @@ class DeliveryServer:
         self, receiver: Receiver, server: web.Server, crowd: Crowd, *, idle_seconds: float
     ) -> None:
         self.receiver = receiver
+        self.counts = receiver.counts
         self.limits = crowd.limits
         self.head_bytes = crowd.limits.head_bytes
         self.idle_seconds = idle_seconds
@@ -260,7 +261,7 @@ class DeliveryProtocol(BaseProtocol):
         try:
             if isinstance(outcome, Appended):
                 if self._delivery is not None:
-                    self._server.receiver.counts.count_accepted(self._delivery)
+                    self._server.counts.count_accepted(self._delivery)
                 self._respond(OK_HEAD, acknowledgement(outcome))
             else:
                 self._refuse(outcome)
