@@ -91,7 +91,7 @@ async def test_a_stranger_is_refused_before_any_body_has_come(
     assert (rejection["cause"], rejection["size"]) == ("UNVERIFIED", 1_000)
     assert not rejection["complete"]
     assert body.body == b""
-    assert (retried.status, "body is not on record" in retried.json["detail"]) == (409, True)
+    assert (retried.status, "nobody's body is kept" in retried.json["detail"]) == (409, True)
 
 
 async def test_a_stranger_s_limits_and_encodings_are_not_looked_at(
