@@ -29,7 +29,7 @@ LONGEST_LEARNT = 100
 
 # A whole string, or what Python takes for a number and JSON does not.
 _STRING_OR_CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|(NaN|-?Infinity)')
-
+_PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]*').fullmatch
 
 # A number with a point or an exponent, as it is written: no double comes between it and what is read.
 Number: TypeAlias = Raw
@@ -95,7 +95,12 @@ class Reader(Generic[T]):
         return found
 
     def _learn(self, names: Iterable[str]) -> None:
-        new = [name for name in names if name not in self._names and len(name) <= LONGEST_LEARNT]
+        # msgspec takes no name that JSON has to escape.
+        new = [
+            name
+            for name in names
+            if name not in self._names and len(name) <= LONGEST_LEARNT and _PLAIN_NAME(name)
+        ]
         if not new or len(self._learnt) == MOST_LEARNT:
             return
         self._learnt = [*self._learnt, *new][:MOST_LEARNT]

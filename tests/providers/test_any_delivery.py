@@ -193,3 +193,15 @@ def test_an_amount_is_the_same_as_a_number_and_as_a_text(
     assert [str(fact.amount) for fact in facts if isinstance(fact, TransactionFact)] == [
         str(amount)
     ] * 4
+
+
+@given(st.dictionaries(ANY_TEXT, LEAF, max_size=4))
+@example({"new\nline": 1, 'a "quote"': {}})
+def test_what_is_read_does_not_depend_on_what_was_read_before(
+    providers: dict[str, Provider], unknown: dict[str, object]
+) -> None:
+    headers = CIMultiDict(loopz_headers("gift-card.updated"))
+    first, second = (
+        read(providers["loopz"], headers, encoded({**unknown, "id": "g-1"})) for _ in range(2)
+    )
+    assert first == second
