@@ -120,7 +120,8 @@ def provider(settings: Settings) -> Provider:
 
     def decode_with_settings(event: Event) -> Fact:
         fact = decode(event, settings, zones)
-        check_not_ahead(fact.updated_at, event.received_at, ahead, "Date")
+        if fact.updated_at is not None and fact.updated_at > event.received_at:
+            check_not_ahead(fact.updated_at, event.received_at, ahead, "Date")
         return fact
 
     return Provider(
@@ -168,7 +169,7 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
     # A number has no phase.
     word = status.lower() if status is body.Status and isinstance(status, str) else ""
     phase = PHASES.get(word, "unknown")
-    # By position, as far as possible: by name would take twice the time.
+    # By position: by name would take twice the time.
     return TransactionFact(
         NAME,
         merchant_id,
@@ -186,8 +187,11 @@ def decode(event: Event, settings: Settings, zones: Mapping[str, tzinfo]) -> Tra
         status,
         UNSET if status is UNSET else phase,
         major(body.TotalValue, "TotalValue"),  # amount
-        currency=unit.currency if unit is not None else UNSET,
-        reference=other_identity(body.Identifier, "Identifier") or UNSET,
+        UNSET,  # tip
+        unit.currency if unit is not None else UNSET,
+        UNSET,  # gift_card_id
+        UNSET,  # location_id
+        other_identity(body.Identifier, "Identifier") or UNSET,  # reference
     )
 
 

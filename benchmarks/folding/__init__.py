@@ -1,0 +1,1 @@
+"""What it costs to fold: `python -m benchmarks.folding`."""
