@@ -39,7 +39,7 @@ from verification.verifier import Verification, Verifier
 from web.api import deliveries
 from web.app import add_delivery_path
 from web.context import Endpoint
-from web.ingest import connections
+from web.ingest import connections, handed
 from web.ingest.connections import ConnectionServer, connection_server
 from web.ingest.handed import HandedConnection
 from web.ingest.receiver import Receiver
@@ -179,6 +179,8 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUZZ_HMAC", SECRET)
     # aiohttp alone waits for the rest of a body that is none.
     monkeypatch.setattr(HandedConnection, "_end_broken", lambda *_: None)
+    # It parses at once what came of a body in chunks, so that a refusal does not find it incomplete.
+    monkeypatch.setattr(handed, "CHUNKED_TURN", 10**9)
     # It has a traceback to say of every bad request.
     monkeypatch.setattr(logging.getLogger("aiohttp.server"), "disabled", True)
 
