@@ -110,11 +110,11 @@ def receiving(
                 (sender,): [float(count)] for sender, count in rejections.dropped.items()
             },
             names.CONNECTIONS.name: {
-                ("known",): [float(server.crowd.connections - server.crowd.strangers)],
-                ("stranger",): [float(server.crowd.strangers)],
+                ("known",): [float(server.limiter.connections - server.limiter.strangers)],
+                ("stranger",): [float(server.limiter.strangers)],
             },
             names.CONNECTIONS_CLOSED.name: {
-                (reason,): [float(server.crowd.counts[reason])] for reason in CLOSED
+                (reason,): [float(server.limiter.counts[reason])] for reason in CLOSED
             },
             names.CONNECTIONS_LIMIT.name: {(): [float(limits.connections)]},
         }

@@ -15,7 +15,7 @@ from aiohttp import web
 from eventstore.errors import LoopledgerError
 from eventstore.limits import Limits
 from web.errors import HeadTooLargeError, TooManyConnectionsError, TooManyFromAddressError
-from web.ingest.crowd import Connection, Crowd
+from web.ingest.connection_limiter import Connection, ConnectionLimiter
 from web.ingest.receiver import Receiver
 from web.problems import translated
 
@@ -35,7 +35,7 @@ class ConnectionServer(Protocol):
     def __call__(self) -> asyncio.Protocol:
         """Make the protocol of one connection."""
 
-    crowd: Crowd
+    limiter: ConnectionLimiter
 
     async def close(self, seconds: float) -> None:
         """Close every connection once its delivery has its response, at the latest after `seconds`."""
@@ -46,37 +46,37 @@ def connection_server(
 ) -> ConnectionServer:
     """Make what takes new connections, with the fast path if this aiohttp is known to fit it."""
     server.request_handler = translated(server.request_handler)
-    crowd = Crowd(limits, receiver.rate_key, receiver.trusts_address)
+    limiter = ConnectionLimiter(limits, receiver.rate_key, receiver.trusts_address)
     if aiohttp.__version__ in FAST_PATH_VERSIONS:
         # In other versions, what this imports may be missing.
         from web.ingest.protocol import DeliveryServer  # noqa: PLC0415
 
-        return DeliveryServer(receiver, server, crowd, idle_seconds=idle_seconds)
+        return DeliveryServer(receiver, server, limiter, idle_seconds=idle_seconds)
     logger.warning(
         "fast_path_off",
         message="Serving without the fast path for deliveries, which was not tested with this version of aiohttp.",
         aiohttp=aiohttp.__version__,
         tested=sorted(FAST_PATH_VERSIONS),
     )
-    return PlainServer(server, crowd)
+    return PlainServer(server, limiter)
 
 
 class PlainServer:
     """aiohttp's server alone, by its public interface, within the limits on connections."""
 
-    def __init__(self, server: web.Server, crowd: Crowd) -> None:
+    def __init__(self, server: web.Server, limiter: ConnectionLimiter) -> None:
         self._server = server
-        self.crowd = crowd
+        self.limiter = limiter
         self._protocols: dict[asyncio.BaseTransport, PlainConnection] = {}
         server.request_handler = self._following(server.request_handler)
 
     def __call__(self) -> asyncio.Protocol:
         """Make the protocol of one connection."""
-        return PlainConnection(self.crowd, self._server, self._protocols)
+        return PlainConnection(self.limiter, self._server, self._protocols)
 
     async def close(self, _: float) -> None:
         """Look at no connection any more: aiohttp closes them itself."""
-        self.crowd.close()
+        self.limiter.close()
 
     def _following(self, handler: RequestHandler) -> RequestHandler:
         """Tell a connection when one of its requests is answered."""
@@ -97,11 +97,11 @@ class PlainConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        crowd: Crowd,
+        limiter: ConnectionLimiter,
         server: web.Server,
         protocols: "dict[asyncio.BaseTransport, PlainConnection]",
     ) -> None:
-        self._crowd = crowd
+        self._limiter = limiter
         self._inner: asyncio.Protocol = server()
         self._protocols = protocols
         self._transport: asyncio.Transport | None = None
@@ -120,9 +120,9 @@ class PlainConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         address = str(peer[0] if isinstance(peer, tuple) else peer or "")
         try:
-            self._connection = self._crowd.enter(self, tcp, address)
+            self._connection = self._limiter.enter(self, tcp, address)
         except (TooManyConnectionsError, TooManyFromAddressError) as error:
-            tcp.write(self._crowd.serializer.problem(error))
+            tcp.write(self._limiter.serializer.problem(error))
             tcp.close()
             return
         self._protocols[transport] = self
@@ -131,7 +131,7 @@ class PlainConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Count the connection out."""
         if self._connection is not None and self._transport is not None:
-            self._crowd.gone(self._connection)
+            self._limiter.gone(self._connection)
             del self._protocols[self._transport]
             self._inner.connection_lost(exc)
 
@@ -153,13 +153,13 @@ class PlainConnection(asyncio.Protocol):
         self._writing_paused = True
         if self._connection is not None:
             self._inner.pause_writing()
-            self._crowd.stall(self._connection)
+            self._limiter.stall(self._connection)
 
     def resume_writing(self) -> None:
         """All was read."""
         self._writing_paused = False
         if self._connection is not None:
-            self._crowd.flow(self._connection)
+            self._limiter.flow(self._connection)
             self._inner.resume_writing()
 
     def can_give_way(self, *, busy: bool) -> bool:  # noqa: ARG002 - it does not know what is under way
@@ -173,7 +173,7 @@ class PlainConnection(asyncio.Protocol):
         if self._under_way or self._writing_paused:
             self._transport.abort()
         elif self._head:
-            self._crowd.dismiss(self._connection, error)
+            self._limiter.dismiss(self._connection, error)
         else:
             self._transport.close()
 
@@ -186,14 +186,14 @@ class PlainConnection(asyncio.Protocol):
         found = (self._end + data).find(END_OF_HEAD)
         if found >= 0:
             self._head += found + len(END_OF_HEAD) - len(self._end)
-            self._crowd.use(connection)
+            self._limiter.use(connection)
         else:
             self._head += len(data)
-            self._crowd.hold(connection, data, in_head=True)
-        limit = self._crowd.limits.head_bytes
+            self._limiter.hold(connection, data, in_head=True)
+        limit = self._limiter.limits.head_bytes
         if self._head > limit:
-            self._crowd.counts["head_too_large"] += 1
-            self._crowd.dismiss(connection, HeadTooLargeError(limit=limit))
+            self._limiter.counts["head_too_large"] += 1
+            self._limiter.dismiss(connection, HeadTooLargeError(limit=limit))
         elif found >= 0:
             self._under_way = True
             self._head, self._end = 0, b""

@@ -16,8 +16,8 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from eventstore.errors import LoopledgerError
 from web.errors import HeadTooLargeError, MalformedError
+from web.ingest.connection_limiter import Connection, ConnectionLimiter
 from web.ingest.connections import END_OF_HEAD
-from web.ingest.crowd import Connection, Crowd
 from web.ingest.delivery import WEBHOOKS
 from web.problems import problem_response
 from web.responses import SERVER
@@ -41,20 +41,22 @@ class HandedConnection(RequestHandler):
         "_body_left",
         "_broken",
         "_connection",
-        "_crowd",
         "_delivers",
         "_end",
         "_ended",
         "_going_on",
         "_head",
         "_held",
+        "_limiter",
         "_unanswered",
         "idle_since",
     )
 
-    def __init__(self, crowd: Crowd, connection: Connection, server: web.Server) -> None:
+    def __init__(
+        self, limiter: ConnectionLimiter, connection: Connection, server: web.Server
+    ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001 - see the version
-        self._crowd = crowd
+        self._limiter = limiter
         self._connection = connection
         # Of the head that has begun: its size; and its last bytes, or those of a body in chunks.
         self._head = 0
@@ -83,7 +85,7 @@ class HandedConnection(RequestHandler):
     @sender_known.setter
     def sender_known(self, known: bool) -> None:
         if known and not self._connection.known:
-            self._crowd.know(self._connection)
+            self._limiter.know(self._connection)
 
     def can_give_way(self, *, busy: bool) -> bool:
         """Whether no request is complete and waits for its response; or, if `busy`, no delivery."""
@@ -99,25 +101,25 @@ class HandedConnection(RequestHandler):
         if self._unanswered or self.writing_paused:
             transport.abort()
         elif self._head:
-            self._crowd.dismiss(self._connection, error)
+            self._limiter.dismiss(self._connection, error)
         else:
             transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count the connection out."""
-        self._crowd.gone(self._connection)
+        self._limiter.gone(self._connection)
         self._held = b""
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Have it watched that the responses are read."""
         super().pause_writing()
-        self._crowd.stall(self._connection)
+        self._limiter.stall(self._connection)
 
     def resume_writing(self) -> None:
         """All was read."""
         super().resume_writing()
-        self._crowd.flow(self._connection)
+        self._limiter.flow(self._connection)
 
     def data_received(self, data: bytes) -> None:
         """Give aiohttp what it can use now."""
@@ -160,7 +162,7 @@ class HandedConnection(RequestHandler):
             raise ConnectionError
         error = exc if isinstance(exc, Exception) else RuntimeError(message)
         if isinstance(error, HttpProcessingError):
-            self._crowd.counts["malformed"] += 1
+            self._limiter.counts["malformed"] += 1
             error = self._parser_problem(error)
         response = problem_response(error, request.method)
         response.headers["Server"] = SERVER
@@ -174,7 +176,7 @@ class HandedConnection(RequestHandler):
 
     def _parser_problem(self, error: HttpProcessingError) -> LoopledgerError:
         if isinstance(error, LineTooLong) or error.message == TOO_MANY_HEADERS:
-            return HeadTooLargeError(limit=self._crowd.limits.head_bytes)
+            return HeadTooLargeError(limit=self._limiter.limits.head_bytes)
         # The first line says what is wrong; the others repeat what was sent.
         return MalformedError(problem=error.message.partition("\n")[0].rstrip(":")[:REPEATED])
 
@@ -190,7 +192,7 @@ class HandedConnection(RequestHandler):
     def _hold(self, data: bytes) -> None:
         self._held += data
         self._pause_reading_for_buffer()
-        self._crowd.hold(self._connection, data, in_head=False)
+        self._limiter.hold(self._connection, data, in_head=False)
 
     def _go_on_soon(self) -> None:
         if not self._going_on:
@@ -216,7 +218,7 @@ class HandedConnection(RequestHandler):
             return
         if self._held:
             held, self._held = self._held, b""
-            self._crowd.use(self._connection)
+            self._limiter.use(self._connection)
             self._feed(held)
         if not self._held and self._buffer_paused:
             self._resume_reading_for_buffer()
@@ -242,17 +244,17 @@ class HandedConnection(RequestHandler):
     def _feed_head(self, data: bytes, start: int) -> int:
         """Feed what belongs to a head; says how much that was."""
         piece = self._up_to_end(data, start, len(data))
-        limit = self._crowd.limits.head_bytes
+        limit = self._limiter.limits.head_bytes
         self._head += len(piece)
         if self._head > limit:
-            self._crowd.counts["head_too_large"] += 1
-            self._crowd.dismiss(self._connection, HeadTooLargeError(limit=limit))
+            self._limiter.counts["head_too_large"] += 1
+            self._limiter.dismiss(self._connection, HeadTooLargeError(limit=limit))
         elif self._parse(piece):
-            self._crowd.use(self._connection)
+            self._limiter.use(self._connection)
             self._head = 0
             self._begin(*self._messages[-1])
         else:
-            self._crowd.hold(self._connection, piece, in_head=True)
+            self._limiter.hold(self._connection, piece, in_head=True)
         return len(piece)
 
     def _begin(self, message: Any, payload: StreamReader) -> None:  # noqa: ANN401 - one of two, both aiohttp's

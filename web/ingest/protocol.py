@@ -25,8 +25,8 @@ from eventstore.errors import LoopledgerError
 from eventstore.log.events import Appended
 from verification.delivery import Delivery
 from web.errors import TooManyConnectionsError, TooManyFromAddressError
+from web.ingest.connection_limiter import Connection, ConnectionLimiter
 from web.ingest.connections import END_OF_HEAD
-from web.ingest.crowd import Connection, Crowd
 from web.ingest.delivery import split_path
 from web.ingest.handed import HandedConnection
 from web.ingest.receiver import Receiver, acknowledgement
@@ -48,15 +48,20 @@ class DeliveryServer:
     """
 
     def __init__(
-        self, receiver: Receiver, server: web.Server, crowd: Crowd, *, idle_seconds: float
+        self,
+        receiver: Receiver,
+        server: web.Server,
+        limiter: ConnectionLimiter,
+        *,
+        idle_seconds: float,
     ) -> None:
         self.receiver = receiver
         self.counts = receiver.counts
-        self.limits = crowd.limits
-        self.head_bytes = crowd.limits.head_bytes
+        self.limits = limiter.limits
+        self.head_bytes = limiter.limits.head_bytes
         self.idle_seconds = idle_seconds
-        self.crowd = crowd
-        self.serializer = crowd.serializer
+        self.limiter = limiter
+        self.serializer = limiter.serializer
         self.closing = False
         self._server = server
         self._protocols: set[DeliveryProtocol] = set()
@@ -80,7 +85,7 @@ class DeliveryServer:
 
     def pass_to_aiohttp(self, connection: Connection, data: bytes) -> None:
         """Give a connection to aiohttp."""
-        handler = HandedConnection(self.crowd, connection, self._server)
+        handler = HandedConnection(self.limiter, connection, self._server)
         connection.owner = handler
         connection.transport.set_protocol(handler)
         handler.connection_made(connection.transport)
@@ -89,7 +94,7 @@ class DeliveryServer:
     async def close(self, seconds: float) -> None:
         """Close every connection once its delivery has its response, at the latest after `seconds`."""
         self.closing = True
-        self.crowd.close()
+        self.limiter.close()
         for protocol in tuple(self._protocols):
             protocol.close_if_idle()
         with suppress(TimeoutError):
@@ -153,18 +158,18 @@ class DeliveryProtocol(BaseProtocol):
         self._address = str(peer[0] if isinstance(peer, tuple) else peer or "")
         self._timer = self._loop.call_later(self._server.idle_seconds, self._check_idle)
         self._server.opened(self)
-        crowd, tcp = self._server.crowd, cast("asyncio.Transport", transport)
+        limiter, tcp = self._server.limiter, cast("asyncio.Transport", transport)
         try:
-            self._connection = crowd.enter(self, tcp, self._address)
+            self._connection = limiter.enter(self, tcp, self._address)
         except (TooManyConnectionsError, TooManyFromAddressError) as error:
-            tcp.write(crowd.serializer.problem(error))
+            tcp.write(limiter.serializer.problem(error))
             tcp.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection. A delivery that is being appended goes on."""
         super().connection_lost(exc)
         if self._connection is not None:
-            self._server.crowd.gone(self._connection)
+            self._server.limiter.gone(self._connection)
         self._forget()
 
     def data_received(self, data: bytes) -> None:
@@ -177,7 +182,7 @@ class DeliveryProtocol(BaseProtocol):
             # The response to the delivery before comes first.
             self._held += data
             self._stop_reading()
-            self._server.crowd.hold(connection, data, in_head=False)
+            self._server.limiter.hold(connection, data, in_head=False)
         elif not (data.startswith(START) and self._receive(data)):
             self._forget()
             self._server.pass_to_aiohttp(connection, data)
@@ -192,13 +197,13 @@ class DeliveryProtocol(BaseProtocol):
         super().pause_writing()
         self._stop_reading()
         if self._connection is not None:
-            self._server.crowd.stall(self._connection)
+            self._server.limiter.stall(self._connection)
 
     def resume_writing(self) -> None:
         """Read again."""
         super().resume_writing()
         if self._connection is not None:
-            self._server.crowd.flow(self._connection)
+            self._server.limiter.flow(self._connection)
         self._resume_reading()
 
     def _receive(self, data: bytes) -> bool:
@@ -242,7 +247,7 @@ class DeliveryProtocol(BaseProtocol):
         else:
             connection = self._connection
             if verified and connection is not None and not connection.known:
-                self._server.crowd.know(connection)
+                self._server.limiter.know(connection)
         return True
 
     def _is_simple(self, message: RawRequestMessage, size: int) -> bool:
@@ -306,7 +311,7 @@ class DeliveryProtocol(BaseProtocol):
         if self._held:
             held, self._held = self._held, b""
             if self._connection is not None:
-                self._server.crowd.use(self._connection)
+                self._server.limiter.use(self._connection)
             self.data_received(held)
 
     def _forget(self) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import StartLoopledger
 from tests.support import NOON, Client, encoded, loopz_headers
 from tests.support.sender import Sender, connected
 from verification.delivery import Delivery
-from web.ingest.crowd import Crowd
+from web.ingest.connection_limiter import ConnectionLimiter
 from web.ingest.protocol import DeliveryServer
 from web.ingest.receiver import Receiver
 
@@ -364,9 +364,9 @@ class Slow:
 async def test_from_a_sender_that_does_not_read_its_answers_nothing_more_is_read() -> None:
     receiver, transport = Slow(), Transport()
     aiohttp = SimpleNamespace(request_handler=None, connections=[])
-    crowd = Crowd(Limits(), str, lambda _: False)
+    limiter = ConnectionLimiter(Limits(), str, lambda _: False)
     server = DeliveryServer(
-        cast("Receiver", receiver), cast("Any", aiohttp), crowd, idle_seconds=60
+        cast("Receiver", receiver), cast("Any", aiohttp), limiter, idle_seconds=60
     )
     protocol = server()
     protocol.connection_made(transport)

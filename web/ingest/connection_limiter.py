@@ -1,7 +1,7 @@
 """The limits on all connections together: how many there are, what came and cannot be used yet, what is not read.
 
 Who has brought a verified delivery is known; everybody else is a stranger. Where a limit is reached, the stranger that
-was slowest gives way to who comes: a known sender never has to.
+was slowest gives way to the newcomer; a known sender never has to.
 """
 
 import asyncio
@@ -89,11 +89,11 @@ class _Address:
         self.strangers: dict[Connection, float] = {}
 
 
-class Crowd:
-    """Counts connections, and sees that they keep to the limits.
+class ConnectionLimiter:
+    """Counts connections and holds them to the limits.
 
-    `key_of` says what an address is counted under, `is_trusted` whether it is a provider's or a proxy's. `counts` says
-    how often what happened.
+    `key_of` gives the key that an address is counted under; `is_trusted` says whether an address is a provider's or a
+    proxy's. `counts` holds how often each kind of closing happened.
     """
 
     def __init__(
