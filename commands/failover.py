@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     accepted = actions.add_parser(
         "accept",
-        help="have the log go on from where it ends in this database: whatever came after is given up",
+        help="let the log continue from its head in this database; whatever came after that is given up",
     )
     add_json(shown, accepted)
 

@@ -1,7 +1,7 @@
 """The errors of Loopledger, each with its facts.
 
 The docstring of an error is its message; the keyword arguments are its facts, and fill the message in.
-What an error of Postgres means stands in postgres/failures.py.
+postgres/failures.py says which error of Postgres becomes which of these.
 """
 
 from typing import ClassVar
@@ -28,7 +28,7 @@ class SettingsError(LoopledgerError):
 class ExposedError(LoopledgerError):
     """Refusing to listen on {host}: whoever reaches it could write to the log, since deliveries of {providers} are not
     verified. Set up verification (docs/verification.md), listen on 127.0.0.1, or start with --insecure
-    (LOOPLEDGER_INSECURE=true) behind a protection of your own.
+    (LOOPLEDGER_INSECURE=true) behind an access control of your own.
     """  # noqa: D205 - one message
 
 
@@ -63,8 +63,8 @@ class RefusedError(LoopledgerError):
 
 
 class NotSetUpError(LoopledgerError):
-    """{projection} is not set up yet: the process that projects makes its tables, or waits for a lock on them. What is
-    delivered is on record all the same.
+    """{projection} is not set up yet: the process that projects is creating its tables, or waiting for a lock on them.
+    Deliveries are recorded all the same.
     """  # noqa: D205 - one message
 
 
@@ -79,7 +79,7 @@ class UnstorableError(LoopledgerError):
 class SystematicError(LoopledgerError):
     """{projection} stopped at position {checkpoint}: of the events of {topic}, {count} in a row, each of another thing,
     could not be folded, the last because of: {error}. This looks like a fault of the code or of the settings, not of
-    single events. Fix it, restart, and rebuild for those in quarantine already; or, if they belong there, raise
+    single events. Fix it, restart, and rebuild to fold those already in quarantine; or, if they belong there, raise
     LOOPLEDGER_LIMITS_FAILURES_IN_A_ROW.
     """  # noqa: D205 - one message
 
@@ -130,15 +130,15 @@ class GapError(LoopledgerError):
 
 
 class TermOverError(LoopledgerError):
-    """Another process leads by now: term {term} is over."""
+    """Another process leads now: term {term} is over."""
 
 
 class IncompleteReadError(LoopledgerError):
-    """A read from position {after} to {through} gave {count} events, and those left out do not account for the rest."""
+    """A read from position {after} to {through} gave {count} events, and those left out do not explain the rest."""
 
 
 class IncompleteError(LoopledgerError):
-    """{projection} is incomplete: folded + ignored + quarantined would not be its checkpoint."""
+    """{projection} is incomplete: folded + ignored + quarantined would not equal its checkpoint."""
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, beside what the engine and the providers say."""
+"""What can be wrong with a request, besides the errors of the engine and the providers."""
 
 from eventstore.errors import LoopledgerError
 
@@ -32,11 +32,11 @@ class HeadTooLargeError(LoopledgerError):
 
 
 class MalformedError(LoopledgerError):
-    """This is not HTTP as the server understands it: {problem}."""
+    """This is not valid HTTP, or a form of it that the server does not support: {problem}."""
 
 
 class CrowdedError(LoopledgerError):
-    """Others need the room that this request takes, which came slowly; try again later."""
+    """This request arrived slowly, and the server needs its room for others; try again later."""
 
 
 class TooManyFromAddressError(LoopledgerError):
@@ -56,7 +56,7 @@ class ExpectationError(LoopledgerError):
 
 
 class ForeignError(LoopledgerError):
-    """Deliveries that nothing verifies are taken from programs on this machine only, not {what}."""
+    """Without verification, deliveries are accepted from programs on this machine only, not {what}."""
 
 
 class NotLocalError(LoopledgerError):

@@ -107,7 +107,9 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     TooManyFromAddressError: ProblemType(
         503, "too-many-from-address", "Too many connections from one address", 1, close=True
     ),
-    CrowdedError: ProblemType(503, "crowded", "The server is crowded", 1, close=True),
+    CrowdedError: ProblemType(
+        503, "crowded", "The server needs the room for others", 1, close=True
+    ),
     UnavailableError: ProblemType(503, "unavailable", "The log cannot be written to now", 2),
 }
 

@@ -120,7 +120,7 @@ class SliceFolder(Generic[State]):
         self._excused.add(tenant)
         logger.warning(
             "tenant_failing",
-            message="Events of one tenant fail in a row, and those of others did not: the projection goes on.",
+            message="Events of one tenant fail in a row, those of others do not: the projection goes on.",
             projection=self._projection.name,
             tenant=tenant.rstrip("/"),
         )

@@ -109,7 +109,7 @@ class Head:
         if moment is not None and not self._clock_is_ahead:
             logger.error(
                 "log_clock_ahead",
-                message="The newest event was recorded at a time that is yet to come, and so are all until then.",
+                message="The newest event has a recorded time in the future; so will all until the clock catches up.",
                 recorded_at=moment.isoformat(),
             )
         self._clock_is_ahead = moment is not None

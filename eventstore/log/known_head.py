@@ -158,7 +158,7 @@ class HeadMemory:
         if head < holds:
             logger.critical(
                 "log_behind",
-                message="The log ends before where it is known to have reached; every delivery is refused.",
+                message="The log ends before the head that it is known to have reached; every delivery is refused.",
                 head=head,
                 known=holds,
                 advice="see that this is the right database; if it is to go on without what came after, run: "
@@ -169,7 +169,7 @@ class HeadMemory:
         if not self._failing:
             logger.warning(
                 "known_head_not_kept",
-                message="How far the log reaches is not remembered outside the database.",
+                message="The head of the log could not be written to, or read from, the data directory.",
                 error=describe(error) if not isinstance(error, OSError) else str(error),
             )
         self._failing = True

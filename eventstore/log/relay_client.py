@@ -250,7 +250,7 @@ class RelayingAppender:
             if not link.silent and now - link.heard_at > SILENT_SECONDS:
                 logger.warning(
                     "relay_silent",
-                    message="The worker that appends for this one says nothing; this one appends by itself meanwhile.",
+                    message="The worker that appends for this one does not respond; until it does, this one appends.",
                 )
                 link.silent = True
             if self._usable() is None:

@@ -154,7 +154,7 @@ class FrameProtocol(asyncio.Protocol):
         except Exception:
             logger.exception(
                 "relay_failed",
-                message="A worker does not understand another; their connection is not used any more.",
+                message="A message from another worker could not be read; the connection to it is not used any more.",
             )
             if self._transport is not None:
                 self._transport.pause_reading()

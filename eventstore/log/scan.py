@@ -52,7 +52,7 @@ class LogScan:
                 else:
                     logger.debug(
                         "log_scan_waiting",
-                        message="Looking through the log for holes waits for Postgres.",
+                        message="The scan of the log for holes waits for Postgres.",
                         error=describe(error),
                     )
             await asyncio.sleep(ROUND_SECONDS if at_end else LOOK_SECONDS)

@@ -78,7 +78,7 @@ def _errors_logged(step: str) -> Iterator[None]:
             # Whoever leads now carries it out; this process is about to be told.
             logger.debug(
                 "rebuilds_left",
-                message="Another process leads by now, and sees to rebuilds.",
+                message="Another process leads now, and sees to rebuilds.",
                 step=step,
             )
         elif is_outage(error):

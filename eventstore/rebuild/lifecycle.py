@@ -187,7 +187,7 @@ class Lifecycle:
         except TermOverError as error:
             logger.info(
                 "rebuild_left",
-                message="Another process leads by now, and goes on with this rebuild.",
+                message="Another process leads now, and goes on with this rebuild.",
                 projection=self.name,
                 error=str(error),
             )
