@@ -1,4 +1,4 @@
-"""Appending through another worker of this server, and by oneself while there is none."""
+"""Appending through another worker of this server, or in this process while there is none."""
 
 import asyncio
 import socket
@@ -58,8 +58,8 @@ SILENT_SECONDS = 2.0
 class RelayingAppender:
     """Like an Appender: has another worker append, reached through `rendezvous`; `own` appends while there is none.
 
-    What was handed to a worker that dies is of unknown outcome, as after a lost session: `own` settles it. What was
-    handed to one that lives and says nothing is nobody's but that worker's: it has its outcome by its deadline.
+    The outcome of what was handed to a worker that dies is unknown, as after a lost session: `own` settles it. What was
+    handed to one that lives but does not respond stays with that worker, and has an outcome by its deadline.
     """
 
     def __init__(self, own: Appender, rendezvous: socket.socket, limits: Limits) -> None:

@@ -1,6 +1,7 @@
-"""Looking the log through for holes, from its beginning to its end, again and again, slowly.
+"""Scans the whole log for holes, slowly, over and over.
 
-A projection that meets a hole says so. Behind all of them nobody reads but a rebuild: which is no time to find out.
+A projection that meets a hole reports it. Behind the checkpoints of all projections only a rebuild reads the log, and
+by then it is too late to find out.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ ROUND_SECONDS = 10.0
 
 
 class LogScan:
-    """Looks one log through. How far it is, and the hole that it found, is on record: every process can tell."""
+    """Scans one log. Its progress, and the hole that it found, are in the database for every process to report."""
 
     def __init__(self, database: "Database", limits: "Limits") -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""The metrics that are read from the database: once for all who ask, and never waited for long."""
+"""The metrics that are read from the database: one read serves all who ask, and nobody waits for it for long."""
 
 import asyncio
 import time

@@ -1,6 +1,6 @@
 """The table of all metrics: name, type, labels, help, and how the values of several processes become one.
 
-Names follow the conventions of Prometheus. A new one belongs into the table of docs/operations.md too; a test compares.
+Names follow the conventions of Prometheus. A new one belongs in the table of docs/operations.md too; a test compares.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The values of one process: its parts are read when they are asked for, so to count is no more than to add."""
+"""The values of one process. Its parts are read only when asked for, so counting is a mere addition."""
 
 import importlib.metadata
 import platform

@@ -75,7 +75,7 @@ class PlainServer:
         return PlainConnection(self.limiter, self._server, self._protocols)
 
     async def close(self, _: float) -> None:
-        """Look at no connection any more: aiohttp closes them itself."""
+        """Stop watching connections: aiohttp closes them itself."""
         self.limiter.close()
 
     def _following(self, handler: RequestHandler) -> RequestHandler:
@@ -149,7 +149,7 @@ class PlainConnection(asyncio.Protocol):
         return None if self._connection is None else self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """Have it watched that the responses are read."""
+        """Watch whether the responses are read."""
         self._writing_paused = True
         if self._connection is not None:
             self._inner.pause_writing()

@@ -1,7 +1,7 @@
-"""A connection that is aiohttp's, within our limits: one request at a time, heads counted as they come.
+"""A connection that aiohttp serves within our limits: one request at a time, heads counted as they arrive.
 
-aiohttp's parser reads it all. It gets what came in pieces that end where a head or a body does, so that we know what of
-it is a head without its end, and what came behind a request that is under way: of that, nothing is parsed yet.
+aiohttp's parser reads everything, in pieces that end where a head or a body ends. So we know which bytes are an
+unfinished head, and which came behind a request that is under way; those are not parsed yet.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from web.responses import SERVER
 # What aiohttp says of a head with more headers than it takes.
 TOO_MANY_HEADERS = "Too many headers received"
 
-# Of a body in chunks, so much is parsed at a time, in bytes: chunks can be so small that each byte takes long; others
-# have their turn in between.
+# Bytes of a chunked body that are parsed at a time, so that other connections get their turn: tiny chunks take long to
+# parse.
 CHUNKED_TURN = 2048
 
 # The most of aiohttp's words that a response repeats, in characters.
@@ -112,7 +112,7 @@ class HandedConnection(RequestHandler):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Have it watched that the responses are read."""
+        """Watch whether the responses are read."""
         super().pause_writing()
         self._limiter.stall(self._connection)
 
@@ -170,7 +170,7 @@ class HandedConnection(RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ANN401 - as aiohttp has it
-        """Say nothing of what a body has that nobody read."""
+        """Ignore what is left of a body that nobody read."""
         if not isinstance(kw.get("exc_info"), RequestPayloadError):
             super().log_exception(*args, **kw)
 
