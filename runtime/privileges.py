@@ -96,7 +96,7 @@ def _find(name: str | None, postgres: Account) -> Account:
             if name:
                 raise SettingsError(
                     key="worker_user",
-                    problem=f"names the user {name!r}, whom there is not",
+                    problem=f"names the user {name!r}, who does not exist",
                     source="settings",
                 ) from None
             continue

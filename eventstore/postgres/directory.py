@@ -52,7 +52,7 @@ class Directory:
                 continue
             if name not in names:
                 raise PostgresError(
-                    problem=f"{self.path} holds {name}, which is nothing of Loopledger's",
+                    problem=f"{self.path} holds {name}, which is not Loopledger's",
                     remedy="Set LOOPLEDGER_DATA_DIR to a directory of its own, or remove that.",
                 )
             self._check(name, None)

@@ -152,7 +152,7 @@ class EmbeddedPostgres:
             except Exception as error:
                 if not is_outage(error) and not self._is_let_in_soon(error):
                     raise PostgresError(
-                        problem=f"the server of {self._cluster.data_dir} does not let us in: {error}",
+                        problem=f"the server of {self._cluster.data_dir} refuses the connection: {error}",
                         remedy=f"Its log is {self._cluster.log_file}.",
                     ) from error
                 problem = str(error)

@@ -58,7 +58,7 @@ def test_workers_never_run_as_whom_postgres_runs_as(monkeypatch: pytest.MonkeyPa
         assert account.pw_name == workers
     with pytest.raises(SettingsError, match="whom Postgres runs as"):
         choose_account("nobody", pwd.getpwnam("nobody"))
-    with pytest.raises(SettingsError, match="whom there is not"):
+    with pytest.raises(SettingsError, match="who does not exist"):
         choose_account("no-such-user", None)
     assert choose_account("root", None) is None
 
