@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at most this many (%(default)s)",
     )
     shown = actions.add_parser("show", help="show one of them, with its headers and body")
-    shown.add_argument("id", type=whole_number(1), help="as the list has it")
+    shown.add_argument("id", type=whole_number(1), help="its id, as `rejections list` shows it")
     retried = actions.add_parser(
         "retry", help="verify one again, and append it to the log if it passes"
     )
-    retried.add_argument("id", type=whole_number(1), help="as the list has it")
+    retried.add_argument("id", type=whole_number(1), help="its id, as `rejections list` shows it")
     retried.add_argument(
         "--trust",
         metavar="DIGEST",

@@ -47,7 +47,7 @@ class LogScan:
                 if not is_outage(error):
                     logger.error(
                         "log_scan_failed",
-                        message="The log could not be looked through for holes; trying again.",
+                        message="The log could not be scanned for holes; trying again.",
                         exc_info=error,
                     )
                 else:

@@ -164,7 +164,9 @@ class Totals:
             # It has ended.
             pass
         except msgspec.MsgspecError:
-            logger.exception("metrics_unreadable", message="A worker reported nonsense.")
+            logger.exception(
+                "metrics_unreadable", message="A report of a worker could not be read."
+            )
         finally:
             await cancel_all(*answers)
             channel.close()
