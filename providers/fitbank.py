@@ -97,7 +97,7 @@ class _Envelope(msgspec.Struct):
 
 
 class _Body(_Envelope):
-    """The fields that are documented; one that is there twice, and differs, is refused even if it is not read."""
+    """The documented fields; one that is there twice, with different values, is refused even if unread."""
 
     Status: Any = UNSET
     Date: Any = UNSET

@@ -34,7 +34,7 @@ _Other: TypeAlias = list[Any] | str | int | bool | UnsetType | None
 
 _Text: TypeAlias = str | UnsetType | None
 
-# Some fields are documented and not read: one that is there twice, and differs, is refused all the same.
+# Some fields are documented and not read: one that is there twice, with different values, is refused all the same.
 
 
 class _OtherNames(msgspec.Struct, kw_only=True):

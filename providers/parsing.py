@@ -164,7 +164,7 @@ def fields_of(type_: type[T], found: Mapping[str, Any]) -> T:
     fields = {name: found[name] for name in names if name in found}
     for name, value in fields.items():
         if type(value) is Conflict:
-            raise UndecodableError(field=name, problem="is there twice, and differs")
+            raise UndecodableError(field=name, problem="is there twice, with different values")
     return type_(**fields)
 
 

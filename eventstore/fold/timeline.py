@@ -4,9 +4,9 @@ A row has what one fact gave: see TIMELINE_COLUMNS, then the projection's own co
 out. A column that a fact leaves out keeps its value; a creation after a deletion starts from nothing. The order is that
 of the state: by effective time, then by rank, then by position.
 
-Postings are what a ledger would keep of it. What was known at position P of the time T is the sum of those with a
-position up to P that take effect up to T: so a fact that comes late posts, at its own time and at each later one at
-which it makes a difference, by how much it changes what was known.
+Postings are the ledger of a thing. What was known at position P of time T is the sum of the postings with a position up
+to P and an effective time up to T. So a late fact posts, at its own time and at each later time at which it makes a
+difference, the amount by which it changes what was known.
 """
 
 from bisect import bisect_left, insort
@@ -82,7 +82,7 @@ class Shape:
         return Snapshot(given, deleted)
 
     def measure(self, known: Snapshot) -> Measure | None:
-        """What a thing counts for; None if that is nothing."""
+        """The amount that a thing adds to the totals; None if it adds nothing."""
         if known.deleted or self._amount < 0 or (amount := known.values[self._amount]) is None:
             return None
         return tuple(known.values[n] for n in self._by), amount
@@ -173,7 +173,7 @@ def settle(
 ) -> tuple[list[Row], list[Row]]:
     """The rows and the postings of facts of one thing that came late; `rows` are those of its other facts.
 
-    It is as if each had been settled when it came. One that says what another had said of that time is a repeat.
+    The result is as if each had been settled on arrival. One with the content of another of the same time is a repeat.
     """
     timeline = StreamTimeline(shape)
     late_rows: list[Row] = []

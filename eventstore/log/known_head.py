@@ -42,7 +42,7 @@ LAST_LOOK_SECONDS = 1.0
 
 
 class KnownHead(msgspec.Struct, frozen=True):
-    """A log had reached `position` at the time `at`, by the clock of its server.
+    """A log reached `position` at the time `at`, by the clock of its server.
 
     By then a timeline had been accepted `acceptance` times; what was written before that was told goes by the time.
     """
@@ -115,7 +115,7 @@ class HeadMemory:
             await asyncio.sleep(LOOK_SECONDS if moved else IDLE_SECONDS)
 
     async def look(self, connection: "Connection[Record]") -> bool:
-        """Remember the head, and say whether it has moved; one that is behind is not believed."""
+        """Remember the head, and say whether it has moved; a head that is behind is ignored."""
         row = await connection.fetchrow(QUERIES["read_head_at"])
         position, now, acceptance = row or (0, None, 0)
         if now is None:

@@ -30,7 +30,7 @@ WARNING_SECONDS = 60.0
 # How many strangers are asked to give way before a newcomer is refused.
 ASKED_TO_GIVE_WAY = 100
 
-# What the parser keeps for each line of a head, in bytes, besides its text.
+# Bytes that the parser keeps for each line of a head, besides its text.
 LINE_BYTES = 400
 
 # Seconds for which more of a refused request is read and thrown away: else its sender would not see the response.
@@ -39,7 +39,7 @@ LINGERING_SECONDS = 1.0
 # A sender that reads so many bytes of its responses in `write_seconds` is slow, and no more than that.
 SLOWEST_READING = 16 * 1024
 
-# How often connections are looked at that may have had their time.
+# How often connections are checked for having run out of time, in seconds.
 SWEEP_SECONDS = 0.25
 
 
@@ -231,7 +231,7 @@ class ConnectionLimiter:
             transport.close()
 
     def close(self) -> None:
-        """Look at no connection any more."""
+        """Stop watching connections."""
         if self._sweep is not None:
             self._sweep.cancel()
 
@@ -240,7 +240,7 @@ class ConnectionLimiter:
         self._addresses[connection.key].strangers.pop(connection, None)
 
     def _make_room(self, strangers: dict[Connection, float]) -> bool:
-        """Have the stranger give way that was silent longest, or one that is busy reading; says whether one did."""
+        """Make the longest silent stranger give way, or else one that is busy reading; says whether one did."""
         return self._ask(strangers, busy=False) or self._ask(strangers, busy=True)
 
     def _ask(self, strangers: dict[Connection, float], *, busy: bool) -> bool:
@@ -271,7 +271,7 @@ class ConnectionLimiter:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Look at the connections that may have had their time."""
+        """Close the connections whose time is up."""
         now = time.monotonic()
         for connection in [each for each, end in self._leaving.items() if end <= now]:
             self.gone(connection)
