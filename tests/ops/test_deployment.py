@@ -94,7 +94,10 @@ def test_the_settings_of_unit_and_container_are_settings() -> None:
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    text = UNIT.read_text("utf-8").replace("/opt/loopledger/bin/loopledger", sys.executable)
+    # Not by its own path, which may have a space in it.
+    program = tmp_path / "loopledger"
+    program.symlink_to(sys.executable)
+    text = UNIT.read_text("utf-8").replace("/opt/loopledger/bin/loopledger", str(program))
     text = text.replace("User=loopledger", "User=daemon").replace(
         "Group=loopledger", "Group=daemon"
     )

