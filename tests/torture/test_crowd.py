@@ -42,11 +42,8 @@ def torture() -> Iterator["subprocess.Popen[str]"]:
 def test_a_crowd_delays_loses_and_displaces_nothing(torture: "subprocess.Popen[str]") -> None:
     output, progress = torture.communicate(timeout=SECONDS)
     outcome = json.loads(output)
-    # How long deliveries take depends on what else the machine has to do, and so does whether a sender's new connection
-    # is taken for the slowest stranger's: its delivery is sent again. `python -m torture --crowd` judges both.
-    found = [
-        each for each in outcome["first_violations"] if each["kind"] not in {"slow", "unserved"}
-    ]
+    # How long deliveries take depends on what else the machine has to do.
+    found = [each for each in outcome["first_violations"] if not is_of_a_busy_machine(each)]
     assert found == [], progress
     assert (outcome["lost"], outcome["doubled"]) == (0, 0)
     crowd = outcome["crowd"]
@@ -55,6 +52,17 @@ def test_a_crowd_delays_loses_and_displaces_nothing(torture: "subprocess.Popen[s
     assert all(counts["connections"] for counts in crowd["attacks"].values())
     assert crowd["attacks"]["wrong secrets"]["401"] > 10
     assert crowd["attacks"]["100-continue"]["401"] > 1
+
+
+def is_of_a_busy_machine(violation: dict[str, str]) -> bool:
+    """Whether the machine may be the cause: of a delay; or of a new connection that gave way before its head came.
+
+    The address of Loopz's senders has room for few strangers here, and half of the crowd wants it.
+    """
+    reset = f"answered {ConnectionResetError.__name__} "
+    return violation["kind"] == "slow" or (
+        violation["kind"] == "unserved" and violation["facts"].startswith(reset)
+    )
 
 
 def timing(began: float, ended: float, outcome: str = "200") -> Timing:
