@@ -13,18 +13,6 @@ FROM append_events(
     $8, $9, $10, $11
 )
 
--- set_up_for_appending --
--- For a session that appends: no plan depends on the values, and planning an append takes longer than executing a small
--- one. The head is found by its index, however many versions of its row a long snapshot keeps.
-SET enable_seqscan = off;
-SELECT set_config('plan_cache_mode', 'force_generic_plan', false) WHERE to_regclass('pg_dist_partition') IS NULL;
--- Citus plans by the values: they say on which machine a row is. What one transaction writes goes by one connection a
--- machine, and a new partition takes the triggers of the log with it.
-SELECT
-    set_config('citus.multi_shard_modify_mode', 'sequential', false),
-    set_config('citus.enable_unsafe_triggers', 'on', false)
-WHERE to_regclass('pg_dist_partition') IS NOT NULL
-
 -- lock_head --
 -- Wait for every append under way, and keep others out until this transaction ends.
 SELECT position, timeline, acceptance, current_timeline() AS now FROM lock_head()

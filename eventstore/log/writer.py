@@ -15,6 +15,7 @@ from eventstore.log.events import Appended
 from eventstore.log.known_head import KnownHead, position_that_holds
 from eventstore.log.queries import QUERIES
 from eventstore.metrics import Commits
+from eventstore.postgres.database import keep_plans
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -208,7 +209,7 @@ class LogWriter:
         if self._connection is None or self._connection.is_closed():
             connection = await self._connect()
             try:
-                await connection.execute(QUERIES["set_up_for_appending"])
+                await keep_plans(connection)
                 await connection.fetchval(QUERIES["name_session"], self.name)
             except BaseException:
                 connection.terminate()

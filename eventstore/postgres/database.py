@@ -286,8 +286,13 @@ def keep_alive(connection: "Connection[Record]") -> None:
 
 
 async def commit_without_waiting(connection: "Connection[Record]") -> None:
-    """Have commits not wait for the disk: for what may be lost."""
+    """Have commits not wait for the disk: for what may be lost, or can be folded again."""
     await connection.execute(QUERIES["commit_without_waiting"])
+
+
+async def keep_plans(connection: "Connection[Record]") -> None:
+    """Have the session plan each of its statements once, where plans do not have to depend on the values."""
+    await connection.execute(QUERIES["keep_plans"])
 
 
 async def _set_up_durable(connection: "Connection[Record]") -> None:
@@ -299,7 +304,8 @@ async def _set_up_durable(connection: "Connection[Record]") -> None:
 async def _set_up_for_folding(connection: "Connection[Record]") -> None:
     """Set a session up for writing only what can be folded again."""
     await set_up_session(connection)
-    await connection.execute(QUERIES["set_up_for_folding"])
+    await commit_without_waiting(connection)
+    await keep_plans(connection)
 
 
 async def _reset_nothing(_: object) -> None:

@@ -54,14 +54,13 @@ ORDER BY 1
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 
 -- commit_without_waiting --
--- For a session that only says what may be lost: a commit need not wait for the disk.
+-- For a session that only says what may be lost, or writes what can be folded again: a commit need not wait for the disk.
 SET synchronous_commit = off
 
--- set_up_for_folding --
--- For a session that only writes what can be folded again: a commit need not wait for the disk, and no plan depends on
--- the values; to plan a fold takes longer than to carry a small one out. A plan that is kept since a table was empty must
--- not read the whole of it once it is large.
-SET synchronous_commit = off;
+-- keep_plans --
+-- For a session that appends or folds: no plan depends on the values, and planning takes longer than executing something
+-- small. A plan that is kept since a table was empty must not read the whole of it once it is large; and the head is found
+-- by its index, however many versions of its row a long snapshot keeps.
 SET enable_seqscan = off;
 SELECT set_config('plan_cache_mode', 'force_generic_plan', false) WHERE to_regclass('pg_dist_partition') IS NULL;
 -- Citus plans by the values: they say on which machine a row is. What one transaction writes goes by one connection a

@@ -10,8 +10,7 @@ import pytest
 from eventstore.distribution.distributing import check_cluster, distribute
 from eventstore.errors import FencedError, PostgresError
 from eventstore.fold.generation import GenerationTables
-from eventstore.log.queries import QUERIES as LOG_QUERIES
-from eventstore.postgres.database import Database
+from eventstore.postgres.database import Database, keep_plans
 from projections import load_projections
 from projections.gift_cards import PROJECTION
 from tests.support import new_event, values
@@ -200,7 +199,7 @@ async def test_plans_are_made_once_on_postgres_and_by_values_on_citus(
 ) -> None:
     async def settings(database: Database) -> list[tuple[object, ...]]:
         appending = await database.connect()
-        await appending.execute(LOG_QUERIES["set_up_for_appending"])
+        await keep_plans(appending)
         found = [tuple(await appending.fetchrow(SETTINGS) or ())]
         await appending.close()
         await database.open()
