@@ -1,41 +1,28 @@
 """A crowd around the server as a process, and that each of the checks on it can fail."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from eventstore.limits import MIB
 from simulation.deliveries import Delivery
-from tests.support import ROOT
+from tests.support.torture_process import SECONDS, torturing
 from torture.checks import Violations
 from torture.client import head_of
 from torture.crowd_watch import CrowdOutcome, Memory, check, is_whole
 from torture.timings import Latencies, Span, Timing, latencies, parted, percentile
 
-SECONDS = 240
+if TYPE_CHECKING:
+    import subprocess
 
 
 @pytest.fixture
 def torture() -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torture", "--crowd", "0.05", "--workers", "2"),
-            *("--kills", "1", "--seed", "1", "--json"),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    if process.poll() is None:
-        # It ends what it started.
-        process.terminate()
-        process.communicate()
+    with torturing("--crowd", "0.05", "--workers", "2", "--kills", "1", "--seed", "1") as process:
+        yield process
 
 
 @pytest.mark.timeout(SECONDS + 60)

@@ -2,11 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import msgspec
@@ -15,7 +13,8 @@ import pytest
 from eventstore.fold.projection import Projection
 from projections import load_projections
 from providers import load_providers
-from tests.support import NOON, ROOT, new_event, on_record
+from tests.support import NOON, new_event, on_record
+from tests.support.torture_process import SECONDS, torturing
 from torture.checks import (
     Counts,
     FreshFold,
@@ -30,23 +29,14 @@ from torture.kills import kinds_for
 from torture.load import sent, unique
 from torture.sender_log import SenderLog, Sent, digest_of
 
-SECONDS = 240
+if TYPE_CHECKING:
+    import subprocess
 
 
 @pytest.fixture
 def torture() -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "torture", "--kills", "20", "--seed", "1", "--json"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    if process.poll() is None:
-        # It ends what it started.
-        process.terminate()
-        process.communicate()
+    with torturing("--kills", "20", "--seed", "1") as process:
+        yield process
 
 
 # Twenty kills, each with a restart under load, may take it four minutes on a slow machine.
