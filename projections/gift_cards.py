@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from eventstore.fold.columns import SECRET
 from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
-from projections.merging import Merger
+from projections.fast_merging import FastMerger
 from projections.tracked import Tracked
 from providers.facts import GiftCardFact
 
@@ -29,7 +29,7 @@ class GiftCard(Tracked, frozen=True):
 _NOTHING = GiftCard("", "", None, "")
 
 
-_MERGER = Merger(GiftCard)
+_MERGER = FastMerger(GiftCard)
 _TYPE, _STATUS, _BALANCE, _CURRENCY, _CODE, _GAN = _MERGER.masks
 
 
@@ -70,7 +70,7 @@ PROJECTION = Projection(
     tenant="merchant_id",
     timeline=Timeline(
         columns=("balance", "currency"),
-        standing=_MERGER.standing,
+        placement=_MERGER.placement,
         changes=Changes(
             name="balance_changes", kind="amounts", column="balance", beside="currency"
         ),

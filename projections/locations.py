@@ -3,7 +3,7 @@
 from msgspec import UNSET
 
 from eventstore.fold.projection import Place, Projection, Timeline
-from projections.merging import Merger
+from projections.fast_merging import FastMerger
 from projections.tracked import Tracked
 from providers.facts import LocationFact
 
@@ -24,7 +24,7 @@ class Location(Tracked, frozen=True):
 _NOTHING = Location("", "", None, "")
 
 
-_MERGER = Merger(Location)
+_MERGER = FastMerger(Location)
 _NAME, _STATUS, _TYPE, _EXTERNAL_ID = _MERGER.masks
 
 
@@ -59,5 +59,5 @@ PROJECTION = Projection(
     judge=_MERGER.judge,
     indexes=("id", "merchant_id", "status"),
     tenant="merchant_id",
-    timeline=Timeline(columns=("status",), standing=_MERGER.standing),
+    timeline=Timeline(columns=("status",), placement=_MERGER.placement),
 )

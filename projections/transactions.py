@@ -6,7 +6,7 @@ from decimal import Decimal
 from msgspec import UNSET
 
 from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
-from projections.merging import Merger
+from projections.fast_merging import FastMerger
 from projections.tracked import Tracked
 from providers.facts import Phase, TransactionFact
 
@@ -45,7 +45,7 @@ RANKS: Mapping[Phase, int] = {
     "canceled": 5,
 }
 
-_MERGER = Merger(Transaction, "phase", RANKS)
+_MERGER = FastMerger(Transaction, "phase", RANKS)
 (
     _KIND,
     _METHOD,
@@ -117,7 +117,7 @@ PROJECTION = Projection(
     tenant="merchant_id",
     timeline=Timeline(
         columns=("kind", "status", "phase", "amount", "currency"),
-        standing=_MERGER.standing,
+        placement=_MERGER.placement,
         changes=Changes(name="status_changes", kind="words", column="status", beside="phase"),
     ),
     total=Total("amount", by=("phase", "currency")),

@@ -106,7 +106,7 @@ def _roots(
     yield "evolve", projection.evolve
     yield "state", projection.state
     if projection.timeline is not None:
-        yield "standing", projection.timeline.standing
+        yield "placement", projection.timeline.placement
     for fact in sorted(projection.handles, key=lambda fact: (fact.__qualname__, fact.__module__)):
         yield f"fact {fact.__qualname__}", fact
     for name, source in sorted(sources.items()):

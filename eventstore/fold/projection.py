@@ -72,7 +72,7 @@ class Judgement(msgspec.Struct, frozen=True):
     after_deletion: bool = False
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+class Placement(msgspec.Struct, frozen=True, gc=False):
     """Where a fact stands among those of its thing, and what it is.
 
     `effective_at` is the time that it counts at, which is the provider's unless `recorded`: then its event's. Facts of
@@ -129,12 +129,12 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     """What a projection keeps of every distinct fact, in a row of its own: what the fact gave of these `columns`.
 
-    They are fields of the state and, by the same names, of the facts. `standing(before, after, fact, at)` says where a
+    They are fields of the state and, by the same names, of the facts. `placement(before, after, fact, at)` says where a
     fact stands that `evolve` has just made `after` of; None if it is a repeat.
     """
 
     columns: tuple[str, ...]
-    standing: Callable[[Any, Any, Any, Place], Standing | None]
+    placement: Callable[[Any, Any, Any, Place], Placement | None]
     changes: Changes | None = None
 
 

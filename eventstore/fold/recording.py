@@ -40,7 +40,7 @@ class Recorder(Generic[State]):
 
     def __init__(self, projection: Projection[State], timeline: Timeline) -> None:
         self._columns = timeline.columns
-        self._standing = timeline.standing
+        self._placement = timeline.placement
         self._given = _values_of(timeline.columns)
         total = projection.total
         self._worth = None if total is None else _worth_of(total, projection.tombstone)
@@ -54,8 +54,8 @@ class Recorder(Generic[State]):
         stream: str,
     ) -> Recorded | None:
         """Record a fact between two states of the stream that it belongs to; None if it is a repeat."""
-        standing = self._standing(before, after, fact, event)
-        if standing is None:
+        placement = self._placement(before, after, fact, event)
+        if placement is None:
             return None
         values, absent = self._given(fact), None
         if UNSET in values:
@@ -64,15 +64,15 @@ class Recorder(Generic[State]):
             stream,
             event.position,
             event.recorded_at,
-            standing.effective_at,
-            standing.recorded,
-            standing.rank,
-            standing.kind,
+            placement.effective_at,
+            placement.recorded,
+            placement.rank,
+            placement.kind,
             *values,
             absent,
         )
-        if not standing.newest:
-            return Recorded(row, (), Late(row, standing.tie))
+        if not placement.newest:
+            return Recorded(row, (), Late(row, placement.tie))
         if self._worth is None:
             return Recorded(row)
         new = self._worth(after)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from eventstore.fold.folding import fold
 from eventstore.fold.projection import Projection
 from eventstore.log.events import Event
-from projections.merging import Merger
+from projections.fast_merging import FastMerger
 from tests.support import on_record, reference_model
 from tests.support.generated_deliveries import PROVIDERS, logs, of_tenant, to_event
 from tests.support.live_fold import PROJECTIONS, shown
 from tests.support.reference_model import Change, Json, Sent
 
-MERGERS: dict[str, Merger[Any]] = {
+MERGERS: dict[str, FastMerger[Any]] = {
     name: projection.judge.__self__  # type: ignore[union-attr]
     for name, projection in PROJECTIONS.items()
 }

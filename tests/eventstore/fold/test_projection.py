@@ -31,7 +31,7 @@ def timeline(*columns: str, changes: str | None = None) -> dict[str, Any]:
     view = None
     if changes is not None:
         view = Changes(name=changes, kind="amounts", column="amount", beside="owner")
-    return {"timeline": Timeline(columns=columns, standing=lambda *_: None, changes=view)}
+    return {"timeline": Timeline(columns=columns, placement=lambda *_: None, changes=view)}
 
 
 def projection(**changes: Any) -> Projection[Thing]:  # noqa: ANN401 - a field each

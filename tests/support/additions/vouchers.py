@@ -3,7 +3,7 @@
 from providers.acme import VoucherFact  # type: ignore[import-untyped] # it is there in the copy
 
 from eventstore.fold.projection import Projection
-from projections.merging import Merger
+from projections.fast_merging import FastMerger
 from projections.tracked import Tracked
 
 
@@ -13,7 +13,7 @@ class Voucher(Tracked, frozen=True):
     worth: str | None = None
 
 
-_MERGER = Merger(Voucher)
+_MERGER = FastMerger(Voucher)
 
 PROJECTION = Projection(
     name="vouchers",
