@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from eventstore.errors import (
-    QueueFullError,
-    RefusedError,
-    UnavailableError,
-)
+from eventstore.errors import RefusedError, UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.batch import (
     EXPIRY_CHECKS,
     OnOutcome,
     Pending,
+    PendingQueue,
     outcome_of,
     report,
     report_all,
-    take_batch,
     too_late,
 )
 from eventstore.log.events import Appended, NewEvent
@@ -75,8 +71,7 @@ class Appender:
     ) -> None:
         self._writer = LogWriter(connect, on_append)
         self._limits = limits
-        self._queue: deque[Pending] = deque()
-        self._queued_bytes = 0
+        self._queue = PendingQueue(limits)
         # Batches that were handed to another appender, which is gone.
         self._unsettled: deque[tuple[list[Pending], Doubt]] = deque()
         self._wake = asyncio.Event()
@@ -113,7 +108,7 @@ class Appender:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
         report_all([*self._waiting()], UnavailableError(problem="the server is stopping"))
-        self._queue.clear()
+        self._queue.take_all()
         self._unsettled.clear()
 
     @property
@@ -129,7 +124,7 @@ class Appender:
     @property
     def queued(self) -> tuple[int, int]:
         """How many deliveries are queued, and their bytes."""
-        return len(self._queue), self._queued_bytes
+        return len(self._queue), self._queue.size
 
     @property
     def writer(self) -> str:
@@ -164,28 +159,17 @@ class Appender:
         `deadline` is by `time.monotonic`; `append_seconds` from now if None. Raises QueueFullError or UnavailableError,
         as `append` does. `on_outcome` must not raise; it may submit.
         """
-        size = len(event.headers) + len(event.body)
-        limits = self._limits
         if self._stopping:
             raise UnavailableError(problem="the server is stopping")
         if self._refusal is not None:
             raise UnavailableError(problem=self._refusal)
-        if (
-            len(self._queue) >= limits.queue_deliveries
-            or self._queued_bytes + size > limits.queue_bytes
-        ):
-            raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
-        if deadline is None:
-            deadline = monotonic() + limits.append_seconds
-        self._queue.append(Pending(event, size, deadline, on_outcome))
-        self._queued_bytes += size
+        self._queue.add(event, on_outcome, deadline)
         self._wake.set()
 
     def take_over(self, batch: list[Pending], doubt: Doubt | None) -> None:
         """Append a batch that another appender took, which is gone; with a `doubt`, it may be on record already."""
         if doubt is None:
-            self._queue.extend(batch)
-            self._queued_bytes += sum(pending.size for pending in batch)
+            self._queue.take_over(batch)
         else:
             self._unsettled.append((batch, doubt))
         self._wake.set()
@@ -215,7 +199,7 @@ class Appender:
                     most = min(most, len(self._queue) // 2)
             if self._unsettled:
                 continue
-            self._in_flight = self._take_batch(most)
+            self._in_flight = self._queue.take(most)
             await self._commit(self._in_flight)
             self._in_flight = []
 
@@ -234,11 +218,6 @@ class Appender:
         for batch, _ in self._unsettled:
             yield from batch
         yield from self._queue
-
-    def _take_batch(self, most: int) -> list[Pending]:
-        batch, size = take_batch(self._queue, most, self._limits, monotonic())
-        self._queued_bytes -= size
-        return batch
 
     async def _commit(self, batch: list[Pending], doubt: Doubt | None = None) -> None:
         """Append `batch`, however often Postgres goes away. With a `doubt`, it may be on record already."""
@@ -290,10 +269,7 @@ class Appender:
                 error=refusal,
             )
         self._refusal = refusal
-        queued = [*self._queue]
-        self._queue.clear()
-        self._queued_bytes = 0
-        report_all([*batch, *queued], UnavailableError(problem=refusal))
+        report_all([*batch, *self._queue.take_all()], UnavailableError(problem=refusal))
 
     async def _look_again(self) -> None:
         """After a while, see whether the database takes appends again."""

@@ -3,12 +3,13 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import monotonic
 from typing import TypeAlias
 
 import msgspec
 
-from eventstore.errors import LoopledgerError, UnavailableError
+from eventstore.errors import LoopledgerError, QueueFullError, UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.events import Appended, NewEvent
 
@@ -69,24 +70,61 @@ def report_all(batch: Sequence[Pending], outcome: LoopledgerError) -> None:
         report(pending, outcome)
 
 
-def take_batch(
-    queue: deque[Pending], most: int, limits: Limits, now: float
-) -> tuple[list[Pending], int]:
-    """Take what is queued, at most `most` and `batch_bytes`; tells who waited too long. Gives the bytes taken too."""
-    batch: list[Pending] = []
-    size = taken = 0
-    while queue and len(batch) < most:
-        pending = queue[0]
-        if batch and size + pending.size > limits.batch_bytes:
-            break
-        queue.popleft()
-        taken += pending.size
-        if pending.deadline <= now:
-            report(pending, too_late(limits))
-        elif not pending.reported:
-            batch.append(pending)
-            size += pending.size
-    return batch, taken
+class PendingQueue:
+    """What waits for its turn, in order, within `queue_deliveries` and `queue_bytes`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._waiting: deque[Pending] = deque()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self._waiting)
+
+    def add(self, event: NewEvent, on_outcome: OnOutcome, deadline: float | None = None) -> None:
+        """Add an event; its deadline is `append_seconds` from now if None. Raises QueueFullError."""
+        limits = self._limits
+        size = len(event.headers) + len(event.body)
+        if len(self._waiting) >= limits.queue_deliveries or self.size + size > limits.queue_bytes:
+            raise QueueFullError(deliveries=len(self._waiting), size=self.size)
+        if deadline is None:
+            deadline = monotonic() + limits.append_seconds
+        self._waiting.append(Pending(event, size, deadline, on_outcome))
+        self.size += size
+
+    def take_over(self, batch: Iterable[Pending]) -> None:
+        """Add what another queue has admitted."""
+        for pending in batch:
+            self._waiting.append(pending)
+            self.size += pending.size
+
+    def take(self, most: int) -> list[Pending]:
+        """Take a batch, at most `most` and `batch_bytes`; tells who waited too long."""
+        limits, now = self._limits, monotonic()
+        batch: list[Pending] = []
+        size = 0
+        while self._waiting and len(batch) < most:
+            pending = self._waiting[0]
+            if batch and size + pending.size > limits.batch_bytes:
+                break
+            self._waiting.popleft()
+            self.size -= pending.size
+            if pending.deadline <= now:
+                report(pending, too_late(limits))
+            elif not pending.reported:
+                batch.append(pending)
+                size += pending.size
+        return batch
+
+    def take_all(self) -> list[Pending]:
+        """Take all that waits."""
+        taken = [*self._waiting]
+        self._waiting.clear()
+        self.size = 0
+        return taken
 
 
 async def outcome_of(submit: Callable[[OnOutcome], None]) -> Appended:

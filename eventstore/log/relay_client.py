@@ -2,24 +2,23 @@
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
 
 import structlog
 
-from eventstore.errors import QueueFullError, RefusedError, UnavailableError
+from eventstore.errors import RefusedError, UnavailableError
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.batch import (
     EXPIRY_CHECKS,
     OnOutcome,
     Pending,
+    PendingQueue,
     outcome_of,
     report,
     report_all,
-    take_batch,
     too_late,
 )
 from eventstore.log.events import Appended, NewEvent
@@ -69,8 +68,7 @@ class RelayingAppender:
         self._rendezvous = rendezvous
         self._limits = limits
         self._link: _Link | None = None
-        self._queue: deque[Pending] = deque()
-        self._queued_bytes = 0
+        self._queue = PendingQueue(limits)
         self._to_hand_over = False
         self._stopping = False
         self._idle = asyncio.Event()
@@ -95,8 +93,9 @@ class RelayingAppender:
                     await self._idle.wait()
         await cancel_all(*self._tasks)
         link, self._link = self._link, None
-        left = [*self._queue] if link is None else [*link.waiting(), *self._queue]
-        self._queue.clear()
+        left = self._queue.take_all()
+        if link is not None:
+            left = [*link.waiting(), *left]
         report_all(left, UnavailableError(problem="the server is stopping"))
         if link is not None:
             # They were reported: when the connection ends, there is nothing to settle.
@@ -118,7 +117,7 @@ class RelayingAppender:
     def queued(self) -> tuple[int, int]:
         """How many deliveries wait here, and their bytes; those that were handed over are counted over there."""
         deliveries, size = self._own.queued
-        return deliveries + len(self._queue), size + self._queued_bytes
+        return deliveries + len(self._queue), size + self._queue.size
 
     @property
     def known_head(self) -> int:
@@ -138,16 +137,7 @@ class RelayingAppender:
             return
         if link.state.refusal is not None:
             raise UnavailableError(problem=link.state.refusal)
-        limits = self._limits
-        size = len(event.headers) + len(event.body)
-        if (
-            len(self._queue) >= limits.queue_deliveries
-            or self._queued_bytes + size > limits.queue_bytes
-        ):
-            raise QueueFullError(deliveries=len(self._queue), size=self._queued_bytes)
-        deadline = monotonic() + limits.append_seconds
-        self._queue.append(Pending(event, size, deadline, on_outcome))
-        self._queued_bytes += size
+        self._queue.add(event, on_outcome)
         self._hand_over_soon()
 
     def _usable(self) -> "_Link | None":
@@ -162,11 +152,8 @@ class RelayingAppender:
 
     def _hand_over(self) -> None:
         self._to_hand_over = False
-        now = monotonic()
         while self._queue and (link := self._usable()) and len(link.batches) < WINDOW:
-            batch, size = take_batch(self._queue, self._limits.batch_deliveries, self._limits, now)
-            self._queued_bytes -= size
-            link.send(batch)
+            link.send(self._queue.take(self._limits.batch_deliveries))
         if not self._queue and not (self._link and self._link.batches):
             self._idle.set()
 
@@ -195,10 +182,7 @@ class RelayingAppender:
         self._idle.set()
 
     def _append_queue_by_itself(self) -> None:
-        queued = [*self._queue]
-        self._queue.clear()
-        self._queued_bytes = 0
-        self._own.take_over(queued, None)
+        self._own.take_over(self._queue.take_all(), None)
 
     async def _stay_linked(self) -> None:
         while True:
