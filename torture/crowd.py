@@ -63,8 +63,8 @@ MALFORMED = (
 )
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a stranger stands: the server's port, its own address, its chance, and what it counts."""
+class Stranger(msgspec.Struct, frozen=True):
+    """One of the crowd: the server's port, its own address, its source of chance, and what it counts."""
 
     port: int
     address: str
@@ -90,13 +90,13 @@ class Place(msgspec.Struct, frozen=True):
             raise
 
 
-Life = Callable[[Place, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Behaviour = Callable[[Stranger, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Attack(msgspec.Struct, frozen=True, kw_only=True):
     """What `count` strangers do on one connection each, again and again; `per_worker`: so many for each worker."""
 
-    life: Life
+    behaviour: Behaviour
     count: int
     per_worker: bool = False
     # Whether the sender's address may be theirs.
@@ -111,60 +111,66 @@ def head(*lines: str, path: str = "/webhooks/loopz") -> bytes:
 
 
 async def announce(
-    place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Announce a body, and send nothing of it."""
     writer.write(head(f"Content-Length: {MIB}"))
-    await _wait(place, reader)
+    await _wait(stranger, reader)
 
 
-async def forge(place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def forge(
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Send small deliveries with a wrong signature, as fast as they are answered."""
     while True:
-        body = b'{"id": "%d"}' % place.chance.getrandbits(64)
+        body = b'{"id": "%d"}' % stranger.chance.getrandbits(64)
         writer.write(head(f"Content-Length: {len(body)}") + body)
-        await _answer(place, reader)
+        await _answer(stranger, reader)
 
 
 async def forge_large(
-    place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Send large ones."""
     while True:
-        body = place.chance.randbytes(64) + b"x" * LARGE_BYTES
+        body = stranger.chance.randbytes(64) + b"x" * LARGE_BYTES
         writer.write(head(f"Content-Length: {len(body)}") + body)
-        await _answer(place, reader)
+        await _answer(stranger, reader)
 
 
 async def begin_heads(
-    place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Send a head without end: larger than any limit, or just not complete."""
     writer.write(b"POST /webhooks/loopz HTTP/1.1\r\n")
-    if place.chance.random() < 0.5:  # noqa: PLR2004 - half of them
+    if stranger.chance.random() < 0.5:  # noqa: PLR2004 - half of them
         for _ in range(ENDLESS_LINES):
-            writer.write(b"X-%d: %b\r\n" % (place.chance.getrandbits(32), b"x" * LINE_BYTES))
+            writer.write(b"X-%d: %b\r\n" % (stranger.chance.getrandbits(32), b"x" * LINE_BYTES))
             await writer.drain()
     else:
         writer.write(b"X: y\r\n" * (UNFINISHED_BYTES // 120) + b"X: " + b"x" * 5_000)
-    await _wait(place, reader)
+    await _wait(stranger, reader)
 
 
-async def never_read(place: Place, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def never_read(
+    stranger: Stranger, _: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Ask one question after the other, and read no response."""
     question = b"GET /v1/rejections HTTP/1.1\r\nHost: localhost\r\n\r\n"
     while not writer.is_closing():
         writer.write(question * PIPELINED)
-        place.tally["sent"] += PIPELINED
+        stranger.tally["sent"] += PIPELINED
         await writer.drain()
 
 
-async def drip(place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def drip(
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Send a body byte by byte."""
     writer.write(head("Content-Length: 100000"))
     dripping = asyncio.create_task(_drip(writer))
     try:
-        await _wait(place, reader)
+        await _wait(stranger, reader)
     finally:
         dripping.cancel()
 
@@ -175,10 +181,12 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(DRIP_SECONDS)
 
 
-async def chunk(place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def chunk(
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Send a body in chunks of one byte, without end."""
     writer.write(head("Transfer-Encoding: chunked"))
-    answered = asyncio.create_task(_answer(place, reader))
+    answered = asyncio.create_task(_answer(stranger, reader))
     try:
         while not answered.done():
             writer.write(b"1\r\n{\r\n" * CHUNKS)
@@ -190,84 +198,88 @@ async def chunk(place: Place, reader: asyncio.StreamReader, writer: asyncio.Stre
             await answered
 
 
-async def talk_nonsense(
-    place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+async def send_malformed(
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Send what is no HTTP, or nearly."""
-    writer.write(place.chance.choice(MALFORMED))
-    await _answer(place, reader)
+    writer.write(stranger.chance.choice(MALFORMED))
+    await _answer(stranger, reader)
 
 
-async def idle(place: Place, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+async def idle(stranger: Stranger, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     """Send nothing."""
-    await _wait(place, reader)
+    await _wait(stranger, reader)
 
 
-async def come_and_go(place: Place, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def connect_and_close(
+    stranger: Stranger, _: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Close the connection at once, now and then in the middle of a request."""
-    if place.chance.random() < 0.5:  # noqa: PLR2004 - half of them
+    if stranger.chance.random() < 0.5:  # noqa: PLR2004 - half of them
         writer.write(head("Content-Length: 20") + b'{"id"')
-    place.tally["sent"] += 1
+    stranger.tally["sent"] += 1
 
 
-async def expect(place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def expect(
+    stranger: Stranger, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Ask from an address that is not allowed, with a wrong token, whether a body is wanted."""
     lines = ("Authorization: Bearer wrong", "Expect: 100-continue", f"Content-Length: {MIB}")
     writer.write(head(*lines, path="/webhooks/fitbank"))
-    await _answer(place, reader)
+    await _answer(stranger, reader)
 
 
 # A crowd of full size.
 ATTACKS: dict[str, Attack] = {
-    "bodies that do not come": Attack(life=announce, count=200),
-    "wrong secrets": Attack(life=forge, count=4),
-    "wrong secrets, 60 kB each": Attack(life=forge_large, count=4),
-    "heads without end": Attack(life=begin_heads, count=500),
-    "responses never read": Attack(life=never_read, count=110, receive_bytes=SMALL_BUFFER),
-    "bodies byte by byte": Attack(life=drip, count=100),
-    "chunks without end": Attack(life=chunk, count=4),
-    "malformed": Attack(life=talk_nonsense, count=8),
-    "idle": Attack(life=idle, count=1_000, per_worker=True),
-    "come and gone": Attack(life=come_and_go, count=4, rests=False),
-    "100-continue": Attack(life=expect, count=8, shared=False),
+    "bodies that do not come": Attack(behaviour=announce, count=200),
+    "wrong secrets": Attack(behaviour=forge, count=4),
+    "wrong secrets, 60 kB each": Attack(behaviour=forge_large, count=4),
+    "heads without end": Attack(behaviour=begin_heads, count=500),
+    "responses never read": Attack(behaviour=never_read, count=110, receive_bytes=SMALL_BUFFER),
+    "bodies byte by byte": Attack(behaviour=drip, count=100),
+    "chunks without end": Attack(behaviour=chunk, count=4),
+    "malformed": Attack(behaviour=send_malformed, count=8),
+    "idle": Attack(behaviour=idle, count=1_000, per_worker=True),
+    "come and gone": Attack(behaviour=connect_and_close, count=4, rests=False),
+    "100-continue": Attack(behaviour=expect, count=8, shared=False),
 }
 
 
-async def _answer(place: Place, reader: asyncio.StreamReader) -> None:
+async def _answer(stranger: Stranger, reader: asyncio.StreamReader) -> None:
     """Read one response, and count it by its status."""
     found = await reader.readuntil(b"\r\n\r\n")
     status = found[9:12].decode("ascii", "replace")
-    place.tally[status] += 1
+    stranger.tally[status] += 1
     size = found.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
     await reader.readexactly(int(size or 0))
     if b"connection: close" in found.lower() or status == CONTINUED:
         raise EOFError
 
 
-async def _wait(place: Place, reader: asyncio.StreamReader) -> None:
+async def _wait(stranger: Stranger, reader: asyncio.StreamReader) -> None:
     """Stay until the connection is closed; count what is said first."""
     with suppress(TimeoutError):
         async with asyncio.timeout(STAY_SECONDS):
-            await _answer(place, reader)
+            await _answer(stranger, reader)
 
 
-async def _live(place: Place, attack: Attack) -> None:
+async def _repeat(stranger: Stranger, attack: Attack) -> None:
     """Do the same again and again, until cancelled."""
     while True:
         try:
-            reader, writer = await place.connect(attack.receive_bytes)
+            reader, writer = await stranger.connect(attack.receive_bytes)
         except OSError:
-            place.tally["not connected"] += 1
+            stranger.tally["not connected"] += 1
             await asyncio.sleep(REST_SECONDS[0])
         else:
-            place.tally["connections"] += 1
+            stranger.tally["connections"] += 1
             try:
-                await attack.life(place, reader, writer)
+                await attack.behaviour(stranger, reader, writer)
             except (OSError, EOFError, asyncio.LimitOverrunError):
-                place.tally["ended"] += 1
+                stranger.tally["ended"] += 1
             finally:
                 writer.transport.abort()
-        await asyncio.sleep(place.chance.uniform(*REST_SECONDS) if attack.rests else 0)
+        await asyncio.sleep(stranger.chance.uniform(*REST_SECONDS) if attack.rests else 0)
 
 
 async def gather(
@@ -281,20 +293,20 @@ async def gather(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     async with asyncio.TaskGroup() as group:
-        lives = []
+        strangers = []
         for name, attack in attacks.items():
             for _ in range(number_of(attack, workers, share)):
                 address = _address(chance, shared=attack.shared)
-                place = Place(
+                stranger = Stranger(
                     port,
                     address,
                     random.Random(chance.getrandbits(64)),  # noqa: S311 (as above)
                     tallies[name],
                 )
-                lives.append(group.create_task(_live(place, attack)))
+                strangers.append(group.create_task(_repeat(stranger, attack)))
         await reader.read()
-        for life in lives:
-            life.cancel()
+        for task in strangers:
+            task.cancel()
     return tallies
 
 

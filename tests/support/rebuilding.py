@@ -259,8 +259,8 @@ async def fill(dsn: str, count: int, merchant: str = "m-1") -> None:
 
 
 @asynccontextmanager
-async def meanwhile(*coroutines: Any) -> AsyncIterator[None]:  # noqa: ANN401 - of anything
-    tasks = [asyncio.create_task(one) for one in coroutines]
+async def meanwhile(*awaitables: Any) -> AsyncIterator[None]:  # noqa: ANN401 - of anything
+    tasks = [asyncio.ensure_future(one) for one in awaitables]
     try:
         yield
         for task in tasks:

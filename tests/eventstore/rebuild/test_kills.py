@@ -7,7 +7,8 @@ import asyncio
 import os
 import random
 import signal
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class Target:
         self.chance = random.Random(seed)
         self.trace: list[str] = []
         self.sent = 0
+        self.sending = True
         self.up = True
         self.problems: list[str] = []
         self._dsn = dsn
@@ -82,8 +84,8 @@ class Target:
 
 
 async def keep_sending(client: Client, target: Target) -> None:
-    """One delivery after the other; who is away is asked again."""
-    while True:
+    """One delivery after the other until told to stop; a server that is away is tried again."""
+    while target.sending:
         with suppress(aiohttp.ClientError, TimeoutError):
             answer = await client.loopz(
                 "gift-card.updated", {"id": f"c-{target.sent % 50}", "balance": target.sent}
@@ -109,6 +111,19 @@ async def keep_reading(client: Client, target: Target) -> None:
             elif answer.status != 503 or target.trace[-1:] != ["sessions"]:
                 target.problems.append(f"{answer.status} {answer.json}")
         await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def load(client: Client, target: Target) -> AsyncIterator[None]:
+    """Deliveries and reads meanwhile.
+
+    The sender stops by itself: were it cancelled, its last delivery might be appended at any time afterwards.
+    """
+    sender = asyncio.create_task(keep_sending(client, target))
+    async with meanwhile(sender, keep_reading(client, target)):
+        yield
+        target.sending = False
+        await sender
 
 
 async def sure_of_a_rebuild(client: Client, target: Target) -> Any:  # noqa: ANN401 - JSON
@@ -145,7 +160,7 @@ async def test_a_rebuild_survives_whatever_is_killed_and_comes_out_right(
             async with aiohttp.ClientSession(server.url) as session:
                 client = Client(session)
                 await level(client, CARDS)
-                async with meanwhile(keep_sending(client, target), keep_reading(client, target)):
+                async with load(client, target):
                     for _ in range(KILLS):
                         await client.request("POST", f"{CARDS}/rebuild")
                         await asyncio.sleep(target.chance.uniform(0, 2))
