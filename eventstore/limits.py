@@ -93,6 +93,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     page_items: Positive = 100
     page_items_max: Positive = 1_000
 
+    # The body of a request of the API: none needs more.
+    api_body_bytes: Positive = 64 * 1024
+
     # How long `?at_least=` waits for a projection.
     at_least_seconds: Seconds = 5.0
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from aiohttp import web
 from multidict import istr
 
+from web.access import WITHOUT_KEY, Access
 from web.context import CONTEXT
 from web.errors import MalformedHeaderError, NotLocalError
 
@@ -15,6 +16,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # The paths that are open to everybody: those that a load balancer uses.
 OPEN_PATHS = web.AppKey("open_paths", frozenset[str])
+
+# Who makes a request, once that is checked.
+ACCESS = web.RequestKey("access", Access)
 
 # What proxies add.
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
@@ -39,6 +43,7 @@ async def local_only(request: web.Request, handler: Handler) -> web.StreamRespon
     """Let only requests from this machine through, unless the settings open the API: it shows states and events."""
     app = request.app
     if app[CONTEXT].api_for_all or request.path in app[OPEN_PATHS] or is_from_here(request):
+        request[ACCESS] = WITHOUT_KEY
         return await handler(request)
     raise NotLocalError(path=request.path)
 

@@ -12,7 +12,11 @@ class MalformedHeaderError(LoopledgerError):
 
 
 class TooLargeError(LoopledgerError):
-    """The body is larger than {limit} bytes, the most that a delivery may have."""
+    """The body is larger than {limit} bytes, the most that is accepted here."""
+
+
+class BadBodyError(LoopledgerError):
+    """The body is not what is asked for here: {problem}."""
 
 
 class EncodedError(LoopledgerError):

@@ -1,14 +1,16 @@
 """Parameters of a request become the fields of a Struct, checked: a misspelt one is an error, not silence."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
+from aiohttp import web
 from msgspec import Meta, inspect
 
 from eventstore.limits import Limits
-from web.errors import BadParameterError
+from web.errors import BadBodyError, BadParameterError, TooLargeError, TooSlowError
 
 # Positions are bigint; this is the largest number of so many digits that is one, and no log gets there.
 LARGEST = 10**18 - 1
@@ -79,6 +81,24 @@ class ParameterReader(Generic[P]):
                 raise BadParameterError(parameter=name, problem="is given more than once")
             values[name] = parse(text)
         return self._struct(**{**self._defaults, **values})
+
+
+async def read_body(request: web.Request, struct: type[P], limits: Limits) -> P:
+    """Read the JSON of a request's body. Raises BadBodyError, TooLargeError, TooSlowError."""
+    limit = limits.api_body_bytes
+    body = b""
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLargeError(limit=limit)
+    except TimeoutError:
+        raise TooSlowError(seconds=limits.body_seconds) from None
+    try:
+        return msgspec.json.decode(body, type=struct)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadBodyError(problem=str(error)) from None
 
 
 def _fields(struct: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:

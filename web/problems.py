@@ -27,6 +27,7 @@ from eventstore.postgres.failures import describe, is_outage
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
 from web.errors import (
+    BadBodyError,
     BadParameterError,
     CrowdedError,
     CutShortError,
@@ -75,6 +76,7 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     UnparsableError: ProblemType(400, "unparsable", "The body is not a JSON object"),
     UnidentifiedError: ProblemType(400, "unidentified", "The delivery cannot be identified"),
     BadParameterError: ProblemType(400, "bad-parameter", "A parameter is wrong"),
+    BadBodyError: ProblemType(400, "bad-body", "The body is wrong"),
     CursorError: ProblemType(400, "bad-parameter", "A parameter is wrong"),
     MalformedHeaderError: ProblemType(400, "malformed-header", "A header cannot be read"),
     MalformedError: ProblemType(400, "malformed", "The request is malformed", close=True),

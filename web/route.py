@@ -3,36 +3,35 @@
 The table of all routes (make_routes in web.app) describes the API completely: documentation can be made from it alone.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from aiohttp import web
 
 from eventstore.errors import LoopledgerError, UnavailableError
+from web.access import Access, Scope
+from web.auth import ACCESS
 from web.context import Context
 from web.errors import BadParameterError, MalformedHeaderError, NotLocalError
-from web.formats import Negotiated
-from web.parameters import NoParameters, ParameterReader
-
-# What a caller has to be allowed to do: deliver webhooks, read metrics, read states and the log, get the exact bytes of
-# requests, or make changes. "health" is open to everybody.
-Scope: TypeAlias = Literal["deliver", "health", "metrics", "read", "raw", "operate"]
+from web.formats import EncodedJson, Negotiated, Streamed
+from web.parameters import NoParameters, ParameterReader, read_body
 
 # The errors that any route of the JSON API may answer with.
 COMMON_ERRORS = (BadParameterError, MalformedHeaderError, NotLocalError, UnavailableError)
 
-Handler: TypeAlias = Callable[[Context, Any, Any], Awaitable[Any]]
+Handler: TypeAlias = Callable[[Context, Access, Any, Any], Awaitable[Any]]
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One route. Its handler is called with the context, the parameters of the path and those of the query.
+    """One route. Its handler is called with the context, who asks, the parameters of the path and those of the query.
 
-    `path_parameters` and `query` are the Structs that these come in. `answer` is the type of the response's body: a
-    Struct, written as JSON, bytes, or Negotiated. `statuses` are the statuses that an answer can have, the usual one
-    first; `errors` are those that can take its place (see web.problems). A route without a handler is served by
-    web.ingest.
+    `path_parameters` and `query` are the Structs that these come in; with a `body`, the Struct that it is read into
+    takes the place of those of the query. `answer` is the type of the response's body: a Struct, written as JSON, or
+    bytes; a handler may give it encoded, streamed or negotiated (web.formats), or wrapped in an Answer. `statuses` are
+    the statuses that an answer can have, the usual one first; `errors` are those that can take its place (see
+    web.problems). A route without a handler is served by web.ingest.
     """
 
     method: Literal["GET", "POST"]
@@ -40,39 +39,60 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     handler: Handler | None
     path_parameters: type[msgspec.Struct] = NoParameters
     query: type[msgspec.Struct] = NoParameters
+    body: type[msgspec.Struct] | None = None
     answer: Any
     statuses: tuple[HTTPStatus, ...] = (HTTPStatus.OK,)
     errors: tuple[type[LoopledgerError], ...] = COMMON_ERRORS
     scope: Scope
 
 
-class WithStatus(NamedTuple):
-    """An answer with another status than the usual one of its route."""
+class Answer(msgspec.Struct, frozen=True):
+    """An answer with more than its `body`: another `status` than the usual one of its route, `headers` of its own."""
 
-    status: HTTPStatus
-    answer: msgspec.Struct
+    body: object
+    status: HTTPStatus | None = None
+    headers: Mapping[str, str] = {}
 
 
 def request_handler(
     route: Route, handler: Handler, context: Context
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Make what aiohttp calls for a route: it reads the parameters and writes the answer."""
     read_path = ParameterReader(route.path_parameters, context.limits).read
     read_query = ParameterReader(route.query, context.limits).read
+    body_type = route.body
 
-    async def handle(request: web.Request) -> web.Response:
-        answer = await handler(context, read_path(request.match_info), read_query(request.query))
-        status = route.statuses[0]
-        if isinstance(answer, WithStatus):
-            status, answer = answer
-        if isinstance(answer, Negotiated):
-            body, content_type = answer.encode(request.headers.get("Accept", ""))
-            return web.Response(body=body, headers={"Content-Type": content_type})
-        return (
-            bytes_response(answer) if isinstance(answer, bytes) else json_response(answer, status)
-        )
+    async def handle(request: web.Request) -> web.StreamResponse:
+        path, given = read_path(request.match_info), read_query(request.query)
+        if body_type is not None:
+            given = await read_body(request, body_type, context.limits)
+        answer = await handler(context, request[ACCESS], path, given)
+        return await _respond(request, route, answer)
 
     return handle
+
+
+async def _respond(request: web.Request, route: Route, answer: object) -> web.StreamResponse:
+    """Make the response of an answer, and write it if it is streamed."""
+    status, headers = route.statuses[0], None
+    if isinstance(answer, Answer):
+        status, headers, answer = answer.status or status, answer.headers, answer.body
+    response: web.Response
+    match answer:
+        case Streamed():
+            return await answer.write(request, headers or {})
+        case Negotiated():
+            body, content_type = answer.encode(request.headers.get("Accept", ""))
+            response = web.Response(body=body, headers={"Content-Type": content_type})
+        case EncodedJson(body):
+            response = web.Response(body=body, status=status, content_type="application/json")
+        case bytes():
+            response = bytes_response(answer)
+        case _:
+            response = json_response(answer, status)
+    if headers:
+        response.headers.update(headers)
+    return response
 
 
 def json_response(answer: object, status: HTTPStatus) -> web.Response:

@@ -17,6 +17,7 @@ from eventstore.log.events import Event
 from eventstore.log.streams import stream_part
 from eventstore.query.cursor import Page, page_of
 from eventstore.query.states import States, ambiguous
+from eventstore.query.visibility import Visibility
 
 if TYPE_CHECKING:
     from eventstore.fold.quarantine import Quarantine
@@ -56,7 +57,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History:
-    """The histories of the things of one projection, with secrets masked."""
+    """The histories of the things of one projection."""
 
     def __init__(
         self,
@@ -75,29 +76,35 @@ class History:
         self._secrets = {c.name for c in shown_columns_of(self._projection.state) if c.secret}
 
     async def page(
-        self, id_: str, owner: Mapping[str, str], after: int, limit: int, at_least: int = 0
+        self,
+        visibility: Visibility,
+        id_: str,
+        owner: Mapping[str, str],
+        after: int,
+        limit: int,
+        at_least: int = 0,
     ) -> Page[Step, int]:
         """What the events of one thing did, at most `limit` of those after position `after`.
 
         `owner` and `at_least` are as for States.find. Raises NotFoundError, AmbiguousError, NotFoldedError.
         """
         await self._states.wait_for(at_least)
-        stream = await self._find_stream(id_, owner)
+        stream = await self._find_stream(visibility, id_, owner)
         events = read_thing(self._database, self._projection.name, None, stream, self._limits)
         quarantined = await self._quarantine.errors(self._projection.name, stream)
         steps: list[Step] = []
         async for step in fold_steps(self._projection, self._sources, stream, events, quarantined):
             if step.position > after:
-                steps.append(self._masked(step))
+                steps.append(step if visibility.revealed else self._masked(step))
             if len(steps) > limit:
                 break
         return page_of(steps, limit, lambda step: step.position)
 
-    async def _find_stream(self, id_: str, owner: Mapping[str, str]) -> str:
+    async def _find_stream(self, visibility: Visibility, id_: str, owner: Mapping[str, str]) -> str:
         """The one stream of the thing; of some there are only events in quarantine."""
-        streams = {row.stream for row in await self._states.find_all(id_, owner)}
+        streams = {row.stream for row in await self._states.find_all(visibility, id_, owner)}
         if not streams:
-            streams = await self._find_quarantined_streams(id_, owner)
+            streams = await self._find_quarantined_streams(visibility, id_, owner)
         if not streams:
             raise self._states.not_found(id_)
         if len(streams) > 1:
@@ -105,13 +112,17 @@ class History:
             raise ambiguous(id_, owners)
         return streams.pop()
 
-    async def _find_quarantined_streams(self, id_: str, owner: Mapping[str, str]) -> set[str]:
+    async def _find_quarantined_streams(
+        self, visibility: Visibility, id_: str, owner: Mapping[str, str]
+    ) -> set[str]:
+        shown = visibility.merchants and {stream_part(one) for one in visibility.merchants}
         places = {"provider": 0, "merchant_id": 1}
         streams = await self._quarantine.streams(self._projection.name, stream_part(id_))
         return {
             stream
             for stream in streams
-            if all(
+            if (shown is None or stream.split("/")[1] in shown)
+            and all(
                 stream.split("/")[places[name]] == stream_part(value)
                 for name, value in owner.items()
             )

@@ -1,16 +1,16 @@
 -- page --
--- One page of a list, in the order of the streams.
+-- One page of a list, in the order of the streams; of the merchants $1, of all if that is null.
 SELECT stream, position, {names} FROM {table}
-WHERE stream > $1 {filters}
+WHERE ($1::text[] IS NULL OR merchant_id = ANY($1)) AND stream > $2 {filters}
 ORDER BY stream
-LIMIT $2
+LIMIT $3
 
 -- find --
--- Everything of this id, whoever's it is.
+-- Everything of this id, of the merchants $1, of all if that is null.
 SELECT stream, position, {names} FROM {table}
-WHERE "{key}" = $1 {filters}
+WHERE ($1::text[] IS NULL OR merchant_id = ANY($1)) AND "{key}" = $2 {filters}
 ORDER BY stream
-LIMIT $2
+LIMIT $3
 
 -- find_other_timeline --
 -- The timeline of this server and the accepted one, if they differ. A replica has none of its own.

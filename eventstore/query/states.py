@@ -16,6 +16,7 @@ from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
 from eventstore.query.filters import OWNER_FILTERS, Filter, conditions, filters_of
 from eventstore.query.queries import QUERIES
+from eventstore.query.visibility import Visibility
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -29,7 +30,7 @@ MOST_OWNERS = 20
 
 
 class States:
-    """The states of one projection: those of its live generation, each a `row_type`, with secrets masked.
+    """The states of one projection: those of its live generation, each a `row_type`, as far as a Visibility shows them.
 
     `at_least` is a position that what is read must have folded: see Registry.wait_for, whose NotFoldedError it raises.
     """
@@ -57,7 +58,12 @@ class States:
         }
 
     async def page(
-        self, filters: Mapping[str, object], cursor: str | None, limit: int, at_least: int = 0
+        self,
+        visibility: Visibility,
+        filters: Mapping[str, object],
+        cursor: str | None,
+        limit: int,
+        at_least: int = 0,
     ) -> Page[Any, str]:
         """A page of at most `limit` states, in the order of their streams; `filters` are of `self.filters`.
 
@@ -66,20 +72,22 @@ class States:
         after = decode_cursor(self.projection.name, cursor)
         await self.wait_for(at_least)
         query = self._query("page", self.filters, filters)
-        rows = await self._fetch(query, after, limit + 1, *filters.values())
+        rows = await self._fetch(query, visibility.merchants, after, limit + 1, *filters.values())
         return page_of(
-            [self._row(row) for row in rows],
+            [self._row(visibility, row) for row in rows],
             limit,
             lambda row: encode_cursor(self.projection.name, row.stream),
         )
 
-    async def find(self, id_: str, owner: Mapping[str, str], at_least: int = 0) -> msgspec.Struct:
+    async def find(
+        self, visibility: Visibility, id_: str, owner: Mapping[str, str], at_least: int = 0
+    ) -> msgspec.Struct:
         """The state of the one thing of this id; `owner` says whose, by the names of OWNER_FILTERS.
 
         Raises NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError.
         """
         await self.wait_for(at_least)
-        found = await self.find_all(id_, owner)
+        found = await self.find_all(visibility, id_, owner)
         if not found:
             raise self.not_found(id_)
         if len(found) > 1:
@@ -87,11 +95,13 @@ class States:
         state: msgspec.Struct = found[0]
         return state
 
-    async def find_all(self, id_: str, owner: Mapping[str, str]) -> list[Any]:
+    async def find_all(
+        self, visibility: Visibility, id_: str, owner: Mapping[str, str]
+    ) -> list[Any]:
         """The states of all things of this id, but no more than MOST_OWNERS."""
         query = self._query("find", OWNER_FILTERS, owner)
-        rows = await self._fetch(query, id_, MOST_OWNERS, *owner.values())
-        return [self._row(row) for row in rows]
+        rows = await self._fetch(query, visibility.merchants, id_, MOST_OWNERS, *owner.values())
+        return [self._row(visibility, row) for row in rows]
 
     async def _fetch(self, query: str, *values: object) -> "list[Record]":
         try:
@@ -113,10 +123,10 @@ class States:
         return NotFoundError(what=f"{kind} {id_!r}")
 
     def _query(self, name: str, known: Mapping[str, Filter], given: Mapping[str, object]) -> str:
-        return QUERIES[name].format(**self._words, filters=conditions(known, given, first=3))
+        return QUERIES[name].format(**self._words, filters=conditions(known, given, first=4))
 
-    def _row(self, values: Iterable[Any]) -> Any:  # noqa: ANN401 - a `row_type`
-        if not self._secrets:
+    def _row(self, visibility: Visibility, values: Iterable[Any]) -> Any:  # noqa: ANN401 - a `row_type`
+        if visibility.revealed or not self._secrets:
             return self.row_type(*values)
         shown = list(values)
         for n in self._secrets:

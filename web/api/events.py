@@ -10,6 +10,7 @@ from eventstore.errors import NotFoundError
 from eventstore.log.events import EventWithHeaders, ListedEvent, Recorded
 from eventstore.log.failover import FailoverStatus
 from eventstore.query.cursor import Page, page_of
+from web.access import Access
 from web.api.headers import parse_headers
 from web.context import Context
 from web.header_block import decode_headers
@@ -44,14 +45,16 @@ class EventDetails(Recorded, frozen=True):
 
 
 async def list_events(
-    context: Context, _: NoParameters, query: EventsQuery
+    context: Context, _access: Access, _: NoParameters, query: EventsQuery
 ) -> Page[ListedEvent, int]:
     """The events in order, without headers and bodies; `next` is the `after` of the next page."""
     found = await context.reader.list_events(query.after, query.limit + 1)
     return page_of(found, query.limit, lambda event: event.position)
 
 
-async def show_event(context: Context, path: EventPath, _: NoParameters) -> EventDetails:
+async def show_event(
+    context: Context, _access: Access, path: EventPath, _: NoParameters
+) -> EventDetails:
     """One event with its headers."""
     event = await _find(context, path.position)
     return EventDetails(
@@ -64,12 +67,14 @@ async def show_event(context: Context, path: EventPath, _: NoParameters) -> Even
     )
 
 
-async def show_body(context: Context, path: EventPath, _: NoParameters) -> bytes:
+async def show_body(context: Context, _access: Access, path: EventPath, _: NoParameters) -> bytes:
     """The exact bytes that were received."""
     return (await _find(context, path.position)).body
 
 
-async def show_failover(context: Context, _path: NoParameters, _: NoParameters) -> FailoverStatus:
+async def show_failover(
+    context: Context, _access: Access, _path: NoParameters, _: NoParameters
+) -> FailoverStatus:
     """On which timeline the log may grow, and what was accepted when."""
     return await context.reader.failover()
 

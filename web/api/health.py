@@ -6,10 +6,11 @@ from typing import Literal
 import msgspec
 
 from eventstore.errors import UnavailableError
+from web.access import Access
 from web.context import Context
 from web.errors import BadParameterError
 from web.parameters import NoParameters
-from web.route import Route, WithStatus
+from web.route import Answer, Route
 
 # What a Loopledger calls itself.
 SERVER_NAME = "loopledger"
@@ -39,14 +40,14 @@ class ProjectionsHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     problems: dict[str, str] = {}
 
 
-async def healthz(_: Context, _path: NoParameters, _query: NoParameters) -> Health:
+async def healthz(_: Context, _access: Access, _path: NoParameters, _query: NoParameters) -> Health:
     """Whether the process answers."""
     return Health("ok", SERVER_NAME)
 
 
 async def readyz(
-    context: Context, _path: NoParameters, _query: NoParameters
-) -> ReadinessStatus | WithStatus:
+    context: Context, _access: Access, _path: NoParameters, _query: NoParameters
+) -> ReadinessStatus | Answer:
     """Whether deliveries can be taken; 503 if not. How the projections are is no matter here."""
     appender = context.appender
     problems = await context.readiness.find_problems(appender.known_head)
@@ -54,18 +55,18 @@ async def readyz(
         problems.setdefault("log", reason)
     if problems:
         answer = ReadinessStatus("not ready", problems)
-        return WithStatus(HTTPStatus.SERVICE_UNAVAILABLE, answer)
+        return Answer(answer, HTTPStatus.SERVICE_UNAVAILABLE)
     return ReadinessStatus("ready")
 
 
 async def projections_healthz(
-    context: Context, _path: NoParameters, _query: NoParameters
-) -> ProjectionsHealth | WithStatus:
+    context: Context, _access: Access, _path: NoParameters, _query: NoParameters
+) -> ProjectionsHealth | Answer:
     """Whether every projection follows the log; 503 if not."""
     problems = await context.readiness.find_held_up()
     if problems:
         answer = ProjectionsHealth("held up", problems)
-        return WithStatus(HTTPStatus.SERVICE_UNAVAILABLE, answer)
+        return Answer(answer, HTTPStatus.SERVICE_UNAVAILABLE)
     return ProjectionsHealth("ok")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from web.access import Access
 from web.api.health import SERVER_NAME
 from web.context import Context
 from web.parameters import NoParameters
@@ -40,7 +41,9 @@ def route_to(routes: Iterable[Route]) -> Route:
         "docs/api.md",
     )
 
-    async def show_index(_: Context, _path: NoParameters, _query: NoParameters) -> Index:
+    async def show_index(
+        _: Context, _access: Access, _path: NoParameters, _query: NoParameters
+    ) -> Index:
         """What this is, and what can be asked."""
         return index
 

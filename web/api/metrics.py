@@ -1,5 +1,6 @@
 """The metrics of this server, for Prometheus."""
 
+from web.access import Access
 from web.context import Context
 from web.errors import BadParameterError, NotLocalError, NotReportedError
 from web.formats import Negotiated
@@ -7,7 +8,9 @@ from web.parameters import NoParameters
 from web.route import Route
 
 
-async def show_metrics(context: Context, _path: NoParameters, _query: NoParameters) -> Negotiated:
+async def show_metrics(
+    context: Context, _access: Access, _path: NoParameters, _query: NoParameters
+) -> Negotiated:
     """The metrics of all processes of this server, and of its database if that answers."""
     return await context.metrics.read()
 

@@ -19,9 +19,10 @@ from eventstore.errors import (
 from eventstore.fold.quarantine import QuarantinedEvent
 from eventstore.fold.status import GenerationStatus, ProjectionStatus, Rebuild
 from eventstore.query.cursor import Page, page_of
+from web.access import Access
 from web.context import Context
 from web.parameters import NoParameters, PageQuery, Position, PositionOrZero
-from web.route import COMMON_ERRORS, Route, WithStatus
+from web.route import COMMON_ERRORS, Answer, Route
 
 # How long a response waits for what was asked for to be done, and how often it looks, in seconds.
 DONE_SECONDS = 10.0
@@ -68,7 +69,7 @@ class ProjectionDetails(ProjectionSummary, frozen=True, kw_only=True):
 
 
 async def list_projections(
-    context: Context, _path: NoParameters, _query: NoParameters
+    context: Context, _access: Access, _path: NoParameters, _query: NoParameters
 ) -> Page[ProjectionSummary, None]:
     """How far each projection is."""
     found = await context.registry.statuses()
@@ -77,34 +78,38 @@ async def list_projections(
 
 
 async def show_projection(
-    context: Context, path: ProjectionPath, _: NoParameters
+    context: Context, _access: Access, path: ProjectionPath, _: NoParameters
 ) -> ProjectionDetails:
     """One projection with its generations."""
     return _details(await _status(context, path.name))
 
 
-async def start_rebuild(context: Context, path: ProjectionPath, query: RebuildQuery) -> Rebuild:
+async def start_rebuild(
+    context: Context, _access: Access, path: ProjectionPath, query: RebuildQuery
+) -> Rebuild:
     """Begin a rebuild."""
     name = _known(context, path.name)
     await context.registry.request_rebuild(name, promote=query.promote)
     return _under_way(await _status(context, name))
 
 
-async def show_rebuild(context: Context, path: ProjectionPath, _: NoParameters) -> Rebuild:
+async def show_rebuild(
+    context: Context, _access: Access, path: ProjectionPath, _: NoParameters
+) -> Rebuild:
     """How far the rebuild under way is, and what it would change."""
     return _under_way(await _status(context, path.name))
 
 
 async def promote(
-    context: Context, path: ProjectionPath, _: NoParameters
-) -> ProjectionDetails | WithStatus:
+    context: Context, _access: Access, path: ProjectionPath, _: NoParameters
+) -> ProjectionDetails | Answer:
     """Make the generation that is ready live, and the live one retired."""
     return await _switch(context, path.name, context.registry.request_promotion)
 
 
 async def discard(
-    context: Context, path: ProjectionPath, _: NoParameters
-) -> ProjectionDetails | WithStatus:
+    context: Context, _access: Access, path: ProjectionPath, _: NoParameters
+) -> ProjectionDetails | Answer:
     """Stop the rebuild under way and forget it."""
     name = _known(context, path.name)
     if not await context.registry.request_discard(name):
@@ -113,14 +118,14 @@ async def discard(
 
 
 async def roll_back(
-    context: Context, path: ProjectionPath, _: NoParameters
-) -> ProjectionDetails | WithStatus:
+    context: Context, _access: Access, path: ProjectionPath, _: NoParameters
+) -> ProjectionDetails | Answer:
     """Make the generation that was live before live again."""
     return await _switch(context, path.name, context.registry.request_rollback)
 
 
 async def list_quarantine(
-    context: Context, path: ProjectionPath, query: QuarantineQuery
+    context: Context, _access: Access, path: ProjectionPath, query: QuarantineQuery
 ) -> Page[QuarantinedEvent, int]:
     """The events that the live generation could not fold."""
     name = _known(context, path.name)
@@ -129,7 +134,7 @@ async def list_quarantine(
 
 
 async def show_quarantined(
-    context: Context, path: QuarantinedPath, _: NoParameters
+    context: Context, _access: Access, path: QuarantinedPath, _: NoParameters
 ) -> QuarantinedEvent:
     """One event that the live generation could not fold."""
     name = _known(context, path.name)
@@ -141,7 +146,7 @@ async def show_quarantined(
 
 async def _switch(
     context: Context, name: str, request: Callable[[str], Awaitable[None]]
-) -> ProjectionDetails | WithStatus:
+) -> ProjectionDetails | Answer:
     """Request that another generation be live, and answer when it is."""
     before = (await _status(context, name)).live.generation
     await request(name)
@@ -163,13 +168,13 @@ def _is_switched(before: int, now: ProjectionStatus) -> bool:
 
 async def _when(
     context: Context, name: str, done: Callable[[ProjectionStatus], bool]
-) -> ProjectionDetails | WithStatus:
+) -> ProjectionDetails | Answer:
     """Answer once it is done, with 202 if that takes too long: it will be done all the same."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + DONE_SECONDS
     while not done(now := await _status(context, name)):
         if loop.time() > deadline:
-            return WithStatus(HTTPStatus.ACCEPTED, _details(now))
+            return Answer(_details(now), HTTPStatus.ACCEPTED)
         await asyncio.sleep(LOOK_SECONDS)
     return _details(now)
 

@@ -14,6 +14,7 @@ from eventstore.rejections import Rejection, RejectionWithRequest
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
+from web.access import Access
 from web.api.deliveries import Acknowledgement
 from web.api.headers import parse_headers, split_lines
 from web.context import Context, Endpoint
@@ -59,7 +60,7 @@ class RejectionDetails(Rejection, frozen=True, kw_only=True):
 
 
 async def list_rejections(
-    context: Context, _: NoParameters, query: RejectionsQuery
+    context: Context, _access: Access, _: NoParameters, query: RejectionsQuery
 ) -> Page[Rejection, int]:
     """The refused requests, the newest first."""
     found = await context.rejections.page(query.cursor, query.limit + 1)
@@ -67,7 +68,7 @@ async def list_rejections(
 
 
 async def show_rejection(
-    context: Context, path: RejectionPath, _: NoParameters
+    context: Context, _access: Access, path: RejectionPath, _: NoParameters
 ) -> RejectionDetails:
     """One refused request with its headers."""
     rejection = await _find(context, path.id)
@@ -81,13 +82,15 @@ async def show_rejection(
     )
 
 
-async def show_body(context: Context, path: RejectionPath, _: NoParameters) -> bytes:
+async def show_body(
+    context: Context, _access: Access, path: RejectionPath, _: NoParameters
+) -> bytes:
     """The bytes as they were received, or their beginning."""
     return (await _find(context, path.id)).body
 
 
 async def retry_rejection(
-    context: Context, path: RejectionPath, _: NoParameters
+    context: Context, _access: Access, path: RejectionPath, _: NoParameters
 ) -> Acknowledgement:
     """Verify a rejection again, as of when it came, and put it on record, marked.
 

@@ -20,6 +20,7 @@ from eventstore.query.cursor import Page
 from eventstore.query.filters import filters_of
 from eventstore.query.history import Step
 from eventstore.query.states import row_type_of
+from web.access import Access
 from web.context import Context
 from web.parameters import NoParameters, PageLimit, PageQuery, PositionOrZero
 from web.route import COMMON_ERRORS, Route
@@ -93,21 +94,29 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
     path = f"/v1/{name.replace('_', '-')}"
     filters = tuple(filters_of(projection))
 
-    async def list_states(context: Context, _: NoParameters, query: ListQuery) -> Page[Any, str]:
+    async def list_states(
+        context: Context, access: Access, _: NoParameters, query: ListQuery
+    ) -> Page[Any, str]:
         """A page of states, in the order of their streams."""
         given = {name: value for name in filters if (value := getattr(query, name)) is not None}
-        return await context.states[name].page(given, query.cursor, query.limit, query.at_least)
+        return await context.states[name].page(
+            access.visibility, given, query.cursor, query.limit, query.at_least
+        )
 
-    async def show_state(context: Context, path: ThingPath, query: ThingQuery) -> msgspec.Struct:
+    async def show_state(
+        context: Context, access: Access, path: ThingPath, query: ThingQuery
+    ) -> msgspec.Struct:
         """The state of one thing."""
-        return await context.states[name].find(path.id, query.owner, query.at_least)
+        return await context.states[name].find(
+            access.visibility, path.id, query.owner, query.at_least
+        )
 
     async def show_history(
-        context: Context, path: ThingPath, query: HistoryQuery
+        context: Context, access: Access, path: ThingPath, query: HistoryQuery
     ) -> Page[Step, int]:
         """What each event of one thing did to its state."""
         return await context.histories[name].page(
-            path.id, query.owner, query.cursor, query.limit, query.at_least
+            access.visibility, path.id, query.owner, query.cursor, query.limit, query.at_least
         )
 
     row_type = row_type_of(projection)
