@@ -137,13 +137,13 @@ class StreamTimeline:
                 without = shape.after(without, rows[index][1])
                 with_it = shape.after(with_it, rows[index][1])
                 index += 1
-            difference = change(shape.measure(without), shape.measure(with_it))
-            for by, amount in _minus(difference, posted).items():
+            changed = change(shape.measure(without), shape.measure(with_it))
+            for by, amount in _minus(changed, posted).items():
                 yield posting(row, time, by, amount)
             if index == len(rows) or with_it == without:
                 # From here on it makes no further difference.
                 return
-            posted, time = difference, rows[index][0][0]
+            posted, time = changed, rows[index][0][0]
 
     def _before(self, key: Key) -> Snapshot:
         """What is known by the facts before this key."""
@@ -204,6 +204,13 @@ def change(before: Measure | None, after: Measure | None) -> dict[Row, Any]:
     return _minus({} if after is None else dict((after,)), dict((before,)))
 
 
+def difference(one: Any, other: Any) -> Any:  # noqa: ANN401 - whole or decimal numbers
+    """What is left of one number without another, exactly."""
+    if type(one) is int and type(other) is int:
+        return one - other
+    return _EXACT.subtract(one, other)
+
+
 def posting(row: Row, time: datetime, by: Row, amount: Any) -> Row:  # noqa: ANN401 - a whole or a decimal number
     """What a fact posts at a time, as a row of the table of postings."""
     if isinstance(amount, int) and not -(2**63) <= amount < 2**63:
@@ -217,10 +224,8 @@ def _minus(left: Mapping[Row, Any], right: Mapping[Row, Any]) -> dict[Row, Any]:
         return {}
     found = {}
     for by in (*left, *(by for by in right if by not in left)):
-        one, other = left.get(by, 0), right.get(by, 0)
-        exact = isinstance(one, int) and isinstance(other, int)
-        if difference := one - other if exact else _EXACT.subtract(one, other):
-            found[by] = difference
+        if amount := difference(left.get(by, 0), right.get(by, 0)):
+            found[by] = amount
     return found
 
 
