@@ -18,12 +18,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_seconds: Seconds = 10.0
 
     # Connections of one process; how many of them strangers may have, who have brought no verified delivery; how many
-    # one address may have, and one that is a provider's, by its allow-list, or a declared proxy's. When one of these is
-    # reached, the stranger that was silent longest gives way to a newcomer.
+    # strangers may have from one address, and, apart from them, senders that are known; and the same of an address that
+    # is a provider's, by its allow-list, or a declared proxy's. When one of these is reached, a stranger gives way to a
+    # newcomer: one that was refused as unverified, or was silent longest. Nobody does within `fresh_seconds` of coming,
+    # unless strangers are twice as many.
     connections: Positive = 10_000
     stranger_connections: Positive = 9_000
     address_connections: Positive = 1_000
     trusted_address_connections: Positive = 10_000
+    fresh_seconds: Seconds = 1.0
 
     # A head, and how long it may take once it has begun; and all that came to a process and cannot be used yet: heads
     # without their end, requests behind one that is under way.

@@ -16,6 +16,9 @@ from web.errors import (
     TooSlowError,
 )
 
+# More than the body of a usual delivery, in bytes.
+LARGE_BYTES = 64 * 1024
+
 
 class _Reading:
     """A body that is being read."""
@@ -33,14 +36,16 @@ class BodyReader:
     """Reads bodies, and counts them as they come: senders whose heads verified them apart from strangers.
 
     Of the known no more than `limits.reading_bytes` are read at one time, of strangers no more than
-    `limits.stranger_reading_bytes`: whoever of them began first gives way to who comes.
+    `limits.stranger_reading_bytes`: whoever of them began first gives way to who comes, of large bodies before others.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._known = 0
         self._strange = 0
+        # Those that began first come first; and of them those that are large.
         self._strangers: dict[_Reading, None] = {}
+        self._large: dict[_Reading, None] = {}
 
     def at_hand(self, request: web.BaseRequest) -> bytes:
         """The body, if it came together with its head and may be kept as it is; else nothing."""
@@ -110,8 +115,10 @@ class BodyReader:
             return
         self._strange += size
         reading.size += size
+        if reading.size > LARGE_BYTES:
+            self._large[reading] = None
         while self._strange > limits.stranger_reading_bytes:
-            slowest = next(iter(self._strangers))
+            slowest = next(iter(self._large or self._strangers))
             self._end(slowest)
             if slowest is reading:
                 raise CrowdedError
@@ -123,6 +130,7 @@ class BodyReader:
             self._known -= reading.size
         elif reading in self._strangers:
             del self._strangers[reading]
+            self._large.pop(reading, None)
             self._strange -= reading.size
 
 

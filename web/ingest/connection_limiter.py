@@ -1,14 +1,13 @@
 """The limits on all connections together: how many there are, what came and cannot be used yet, what is not read.
 
-Who has brought a verified delivery is known; everybody else is a stranger. Where a limit is reached, the stranger that
-was slowest gives way to the newcomer; a known sender never has to.
+Who has brought a verified delivery is known; everybody else is a stranger. Where a limit is reached, a stranger gives
+way to the newcomer (`Strangers`); a known sender never has to, and takes no room from them.
 """
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
@@ -21,14 +20,21 @@ from web.errors import (
     TooManyFromAddressError,
 )
 from web.ingest.responses import Serializer
+from web.ingest.strangers import Owner, Strangers
 
 logger = structlog.get_logger()
 
 # Seconds between two warnings of one kind.
 WARNING_SECONDS = 60.0
 
-# How many strangers are asked to give way before a newcomer is refused.
-ASKED_TO_GIVE_WAY = 100
+# While all strangers have just come, there may be so many times as many of them.
+FRESH_FACTOR = 2
+
+# How many may give way to one newcomer: each time a few, so that closing them holds up nothing else.
+GIVE_WAY_AT_ONCE = 8
+
+# More than a usual head takes while it is not complete, with what the parser keeps for its lines.
+LARGE_BYTES = 16 * 1024
 
 # Bytes that the parser keeps for each line of a head, besides its text.
 LINE_BYTES = 400
@@ -43,30 +49,29 @@ SLOWEST_READING = 16 * 1024
 SWEEP_SECONDS = 0.25
 
 
-class Owner(Protocol):
-    """The protocol that a connection has now."""
-
-    @property
-    def idle_since(self) -> float:
-        """When it was answered last, by the clock of the loop."""
-
-    def can_give_way(self, *, busy: bool) -> bool:
-        """Whether it may be closed: nothing of it is under way; or, if `busy`, no delivery that is complete."""
-
-    def give_way(self, error: LoopledgerError) -> None:
-        """Close the connection, with a response if there is a request to respond to."""
-
-
 class Connection:
     """One connection, as the limits see it."""
 
-    __slots__ = ("in_head", "key", "known", "left", "mark", "owner", "since", "transport", "unused")
+    __slots__ = (
+        "in_head",
+        "key",
+        "known",
+        "left",
+        "mark",
+        "owner",
+        "since",
+        "transport",
+        "trusted",
+        "unused",
+    )
 
     def __init__(self, owner: Owner, transport: asyncio.Transport, key: str) -> None:
         self.owner = owner
         self.transport = transport
         self.key = key
         self.known = False
+        # Its address is a provider's or a proxy's.
+        self.trusted = False
         # It was counted out; whatever it still brings is thrown away.
         self.left = False
         # Bytes that came and cannot be used yet: of a head without its end, or behind a request that is under way.
@@ -84,9 +89,10 @@ class _Address:
 
     def __init__(self, limit: int, *, trusted: bool) -> None:
         self.count = 0
+        # Of strangers, and of those that are known.
         self.limit = limit
         self.trusted = trusted
-        self.strangers: dict[Connection, float] = {}
+        self.strangers: Strangers[Connection] = Strangers()
 
 
 class ConnectionLimiter:
@@ -105,11 +111,13 @@ class ConnectionLimiter:
         self._key_of = key_of
         self._is_trusted = is_trusted
         self._all: set[Connection] = set()
-        # Those that were silent longest come first, as far as is known: since when.
-        self._strangers: dict[Connection, float] = {}
+        self._strangers: Strangers[Connection] = Strangers()
+        # Those from addresses that are trusted.
+        self._trusted: Strangers[Connection] = Strangers()
         self._addresses: dict[str, _Address] = {}
-        # Those that began first come first.
+        # Those that began first come first; and of them those that hold more than a usual head.
         self._waiting: dict[Connection, None] = {}
+        self._large: dict[Connection, None] = {}
         self._unused = 0
         self._unread: dict[Connection, None] = {}
         self._leaving: dict[Connection, float] = {}
@@ -124,7 +132,7 @@ class ConnectionLimiter:
     @property
     def strangers(self) -> int:
         """How many of them are strangers'."""
-        return len(self._strangers)
+        return len(self._strangers) + len(self._trusted)
 
     def enter(self, owner: Owner, transport: asyncio.Transport, address: str) -> Connection:
         """Count a new connection. Raises TooManyConnectionsError, TooManyFromAddressError."""
@@ -135,15 +143,21 @@ class ConnectionLimiter:
             trusted = self._is_trusted(address)
             most = limits.trusted_address_connections if trusted else limits.address_connections
             here = _Address(most, trusted=trusted)
-        if here.count >= here.limit:
+        if len(here.strangers) >= here.limit:
             self._warn_of_address(address, here)
-            if not self._make_room(here.strangers):
+            if not self._make_room(here.strangers, here.limit):
                 self.counts["refused"] += 1
                 raise TooManyFromAddressError(limit=here.limit)
-        strangers_full = not here.trusted and len(self._strangers) >= limits.stranger_connections
-        if strangers_full or len(self._all) >= limits.connections:
+        if not here.trusted and len(self._strangers) >= limits.stranger_connections:
             self._warn_of_all(limits)
-            if not self._make_room(self._strangers):
+            if not self._make_room(self._strangers, limits.stranger_connections):
+                self.counts["refused"] += 1
+                raise TooManyConnectionsError(limit=limits.connections)
+        if len(self._all) >= limits.connections:
+            self._warn_of_all(limits)
+            if not any(
+                self._make_room(each, len(each), 1) for each in (self._strangers, self._trusted)
+            ):
                 self.counts["refused"] += 1
                 raise TooManyConnectionsError(limit=limits.connections)
         connection = Connection(owner, transport, key)
@@ -151,7 +165,9 @@ class ConnectionLimiter:
         transport.set_write_buffer_limits(high=0)
         self._addresses[key] = here
         here.count += 1
-        here.strangers[connection] = self._strangers[connection] = owner.idle_since
+        connection.trusted = here.trusted
+        for strangers in self._strangers_beside(connection):
+            strangers.add(connection)
         self._all.add(connection)
         self._start_sweeping()
         return connection
@@ -176,10 +192,22 @@ class ConnectionLimiter:
         self._leaving.pop(connection, None)
 
     def know(self, connection: Connection) -> None:
-        """Note that a connection has brought a verified delivery."""
+        """Note that a connection has brought a verified delivery.
+
+        It stands with the strangers all the same if its address has very many that are known: the senders of one
+        provider must not take all connections either.
+        """
         connection.known = True
         if not connection.left:
-            self._forget_stranger(connection)
+            here = self._addresses[connection.key]
+            if here.count - len(here.strangers) < here.limit:
+                self._forget_stranger(connection)
+
+    def refuse(self, connection: Connection) -> None:
+        """Note that a connection has brought what claims to be a delivery and is not verified."""
+        if not connection.known and not connection.left:
+            for strangers in self._strangers_beside(connection):
+                strangers.refuse(connection)
 
     def hold(self, connection: Connection, data: bytes, *, in_head: bool) -> None:
         """Count bytes that cannot be used yet: a stranger gives way if there are too many, perhaps this one."""
@@ -190,8 +218,11 @@ class ConnectionLimiter:
             self._waiting[connection] = None
         connection.unused += size
         self._unused += size
+        if connection.unused > LARGE_BYTES:
+            self._large[connection] = None
         while self._unused > self.limits.unused_bytes:
-            slowest = next((each for each in self._waiting if not each.known), None)
+            large = next((each for each in self._large if not each.known), None)
+            slowest = large or next((each for each in self._waiting if not each.known), None)
             self._give_way(slowest or next(iter(self._waiting)))
 
     def use(self, connection: Connection) -> None:
@@ -200,6 +231,7 @@ class ConnectionLimiter:
             self._unused -= connection.unused
             connection.unused = 0
             del self._waiting[connection]
+            self._large.pop(connection, None)
 
     def stall(self, connection: Connection) -> None:
         """Note that a sender does not read its responses as fast as they come."""
@@ -236,25 +268,34 @@ class ConnectionLimiter:
             self._sweep.cancel()
 
     def _forget_stranger(self, connection: Connection) -> None:
-        self._strangers.pop(connection, None)
-        self._addresses[connection.key].strangers.pop(connection, None)
+        for strangers in self._strangers_beside(connection):
+            strangers.remove(connection)
 
-    def _make_room(self, strangers: dict[Connection, float]) -> bool:
-        """Make the longest silent stranger give way, or else one that is busy reading; says whether one did."""
-        return self._ask(strangers, busy=False) or self._ask(strangers, busy=True)
+    def _strangers_beside(self, connection: Connection) -> tuple[Strangers[Connection], ...]:
+        """Where a connection stands as long as it is a stranger's."""
+        everywhere = self._trusted if connection.trusted else self._strangers
+        return everywhere, self._addresses[connection.key].strangers
 
-    def _ask(self, strangers: dict[Connection, float], *, busy: bool) -> bool:
-        # Twice: one that was heard of since comes last, and may still be the one.
-        for _ in range(min(2 * len(strangers), ASKED_TO_GIVE_WAY)):
-            connection = next(iter(strangers))
-            since = connection.owner.idle_since
-            if since <= strangers[connection] and connection.owner.can_give_way(busy=busy):
-                self._give_way(connection)
+    def _make_room(
+        self, strangers: Strangers[Connection], limit: int, factor: int = FRESH_FACTOR
+    ) -> bool:
+        """Have strangers give way, so that there are fewer than `limit`; says whether there is room for one more.
+
+        If all of them have just come, there is room for `factor` times as many.
+        """
+        strangers.settle(asyncio.get_running_loop().time() - self.limits.fresh_seconds)
+        for _ in range(GIVE_WAY_AT_ONCE):
+            if len(strangers) < limit:
                 return True
-            # It was heard of since it was put here, or is about to be answered.
-            del strangers[connection]
-            strangers[connection] = since
-        return False
+            first = strangers.first_to_go(fresh=False)
+            if first is None:
+                break
+            self._give_way(first)
+        if len(strangers) >= factor * limit:
+            if (first := strangers.first_to_go(fresh=True)) is None:
+                return False
+            self._give_way(first)
+        return True
 
     def _give_way(self, connection: Connection) -> None:
         self.counts["gave_way"] += 1

@@ -87,6 +87,10 @@ class HandedConnection(RequestHandler):
         if known and not self._connection.known:
             self._limiter.know(self._connection)
 
+    def refuse_sender(self) -> None:
+        """Note that it has brought a delivery that is not verified."""
+        self._limiter.refuse(self._connection)
+
     def can_give_way(self, *, busy: bool) -> bool:
         """Whether no request is complete and waits for its response; or, if `busy`, no delivery."""
         if not self._unanswered or self._body is not None or self.writing_paused:

@@ -13,3 +13,10 @@ def set_known(request: web.BaseRequest) -> None:
     protocol = request.protocol
     if hasattr(protocol, "sender_known"):
         protocol.sender_known = True
+
+
+def set_refused(request: web.BaseRequest) -> None:
+    """Note that it has brought one that was refused as unverified."""
+    protocol = request.protocol
+    if hasattr(protocol, "refuse_sender"):
+        protocol.refuse_sender()

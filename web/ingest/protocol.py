@@ -24,6 +24,7 @@ from aiohttp.http_parser import RawRequestMessage
 from eventstore.errors import LoopledgerError
 from eventstore.log.events import Appended
 from verification.delivery import Delivery
+from verification.keyring import UnverifiedError
 from web.errors import TooManyConnectionsError, TooManyFromAddressError
 from web.ingest.connection_limiter import Connection, ConnectionLimiter
 from web.ingest.connections import END_OF_HEAD
@@ -279,6 +280,8 @@ class DeliveryProtocol(BaseProtocol):
     def _refuse(self, error: Exception) -> None:
         if self._delivery is None:
             return
+        if isinstance(error, UnverifiedError) and self._connection is not None:
+            self._server.limiter.refuse(self._connection)
         response = self._server.receiver.refuse(self._delivery, error)
         self._close = self._close or response.keep_alive is False
         self._respond(*head_and_body(response))

@@ -44,7 +44,7 @@ from web.ingest.body import BodyReader
 from web.ingest.counting import DeliveryCounts
 from web.ingest.delivery import delivery_of
 from web.ingest.headers import HeaderFilter
-from web.ingest.known import is_known, set_known
+from web.ingest.known import is_known, set_known, set_refused
 from web.ingest.rate import AddressMeters, rate_key
 from web.problems import INTERNAL, PROBLEM_TYPES, outcome_of, problem_response, problem_type_of
 
@@ -132,14 +132,19 @@ class Receiver:
         try:
             delivery.body = self._bodies.at_hand(request)
             endpoint, claims = self._admit(delivery)
-            known = endpoint.verifier.needs_credentials or is_known(request)
+            known = endpoint.verifier.needs_credentials
+            if known:
+                # By its head alone: it need not give way while its body is on its way.
+                set_known(request)
             if not delivery.body:
-                delivery.body = await self._bodies.read(request, known=known)
+                delivery.body = await self._bodies.read(request, known=known or is_known(request))
             event = self._event(endpoint, delivery, claims)
             if not endpoint.verifier.checks_nothing:
                 set_known(request)
             appended = await self._appender.append(event)
         except Exception as error:  # noqa: BLE001 - every error becomes a response
+            if isinstance(error, UnverifiedError):
+                set_refused(request)
             response = self.refuse(delivery, error)
             if not request.content.is_eof():
                 # The rest of a refused request is not waited for.

@@ -194,11 +194,13 @@ async def test_one_address_has_so_many_connections_and_the_log_says_so(
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         async with (
-            start(limits=Limits(address_connections=3)) as loopledger,
-            crowd(loopledger.url, 5) as senders,
+            start(limits=Limits(address_connections=3, fresh_seconds=0.001)) as loopledger,
+            crowd(loopledger.url, 3) as first,
         ):
-            assert [await sender.closed() for sender in senders[:2]] == [True, True]
-            assert (await senders[4].send(UNVERIFIED + BODY)).status == 200
+            await asyncio.sleep(0.05)
+            async with crowd(loopledger.url, 2) as last:
+                assert [await sender.closed() for sender in first[:2]] == [True, True]
+                assert (await last[1].send(UNVERIFIED + BODY)).status == 200
     warnings: list[Any] = [log for log in logs if log["event"] == "address_crowded"]
     assert len(warnings) == 1
     assert "trusted_proxies" in warnings[0]["message"]
