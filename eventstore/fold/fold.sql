@@ -94,10 +94,10 @@ ORDER BY r.position
 LIMIT $5
 
 -- create_table --
--- Create a table of a generation, with room on its pages for rows that are updated in place.
+-- Create a table of a generation, with as much room on its pages as rows that are updated in place need.
 CREATE TABLE IF NOT EXISTS {table} (
     {columns}
-) WITH (fillfactor = 75)
+) WITH (fillfactor = {fillfactor})
 
 -- distribute_table --
 -- Where the log is distributed by Citus: put the rows of a stream on the machine that has its events. Colocated columns
@@ -134,12 +134,9 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}") WHERE "{column}" IS N
 CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
 
 -- create_timeline_pkey --
--- Hold a timeline to one row an event.
+-- Hold a timeline to one row an event, and serve the facts of a thing. To put those of one thing in the order in which
+-- they count takes less than an index of that order costs each fact.
 CREATE UNIQUE INDEX IF NOT EXISTS {name}_pkey ON {table} (stream, position)
-
--- create_timeline_order --
--- Serve the facts of a thing up to a time, in the order in which they count.
-CREATE INDEX IF NOT EXISTS {name}_order ON {table} (stream, effective_at, rank, position)
 
 -- create_timeline_recorded_at --
 -- Serve what was recorded in a period of time; it is stored in about that order already.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SCHEMA = "projected"
 MASKED = "masked"
 
+# How full the pages of states are, which are updated in place. All other rows stay as they are.
+UPDATED = 75
+
 # A text as eventstore/fold/columns.py masks it.
 MASKING = """'****' || right("{column}", CASE WHEN length("{column}") >= 8 THEN 4 ELSE 0 END)"""
 
@@ -36,13 +39,15 @@ MASKING = """'****' || right("{column}", CASE WHEN length("{column}") >= 8 THEN 
 class Table(NamedTuple):
     """A table of a generation, a view that shows it while it is live, and the columns of the view.
 
-    They are the table's too, unless the view shows what a `query` makes of it.
+    They are the table's too, unless the view shows what a `query` makes of it. Rows fill its pages up to `fillfactor`,
+    in percent.
     """
 
     name: str
     view: str
     columns: tuple[Column, ...]
     query: str | None = None
+    fillfactor: int = 100
 
     @property
     def shown(self) -> dict[str, Column]:
@@ -79,6 +84,7 @@ class Table(NamedTuple):
             "view": self.qualified_view,
             "masked": self.masked_view,
             "columns": ",\n    ".join(column.definition for column in self.columns),
+            "fillfactor": str(self.fillfactor),
             "source": self.qualified_name if self.query is None else f"(\n{self.query}\n) AS made",
         }
 
@@ -91,7 +97,10 @@ class GenerationTables(Generic[State]):
         self.generation = generation
         self.columns = columns_of(projection.state)
         self.states = Table(
-            f"{projection.name}_{generation}", projection.name, (*STATE_COLUMNS, *self.columns)
+            f"{projection.name}_{generation}",
+            projection.name,
+            (*STATE_COLUMNS, *self.columns),
+            fillfactor=UPDATED,
         )
         self.timeline: Table | None = None
         self.postings: Table | None = None
@@ -165,7 +174,7 @@ class GenerationTables(Generic[State]):
         placeholders = self.states.placeholders
         statements = {f"{self.states.name}_pkey": QUERIES["create_key"].format(**placeholders)}
         for table, kind, names in (
-            (self.timeline, "timeline", ("pkey", "order", "recorded_at")),
+            (self.timeline, "timeline", ("pkey", "recorded_at")),
             (self.postings, "postings", ("stream", "effective_at")),
         ):
             if table is not None:
