@@ -96,6 +96,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     page_items: Positive = 100
     page_items_max: Positive = 1_000
 
+    # Live streams of one process, and those of one key; what is kept for one that does not take it yet; what one that
+    # begins in the past reads at a time, and how many do so at one time; and how often one says that it is there. Who
+    # leaves what is written unread for `write_seconds` is cut off.
+    streams: Positive = 2_000
+    key_streams: Positive = 1_000
+    stream_items: Positive = 1_000
+    stream_page_items: Positive = 200
+    stream_reads: Positive = 4
+    heartbeat_seconds: Seconds = 15.0
+
     # The body of a request of the API: none needs more.
     api_body_bytes: Positive = 64 * 1024
 

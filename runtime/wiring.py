@@ -29,6 +29,7 @@ from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import lead
 from eventstore.postgres.roles import PROJECTOR, RECEIVER, check_role, grant_privileges
 from eventstore.query.history import History
+from eventstore.query.live_events import EventFeed
 from eventstore.query.log_status import LogStatusReader
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
@@ -53,6 +54,7 @@ from web.app import make_app
 from web.context import Context, Endpoint
 from web.ingest.connections import connection_server
 from web.ingest.receiver import Receiver
+from web.live import LiveStreams
 
 T = TypeVar("T")
 
@@ -184,6 +186,8 @@ async def serving_http(
     finally:
         if listening is not None:
             listening.close()
+        # A stream goes on for as long as it may.
+        await context.live.close()
         await asyncio.gather(server.close(settings.limits.drain_seconds), runner.cleanup())
         await cancel_all(writing)
         context.metrics.close()
@@ -220,6 +224,7 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
         },
         quarantine=quarantine,
         readiness=readiness,
+        live=live_streams(parts, limits),
         metrics=MetricsReader(
             metrics.totals,
             DatabaseValues(
@@ -230,6 +235,13 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
             ),
         ),
     )
+
+
+def live_streams(parts: Parts, limits: Limits) -> LiveStreams:
+    """Make the live streams of this process."""
+    reading = asyncio.Semaphore(limits.stream_reads)
+    events = EventFeed(parts.database, parts.reader, parts.head, limits, reading)
+    return LiveStreams(limits, events)
 
 
 def make_runner(app: web.Application, limits: Limits) -> web.AppRunner:

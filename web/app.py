@@ -6,7 +6,17 @@ from typing import Any
 from aiohttp import web
 
 from eventstore.fold.projection import Projection
-from web.api import deliveries, events, health, index, metrics, projections, rejections, states
+from web.api import (
+    deliveries,
+    events,
+    health,
+    index,
+    live,
+    metrics,
+    projections,
+    rejections,
+    states,
+)
 from web.auth import OPEN_PATHS, local_only
 from web.context import CONTEXT, Context
 from web.ingest.receiver import Receiver
@@ -21,6 +31,7 @@ def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
         *deliveries.ROUTES,
         *(route for projection in served for route in states.routes_of(projection)),
         *events.ROUTES,
+        *live.ROUTES,
         *rejections.ROUTES,
         *projections.ROUTES,
         *health.ROUTES,

@@ -19,6 +19,7 @@ from eventstore.rejections import Rejections
 from providers.provider import Provider
 from verification.verifier import Verifier
 from web.formats import Negotiated
+from web.live import LiveStreams
 
 
 class Endpoint(NamedTuple):
@@ -57,6 +58,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     histories: Mapping[str, History]
     quarantine: Quarantine
     readiness: Readiness
+    live: LiveStreams
     metrics: MetricsReader
 
 

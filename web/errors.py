@@ -63,6 +63,14 @@ class ForeignError(LoopledgerError):
     """Without verification, deliveries are accepted from programs on this machine only, not {what}."""
 
 
+class TooManyStreamsError(LoopledgerError):
+    """All {limit} live streams are in use; try again later."""
+
+
+class TooManyKeyStreamsError(LoopledgerError):
+    """All {limit} live streams that one key may have are in use; end one, or try again later."""
+
+
 class NotLocalError(LoopledgerError):
     """{path} is open to this machine only, unless the server is started with --insecure."""
 

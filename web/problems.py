@@ -45,6 +45,8 @@ from web.errors import (
     TooManyConnectionsError,
     TooManyError,
     TooManyFromAddressError,
+    TooManyKeyStreamsError,
+    TooManyStreamsError,
     TooSlowError,
 )
 from web.ingest.delivery import WEBHOOKS
@@ -99,6 +101,8 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     HeadTooLargeError: ProblemType(431, "head-too-large", "The head is too large", close=True),
     RefusedError: ProblemType(422, "refused", "The delivery cannot be put on record"),
     TooManyError: ProblemType(429, "too-many", "Too many requests", 1, close=True),
+    TooManyKeyStreamsError: ProblemType(429, "too-many-key-streams", "Too many live streams", 5),
+    TooManyStreamsError: ProblemType(503, "too-many-streams", "Too many live streams", 5),
     NotSetUpError: ProblemType(503, "not-set-up", "Not set up yet", 2),
     NotFoldedError: ProblemType(503, "not-folded", "Not folded yet", 1),
     QueueFullError: ProblemType(503, "queue-full", "Too many deliveries are waiting", 1),

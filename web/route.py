@@ -16,6 +16,7 @@ from web.auth import ACCESS
 from web.context import Context
 from web.errors import BadParameterError, MalformedHeaderError, NotLocalError
 from web.formats import EncodedJson, Negotiated, Streamed
+from web.live import LiveAnswer
 from web.parameters import NoParameters, ParameterReader, read_body
 
 # The errors that any route of the JSON API may answer with.
@@ -31,7 +32,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     takes the place of those of the query. `answer` is the type of the response's body: a Struct, written as JSON, or
     bytes; a handler may give it encoded, streamed or negotiated (web.formats), or wrapped in an Answer. `statuses` are
     the statuses that an answer can have, the usual one first; `errors` are those that can take its place (see
-    web.problems). A route without a handler is served by web.ingest.
+    web.problems). `live`: the answer goes on, as Server-Sent Events whose data are `answer`. A route without a handler
+    is served by web.ingest.
     """
 
     method: Literal["GET", "POST"]
@@ -41,6 +43,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     query: type[msgspec.Struct] = NoParameters
     body: type[msgspec.Struct] | None = None
     answer: Any
+    live: bool = False
     statuses: tuple[HTTPStatus, ...] = (HTTPStatus.OK,)
     errors: tuple[type[LoopledgerError], ...] = COMMON_ERRORS
     scope: Scope
@@ -79,7 +82,7 @@ async def _respond(request: web.Request, route: Route, answer: object) -> web.St
         status, headers, answer = answer.status or status, answer.headers, answer.body
     response: web.Response
     match answer:
-        case Streamed():
+        case Streamed() | LiveAnswer():
             return await answer.write(request, headers or {})
         case Negotiated():
             body, content_type = answer.encode(request.headers.get("Accept", ""))

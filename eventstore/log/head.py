@@ -6,7 +6,8 @@ nothing finds out at its next poll.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -60,21 +61,45 @@ class Head:
         self._to_notify = asyncio.Event()
         self._notified = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._follows = False
+        # How many want it to follow others for a while, and the tasks that do.
+        self._followers = 0
+        self._following: list[asyncio.Task[None]] = []
 
     async def start(self, *, notify: bool = True, follow: bool = True) -> None:
         """Read the head; then `notify` other processes of our appends, and `follow` those of others."""
-        await self._read()
-        connect = self._database.connect
-        works = {}
+        await self.refresh()
+        self._follows = follow
         if notify:
-            works["notify"] = run_connected(connect, self._notify)
+            work = run_connected(self._database.connect, self._notify)
+            self._tasks.append(asyncio.create_task(work, name="notify"))
         if follow:
-            works |= {"listen": run_connected(connect, self._listen), "poll": self._poll()}
-        self._tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+            self._tasks += self._follow()
 
     async def stop(self) -> None:
         """Stop looking out."""
-        await cancel_all(*self._tasks)
+        await cancel_all(*self._tasks, *self._following)
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncIterator[None]:
+        """Follow the appends of others while the block runs, also where this process does not do so all the time."""
+        self._followers += 1
+        if not self._follows and not self._following:
+            self._following = self._follow()
+        try:
+            yield
+        finally:
+            self._followers -= 1
+            if not self._followers:
+                following, self._following = self._following, []
+                await cancel_all(*following)
+
+    def _follow(self) -> "list[asyncio.Task[None]]":
+        listening = run_connected(self._database.connect, self._listen)
+        return [
+            asyncio.create_task(listening, name="listen"),
+            asyncio.create_task(self._poll(), name="poll"),
+        ]
 
     def on_append(self, position: int) -> None:
         """Take note that this process has appended up to `position`; other processes are told soon."""
@@ -86,14 +111,22 @@ class Head:
         while self.position <= position:
             await self._moved.wait()
 
-    async def _read(self) -> None:
+    async def wait_until_elsewhere(self, position: int) -> None:
+        """Return once the head is known to be elsewhere than at `position`: beyond it, or before it after a loss."""
+        while self.position == position:
+            await self._moved.wait()
+
+    async def refresh(self) -> None:
+        """Look where the head is now. Raises LogCorruptedError."""
         row = await self._database.fetchrow(QUERIES["watch_head"])
         if row is None:
             raise LogCorruptedError(problem="no head row")
         position, acceptance = row
         if acceptance != self._acceptance:
             self._acceptance = acceptance
-            self.position = min(self.position, position)
+            if position < self.position:
+                self.position = position
+                self._wake()
         self._move_to(position)
         await self._check_clock()
 
@@ -117,8 +150,11 @@ class Head:
     def _move_to(self, position: int) -> None:
         if position > self.position:
             self.position = position
-            self._moved.set()
-            self._moved = asyncio.Event()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     async def _poll(self) -> None:
         """Look where the head is when told that it moved, and now and then anyway: that is the truth."""
@@ -128,7 +164,7 @@ class Head:
                     await self._notified.wait()
             self._notified.clear()
             try:
-                await self._read()
+                await self.refresh()
             except Exception as error:
                 raise_if_cancelled()
                 if not is_outage(error):

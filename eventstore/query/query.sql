@@ -92,3 +92,13 @@ SELECT provider, max(received_at) AS received_at
 FROM events
 WHERE position > $1 AND position <= $2
 GROUP BY provider
+
+-- read_past_events --
+-- Events after $1 up to $2, at most $3, of the merchants $4, of all if that is null.
+SELECT
+    position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
+    octet_length(body) AS size
+FROM events
+WHERE position > $1 AND position <= $2 AND ($4::text[] IS NULL OR merchant_id = ANY($4)) {filters}
+ORDER BY position
+LIMIT $3

@@ -155,7 +155,7 @@ async def test_every_get_answers_what_the_table_says(client: Client) -> None:
             await asyncio.sleep(0.05)
             listed = (await client.get("/v1/rejections")).json["items"]
     for route in API:
-        if route.method != "GET" or route.path.endswith("/rebuild"):
+        if route.method != "GET" or route.live or route.path.endswith("/rebuild"):
             continue
         path = route.path.replace(
             "{id}", str(listed[0]["id"]) if "rejections" in route.path else "x"
