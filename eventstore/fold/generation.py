@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 SCHEMA = "projected"
 MASKED = "masked"
 
-# How full the pages of states are, which are updated in place. All other rows stay as they are.
-UPDATED = 75
-
 # A text as eventstore/fold/columns.py masks it.
 MASKING = """'****' || right("{column}", CASE WHEN length("{column}") >= 8 THEN 4 ELSE 0 END)"""
 
@@ -39,15 +36,15 @@ MASKING = """'****' || right("{column}", CASE WHEN length("{column}") >= 8 THEN 
 class Table(NamedTuple):
     """A table of a generation, a view that shows it while it is live, and the columns of the view.
 
-    They are the table's too, unless the view shows what a `query` makes of it. Rows fill its pages up to `fillfactor`,
-    in percent.
+    They are the table's too, unless the view shows what a `query` makes of it. `updated`: its rows are; those of others
+    are only added.
     """
 
     name: str
     view: str
     columns: tuple[Column, ...]
     query: str | None = None
-    fillfactor: int = 100
+    updated: bool = False
 
     @property
     def shown(self) -> dict[str, Column]:
@@ -84,7 +81,9 @@ class Table(NamedTuple):
             "view": self.qualified_view,
             "masked": self.masked_view,
             "columns": ",\n    ".join(column.definition for column in self.columns),
-            "fillfactor": str(self.fillfactor),
+            "fillfactor": str(75 if self.updated else 100),
+            # Of those that are only added there are many, and they are looked up by their streams.
+            "statistics": str(100 if self.updated else 10),
             "source": self.qualified_name if self.query is None else f"(\n{self.query}\n) AS made",
         }
 
@@ -100,7 +99,7 @@ class GenerationTables(Generic[State]):
             f"{projection.name}_{generation}",
             projection.name,
             (*STATE_COLUMNS, *self.columns),
-            fillfactor=UPDATED,
+            updated=True,
         )
         self.timeline: Table | None = None
         self.postings: Table | None = None

@@ -10,10 +10,12 @@ difference, the amount by which it changes what was known.
 """
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from functools import reduce
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -93,12 +95,19 @@ class StreamTimeline:
 
     def __init__(self, shape: Shape, rows: Iterable[Row] = ()) -> None:
         self._shape = shape
-        self._rows: list[tuple[Key, Row]] = []
+        self._rows: list[tuple[Key, Row]] = sorted((key_of(row), row) for row in rows)
         # Of each column the facts that give it; and the creations and deletions.
-        self._given: list[list[tuple[Key, Any]]] = [[] for _ in shape.columns]
-        self._marks: list[tuple[Key, bool]] = []
-        for row in rows:
-            self.add(row)
+        self._given: list[list[tuple[Key, Any]]] = [
+            [
+                (key, row[n])
+                for key, row in self._rows
+                if row[-1] is None or name not in columns_in(row[-1])
+            ]
+            for n, name in enumerate(shape.columns, FIRST)
+        ]
+        self._marks = [
+            (key, row[FACT] == "deletion") for key, row in self._rows if row[FACT] != "change"
+        ]
 
     def add(self, row: Row) -> None:
         """Add a fact, wherever it stands."""
@@ -169,23 +178,28 @@ def known_at(shape: Shape, rows: Iterable[Row], time: datetime, position: int) -
 
 
 def settle(
-    shape: Shape, rows: Iterable[Row], late: Collection[Late]
+    shape: Shape, rows: Collection[Row], late: Collection[Late]
 ) -> tuple[list[Row], list[Row]]:
     """The rows and the postings of facts of one thing that came late; `rows` are those of its other facts.
 
     The result is as if each had been settled on arrival. One with the content of another of the same time is a repeat.
     """
-    timeline = StreamTimeline(shape)
+    by_position = sorted(late, key=lambda one: one.row[POSITION])
+    first, last = by_position[0].row[POSITION], by_position[-1].row[POSITION]
+    timeline = StreamTimeline(shape, (row for row in rows if row[POSITION] < first))
+    between = deque(
+        sorted((row for row in rows if first < row[POSITION] < last), key=itemgetter(POSITION))
+    )
     late_rows: list[Row] = []
     postings: list[Row] = []
-    known: list[tuple[Row, Late | None]] = [(row, None) for row in rows]
-    for row, one in sorted((*known, *((one.row, one) for one in late)), key=_position):
-        if one is not None:
-            if not one.tie and timeline.has_like(row):
-                continue
+    for one in by_position:
+        row = one.row
+        while between and between[0][POSITION] < row[POSITION]:
+            timeline.add(between.popleft())
+        if one.tie or not timeline.has_like(row):
             late_rows.append(row)
             postings += timeline.postings(row)
-        timeline.add(row)
+            timeline.add(row)
     return late_rows, postings
 
 
@@ -232,11 +246,6 @@ def _minus(left: Mapping[Row, Any], right: Mapping[Row, Any]) -> dict[Row, Any]:
 def key_of(row: Row) -> Key:
     """Where the fact of a row stands."""
     return row[EFFECTIVE_AT], row[RANK], row[POSITION]
-
-
-def _position(item: tuple[Row, Any]) -> int:
-    position: int = item[0][POSITION]
-    return position
 
 
 def _key(item: tuple[Key, Any]) -> Key:

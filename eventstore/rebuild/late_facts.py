@@ -48,8 +48,10 @@ async def write_late(
             new = NewRows([], [], [])
 
     async with reading.transaction():
-        async for row in reading.cursor(query, list(left), prefetch=ROWS, timeout=READ_SECONDS):
-            if known and known[0][STREAM] != row[STREAM]:
-                await write(ROWS)
-            known.append(tuple(row))
+        cursor = await reading.cursor(query, list(left), timeout=READ_SECONDS)
+        while rows := await cursor.fetch(ROWS):
+            for row in map(tuple, rows):
+                if known and known[0][STREAM] != row[STREAM]:
+                    await write(ROWS)
+                known.append(row)
     await write(0)
