@@ -121,11 +121,12 @@ class FastMerger(Merger[S]):
 
     def placement(self, before: S | None, after: S, fact: Fact, at: Place) -> Placement | None:
         """Where a fact stands that was just merged, between the states before and after it; None if it is a repeat."""
-        time, kind, rank = fact.updated_at, _kind_of(fact), 0
+        time, rank = fact.updated_at, 0
+        kind: FactKind = "creation" if fact.created else "change"
         if fact.deleted:
-            time, rank = fact.deleted_by or fact.time, DELETION_RANK
+            time, kind, rank = fact.deleted_by or fact.time, "deletion", DELETION_RANK
         elif self._ranks:
-            rank = self._rank(getattr(fact, self.names[self._ranked]))
+            rank = self._ranks.get(getattr(fact, self._ranked_by), 0)
         newest = None if before is None else before.effective_at or before.updated_at
         effective_at = time or at.recorded_at
         if after is not before and (before is None or (newest and effective_at > newest)):
@@ -228,7 +229,7 @@ class FastMerger(Merger[S]):
         """The `merge` of the state after the first fact."""
         if not fact.created:
             return PREFIXES[missing] if missing else None
-        rank = self._rank(getattr(fact, self.names[self._ranked])) if self._ranks else 0
+        rank = self._ranks.get(getattr(fact, self._ranked_by), 0) if self._ranks else 0
         return f'{PREFIXES[missing]}{{"c":[[{microseconds(time)},{rank},0]]}}'
 
     def _with_older(self, old: S, before: int, missing: int, newest: datetime) -> str | None:
@@ -242,15 +243,9 @@ class FastMerger(Merger[S]):
         time = microseconds(newest)
         rank = 0
         if self._ranks and not before >> self._ranked & 1:
-            rank = self._ranks.get(getattr(old, self.names[self._ranked]), 0)
+            rank = self._ranks.get(getattr(old, self._ranked_by), 0)
         older = f'{PREFIXES[missing]}{{"o":[[{time},{rank},0,{kept}]]'
         if before & 4:
             return older + "}"
         # The state is what the fact before said.
         return f'{older},"s":[[{time},{digest(old)}]]}}'
-
-
-def _kind_of(fact: Fact) -> FactKind:
-    if fact.deleted:
-        return "deletion"
-    return "creation" if fact.created else "change"

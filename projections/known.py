@@ -182,4 +182,4 @@ def microseconds(moment: datetime) -> int:
 
 def moment_of(microseconds: int) -> datetime:
     """The time so many microseconds after 1970."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + _MICROSECOND * microseconds

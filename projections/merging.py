@@ -76,6 +76,7 @@ class Merger(Generic[S]):
             None if n < FIRST_BIT else fields[name].default for n, name in enumerate(self.names)
         ]
         self._ranked = -1 if ranked is None else self.names.index(ranked)
+        self._ranked_by = ranked or ""
         self._ranks = ranks or {}
 
     def judge(self, state: S | None, fact: Fact, at: Place) -> Judgement:

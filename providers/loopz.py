@@ -6,7 +6,7 @@ Topic and tenant are in the headers; the body is a snapshot of what changed, bar
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -176,13 +176,13 @@ def provider(settings: Settings) -> Provider:
     }
 
     # As an object, so that the fingerprint finds the decoder that is used, should it be replaced.
-    read = partial(decode, rules=rules, usual=usual)
+    read = decode
     ahead = timedelta(seconds=settings.seconds_ahead)
 
     def decode_with_settings(event: Event) -> Fact:
-        fact = read(event)
+        fact = read(event, rules, usual)
         updated_at = fact.updated_at
-        if fact.deleted or (updated_at is not None and updated_at > event.received_at):
+        if (updated_at is not None and updated_at > event.received_at) or fact.deleted:
             check_not_ahead(updated_at, event.received_at, ahead, "updated_on")
             check_not_ahead(fact.deleted_at, event.received_at, ahead, "deleted_on")
         return fact

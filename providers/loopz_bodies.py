@@ -34,6 +34,9 @@ _Other: TypeAlias = list[Any] | str | int | bool | UnsetType | None
 
 _Text: TypeAlias = str | UnsetType | None
 
+# What holds others, as msgspec reads it; in a tuple, since to look into a union of types takes long.
+_OBJECTS = (msgspec.Struct, list)
+
 # Some fields are documented and not read: one that is there twice, with different values, is refused all the same.
 
 
@@ -177,7 +180,7 @@ def id_in(kind: str, body: Envelope) -> str | None:
         return None if found else identity(body.id)
     if len(found) != 1 or not isinstance(inner := found[0], dict):
         return None
-    wrapped_again = any(isinstance(inner.get(name), dict | list) for name in names)
+    wrapped_again = any(isinstance(inner.get(name), (dict, list)) for name in names)
     return None if wrapped_again else identity(inner.get("id"))
 
 
@@ -255,11 +258,7 @@ def _unwrapped(shape: Shape, body: Any) -> Any:  # noqa: ANN401 - a shape.type
 
 def _wrapped(shape: Shape, body: Body) -> list[str]:
     """The wrappers of its kind that a body has."""
-    return [
-        name
-        for name in WRAPPERS[shape.kind]
-        if isinstance(getattr(body, name), msgspec.Struct | list)
-    ]
+    return [name for name in WRAPPERS[shape.kind] if isinstance(getattr(body, name), _OBJECTS)]
 
 
 def _refuse_envelope(shape: Shape, body: bytes) -> None:

@@ -15,13 +15,11 @@ from msgspec import UNSET, UnsetType
 from eventstore.fold.columns import check_storable_value
 from eventstore.fold.projection import Projection, State, Timeline, Total
 from eventstore.fold.timeline import (
-    EFFECTIVE_AT,
     FIRST,
     Late,
     Row,
     array_of,
     difference,
-    posting,
 )
 from eventstore.log.events import Event
 
@@ -77,23 +75,14 @@ class Recorder(Generic[State]):
         absent = self._absent[tuple(map(type, values))]
         if absent is not None:
             values = tuple([None if value is UNSET else value for value in values])
-        row = (
-            stream,
-            event.position,
-            event.recorded_at,
-            placement.effective_at,
-            placement.recorded,
-            placement.rank,
-            placement.kind,
-            *values,
-            absent,
-        )
+        head = stream, event.position, event.recorded_at, placement.effective_at
+        row = (*head, placement.recorded, placement.rank, placement.kind, *values, absent)
         if not placement.newest:
             return Recorded(row, (), Late(row, placement.tie))
         if self._worth is None:
             return Recorded(row)
         old, new = None if before is None else self._worth(before), self._worth(after)
-        return Recorded(row) if old == new else Recorded(row, _postings(row, old, new))
+        return Recorded(row) if old == new else Recorded(row, _postings(head, old, new))
 
     def check_storable(self, row: Row) -> None:
         """Raise UnstorableError if Postgres would not take what a fact gave."""
@@ -122,18 +111,16 @@ def _worth_of(total: Total, tombstone: str | None) -> Callable[[Any], Row]:
     return lambda state: (None, *read(state))
 
 
-def _postings(row: Row, old: Row | None, new: Row) -> list[Row]:
+def _postings(head: Row, old: Row | None, new: Row) -> list[Row]:
     """What the newest fact of a thing posts: the difference of what the states before and after it are worth.
 
-    This is what `change` makes of two measures, for those that most facts have.
+    `head` is what a posting begins with. This is what `change` makes of two measures, for those that most facts have.
     """
-    time = row[EFFECTIVE_AT]
     was = None if old is None or old[0] is not None else old[1]
     now = None if new[0] is not None else new[1]
     if old is None or not was:
-        return [posting(row, time, new[2:], now)] if now else []
-    if not now:
-        return [posting(row, time, old[2:], difference(0, was))]
-    if old[2:] == new[2:]:
-        return [posting(row, time, new[2:], difference(now, was))]
-    return [posting(row, time, new[2:], now), posting(row, time, old[2:], difference(0, was))]
+        return [(*head, *new[2:], now)] if now else []
+    if now and old[2:] == new[2:]:
+        return [(*head, *new[2:], difference(now, was))]
+    gone = (*head, *old[2:], difference(0, was))
+    return [(*head, *new[2:], now), gone] if now else [gone]

@@ -148,7 +148,7 @@ class StreamTimeline:
                 index += 1
             changed = change(shape.measure(without), shape.measure(with_it))
             for by, amount in _minus(changed, posted).items():
-                yield posting(row, time, by, amount)
+                yield (row[STREAM], row[POSITION], row[RECORDED_AT], time, *by, amount)
             if index == len(rows) or with_it == without:
                 # From here on it makes no further difference.
                 return
@@ -219,17 +219,11 @@ def change(before: Measure | None, after: Measure | None) -> dict[Row, Any]:
 
 
 def difference(one: Any, other: Any) -> Any:  # noqa: ANN401 - whole or decimal numbers
-    """What is left of one number without another, exactly."""
+    """What is left of one number without another, exactly; as a Decimal if it has more than 64 bits."""
     if type(one) is int and type(other) is int:
-        return one - other
+        left = one - other
+        return left if -(2**63) <= left < 2**63 else Decimal(left)
     return _EXACT.subtract(one, other)
-
-
-def posting(row: Row, time: datetime, by: Row, amount: Any) -> Row:  # noqa: ANN401 - a whole or a decimal number
-    """What a fact posts at a time, as a row of the table of postings."""
-    if isinstance(amount, int) and not -(2**63) <= amount < 2**63:
-        amount = Decimal(amount)
-    return (row[STREAM], row[POSITION], row[RECORDED_AT], time, *by, amount)
 
 
 def _minus(left: Mapping[Row, Any], right: Mapping[Row, Any]) -> dict[Row, Any]:

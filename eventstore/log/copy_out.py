@@ -19,6 +19,7 @@ _SIZE_BYTES = 4
 
 # Postgres counts microseconds from here.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 _SEPARATOR = "\x1e"
 
@@ -67,7 +68,7 @@ class EventReader:
                 break
             if moment != recorded:
                 # The same for all that were appended at once.
-                recorded, recorded_at = moment, _EPOCH + timedelta(0, 0, moment)
+                recorded, recorded_at = moment, _EPOCH + _MICROSECOND * moment
             raw_owner = buffer[owner_at : owner_at + owns]
             merchant_id, program_id = owners.get(raw_owner) or self._owner(raw_owner)
             provider, name = topics[topic]
@@ -80,7 +81,7 @@ class EventReader:
                     merchant_id,
                     program_id,
                     buffer[stream_at : stream_at + streams].decode(),
-                    _EPOCH + timedelta(0, 0, received),
+                    _EPOCH + _MICROSECOND * received,
                     recorded_at,
                     buffer[body_at:beyond],
                 )
