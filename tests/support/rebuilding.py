@@ -275,10 +275,10 @@ async def meanwhile(*awaitables: Any) -> AsyncIterator[None]:  # noqa: ANN401 - 
 def broken(topics: Sequence[str], decode: Callable[..., Fact] = loopz.decode) -> Any:  # noqa: ANN401
     """Give a decoder with a fault: it cannot read these topics."""
 
-    def decode_some(event: Event, **rules: Any) -> Fact:  # noqa: ANN401 - as they came
+    def decode_some(event: Event, *rules: Any) -> Fact:  # noqa: ANN401 - as they came
         if event.topic in topics:
             raise UndecodableError(field="everything", problem="is unreadable")
-        return decode(event, **rules)
+        return decode(event, *rules)
 
     return decode_some
 

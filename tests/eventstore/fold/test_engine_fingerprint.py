@@ -54,7 +54,11 @@ def take(tmp_path: Path) -> Take:
         ("fold/folding.py", "if stream != event.stream and", "if stream == event.stream and"),
         ("fold/refiling.py", "return event.stream", 'return ""'),
         ("log/streams.py", '"%" not in known', '"/" not in known'),
-        ("fold/recording.py", "            event.recorded_at,\n", ""),
+        (
+            "fold/recording.py",
+            "event.position, event.recorded_at,",
+            "event.position, event.received_at,",
+        ),
         ("fold/timeline.py", "elif deleted and row[FACT]", "elif row[FACT]"),
         ("fold/timeline.py", "with_it == without", "with_it is without"),
         ("fold/projection.py", 'Column("position", "bigint")', 'Column("position", "integer")'),

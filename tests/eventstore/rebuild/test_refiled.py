@@ -125,8 +125,8 @@ def reading(wrong: Mapping[str, str]) -> Callable[..., Fact]:
     """Give a decoder that takes some ids for others."""
     decode = loopz.decode
 
-    def decode_wrongly(event: Event, **rules: Any) -> Fact:  # noqa: ANN401 - as they are
-        fact = decode(event, **rules)
+    def decode_wrongly(event: Event, *rules: Any) -> Fact:  # noqa: ANN401 - as they are
+        fact = decode(event, *rules)
         return msgspec.structs.replace(fact, id=wrong.get(fact.id, fact.id))
 
     return decode_wrongly
