@@ -23,7 +23,7 @@ from providers import loopz
 from providers.facts import Fact
 from providers.fitbank import Settings as FitBankSettings
 from providers.provider import UndecodableError
-from runtime.builder_process import make_builder
+from runtime.building import make_builder
 from tests.conftest import StartLoopledger
 from tests.support import Client, new_event, values
 from tests.support.live_fold import PROJECTIONS
