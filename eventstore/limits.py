@@ -109,6 +109,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # The body of a request of the API: none needs more.
     api_body_bytes: Positive = 64 * 1024
 
+    # Requests to the API of one process that may wait for their turn, while deliveries come first; more get 503.
+    reads_waiting: Positive = 1_000
+
     # How long `?at_least=` waits for a projection.
     at_least_seconds: Seconds = 5.0
 

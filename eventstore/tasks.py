@@ -51,6 +51,23 @@ def raise_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
+# How long a loop may be held at a time, in seconds: less than a delivery takes.
+HOLD_SECONDS = 0.002
+
+
+class Pacer:
+    """For a computation that takes long: lets the loop do something else every few milliseconds."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + HOLD_SECONDS
+
+    async def pause(self) -> None:
+        """Give others their turn, if it is time."""
+        if time.perf_counter() >= self._until:
+            await asyncio.sleep(0)
+            self._until = time.perf_counter() + HOLD_SECONDS
+
+
 class Backoff:
     """Pauses between tries, in seconds: `first`, doubled each time up to `longest`.
 

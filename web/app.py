@@ -21,6 +21,7 @@ from web.auth import OPEN_PATHS, local_only
 from web.context import CONTEXT, Context
 from web.ingest.receiver import Receiver
 from web.problems import problems
+from web.reads import ReadTurns
 from web.responses import add_common_headers, near_misses
 from web.route import Route, request_handler
 
@@ -42,9 +43,13 @@ def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
 
 def make_app(context: Context, receiver: Receiver) -> web.Application:
     """Make the application. `receiver` receives the deliveries, before the other middlewares and any handler."""
-    app = web.Application(middlewares=[receiver.middleware, problems, local_only, near_misses])
-    app.on_response_prepare.append(add_common_headers)
     routes = make_routes(each.projection for each in context.states.values())
+    health = [route.path for route in routes if route.scope == "health"]
+    turns = ReadTurns(context.limits, lambda: receiver.counts.newest, exempt=health)
+    app = web.Application(
+        middlewares=[receiver.middleware, problems, turns.middleware, local_only, near_misses]
+    )
+    app.on_response_prepare.append(add_common_headers)
     app[CONTEXT] = context
     open_to_all = {"health", "metrics"} if context.open_metrics else {"health"}
     app[OPEN_PATHS] = frozenset(route.path for route in routes if route.scope in open_to_all)

@@ -43,6 +43,10 @@ class CrowdedError(LoopledgerError):
     """This request arrived slowly, and the server needs its room for others; try again later."""
 
 
+class TooManyReadsError(LoopledgerError):
+    """{limit} requests to the API are waiting for their turn already; try again later."""
+
+
 class TooManyFromAddressError(LoopledgerError):
     """All {limit} connections that one address may have are in use; try again later."""
 

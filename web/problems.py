@@ -46,6 +46,7 @@ from web.errors import (
     TooManyError,
     TooManyFromAddressError,
     TooManyKeyStreamsError,
+    TooManyReadsError,
     TooManyStreamsError,
     TooSlowError,
 )
@@ -113,6 +114,7 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     TooManyFromAddressError: ProblemType(
         503, "too-many-from-address", "Too many connections from one address", 1, close=True
     ),
+    TooManyReadsError: ProblemType(503, "too-many-reads", "Too many requests to the API", 1),
     CrowdedError: ProblemType(
         503, "crowded", "The server needs the room for others", 1, close=True
     ),

@@ -14,13 +14,19 @@ from eventstore.errors import LoopledgerError, UnavailableError
 from web.access import Access, Scope
 from web.auth import ACCESS
 from web.context import Context
-from web.errors import BadParameterError, MalformedHeaderError, NotLocalError
+from web.errors import BadParameterError, MalformedHeaderError, NotLocalError, TooManyReadsError
 from web.formats import EncodedJson, Negotiated, Streamed
 from web.live import LiveAnswer
 from web.parameters import NoParameters, ParameterReader, read_body
 
 # The errors that any route of the JSON API may answer with.
-COMMON_ERRORS = (BadParameterError, MalformedHeaderError, NotLocalError, UnavailableError)
+COMMON_ERRORS = (
+    BadParameterError,
+    MalformedHeaderError,
+    NotLocalError,
+    TooManyReadsError,
+    UnavailableError,
+)
 
 Handler: TypeAlias = Callable[[Context, Access, Any, Any], Awaitable[Any]]
 

@@ -18,6 +18,7 @@ from eventstore.log.streams import stream_part
 from eventstore.query.cursor import Page, page_of
 from eventstore.query.states import States, ambiguous
 from eventstore.query.visibility import Visibility
+from eventstore.tasks import Pacer
 
 if TYPE_CHECKING:
     from eventstore.fold.quarantine import Quarantine
@@ -154,7 +155,9 @@ async def fold_steps(
     columns = shown_columns_of(projection.state)
     state: State | None = None
     explainer = Explainer()
+    pacer = Pacer()
     async for event in events:
+        await pacer.pause()
         if find_stream(sources, event) != stream:
             continue
         folded = (

@@ -2,7 +2,7 @@
 
 from web.access import Access
 from web.context import Context
-from web.errors import BadParameterError, NotLocalError, NotReportedError
+from web.errors import BadParameterError, NotLocalError, NotReportedError, TooManyReadsError
 from web.formats import Negotiated
 from web.parameters import NoParameters
 from web.route import Route
@@ -21,7 +21,7 @@ ROUTES = [
         path="/metrics",
         handler=show_metrics,
         answer=Negotiated,
-        errors=(BadParameterError, NotLocalError, NotReportedError),
+        errors=(BadParameterError, NotLocalError, NotReportedError, TooManyReadsError),
         scope="metrics",
     )
 ]

@@ -1,5 +1,6 @@
 """What became of the deliveries of one process, in numbers."""
 
+import math
 from collections.abc import Collection, Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -51,6 +52,8 @@ class DeliveryCounts:
             for name, needed in verified.items()
         }
         self._counts[UNKNOWN] = _ProviderCounts([(NOT_FOUND, False)], verified=False)
+        # When the newest accepted one came in, by `perf_counter`.
+        self.newest = -math.inf
         self.accepted_seconds = Histogram(SECONDS)
         self.refused_seconds = Histogram(SECONDS)
 
@@ -59,6 +62,7 @@ class DeliveryCounts:
         counts = self._counts[delivery.provider]
         counts.accepted += 1
         counts.last_accepted = delivery.received_at
+        self.newest = delivery.since
         self.accepted_seconds.observe(perf_counter() - delivery.since)
 
     def count_refused(self, delivery: Delivery, outcome: str) -> None:

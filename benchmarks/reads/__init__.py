@@ -1,0 +1,1 @@
+"""What reads do to deliveries."""
