@@ -1,7 +1,6 @@
 """The state of a thing follows from what was said of it, not from the order in which that came."""
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -18,54 +17,13 @@ from projections.fast_merging import FastMerger
 from tests.support import on_record, reference_model
 from tests.support.generated_deliveries import PROVIDERS, logs, of_tenant, to_event
 from tests.support.live_fold import PROJECTIONS, shown
-from tests.support.reference_model import Change, Json, Sent
+from tests.support.orders import another_order
+from tests.support.reference_model import Json, Sent
 
 MERGERS: dict[str, FastMerger[Any]] = {
     name: projection.judge.__self__  # type: ignore[union-attr]
     for name, projection in PROJECTIONS.items()
 }
-
-
-def said(sent: Sent) -> Change | None:
-    """What a delivery says; None if that cannot be read."""
-    try:
-        read = reference_model.read_fitbank if sent.provider == "fitbank" else None
-        return (read or reference_model.read_loopz)(sent)
-    except (ArithmeticError, LookupError, TypeError, ValueError):
-        return None
-
-
-def another_order(deliveries: Sequence[Sent], chance: random.Random) -> list[Sent]:
-    """The same deliveries, those of one thing only exchanged where the provider's times say which was first."""
-    streams: dict[str, list[tuple[Change | None, Sent]]] = defaultdict(list)
-    for sent in deliveries:
-        change = said(sent)
-        streams[change.stream if change else ""].append((change, sent))
-    queues: list[list[Sent]] = []
-    for known in streams.values():
-        queue: list[Sent] = []
-        stretch: list[tuple[datetime, Sent]] = []
-        for change, sent in known:
-            if change is not None and (time := change.until or change.time) is not None:
-                stretch.append((time, sent))
-                continue
-            queue += [*_exchanged(stretch, chance), sent]
-            stretch = []
-        queues.append(queue + _exchanged(stretch, chance))
-    mixed: list[Sent] = []
-    while queues := [queue for queue in queues if queue]:
-        mixed.append(chance.choice(queues).pop(0))
-    return mixed
-
-
-def _exchanged(stretch: Sequence[tuple[datetime, Sent]], chance: random.Random) -> list[Sent]:
-    """In any order; those of one time stay in theirs."""
-    same: dict[datetime, list[Sent]] = defaultdict(list)
-    for time, sent in stretch:
-        same[time].append(sent)
-    times = [time for time, _ in stretch]
-    chance.shuffle(times)
-    return [same[time].pop(0) for time in times]
 
 
 def log_of(deliveries: Sequence[Sent]) -> list[Event]:

@@ -1,5 +1,6 @@
 """Timelines and postings: what was known at any position of any time, held to a naive fold on both axes."""
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -28,6 +29,7 @@ from eventstore.log.events import Event, LogSlice
 from tests.support import NOON, on_record, reference_model
 from tests.support.generated_deliveries import PROVIDERS, logs, of_tenant, to_event
 from tests.support.live_fold import PROJECTIONS
+from tests.support.orders import another_order, said
 from tests.support.reference_model import Change, Json, Place, Sent
 
 KEPT = [name for name, projection in PROJECTIONS.items() if projection.timeline is not None]
@@ -63,10 +65,7 @@ def naive(projection: Projection[Any], log: Sequence[Sent]) -> list[tuple[Place,
     for index, sent in enumerate(log):
         if reference_model.projection_of(sent) != projection.name:
             continue
-        read = reference_model.read_fitbank if sent.provider == "fitbank" else None
-        try:
-            change = (read or reference_model.read_loopz)(sent)
-        except (ArithmeticError, LookupError, TypeError, ValueError):
+        if (change := said(sent)) is None:
             continue
         time = change.until or change.time or sent.received_at
         place = Place(time, change.deleted, reference_model.rank(change), index)
@@ -180,6 +179,54 @@ def test_what_was_known_at_any_position_of_any_time_is_a_naive_fold(
                     assert (values, deleted) == shape.nothing
             if projection.total is not None:
                 assert posted_at(postings, time, position) == totals_of(projection, states)
+
+
+def in_doubt(projection: Projection[Any], log: Sequence[Sent]) -> set[str]:
+    """The streams in which two facts of one time differ in nothing that timelines keep: see decision 17."""
+    found: dict[tuple[str, datetime, str], list[Change]] = defaultdict(list)
+    for sent in log:
+        if (change := said(sent)) is not None and (time := change.until or change.time):
+            found[change.stream, time, str(kept(projection, change))].append(change)
+    return {
+        stream
+        for (stream, _, _), alike in found.items()
+        if any(one.given != alike[0].given for one in alike)
+    }
+
+
+def known_in(
+    projection: Projection[Any], log: Sequence[Sent], streams: set[str], times: Sequence[datetime]
+) -> list[tuple[dict[str, Snapshot], dict[tuple[Any, ...], Any]]]:
+    """What is known at last of some streams at each of these times, and the totals."""
+    timeline, postings = written(projection, log_of(log), [len(log) // 2])
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row in timeline:
+        rows[row[STREAM]].append(row)
+    posted = [row for row in postings if row[STREAM] in streams]
+    shape = Shape(projection)
+    return [
+        (
+            {stream: known_at(shape, rows[stream], time, len(log)) for stream in streams},
+            posted_at(posted, time, len(log)),
+        )
+        for time in times
+    ]
+
+
+@pytest.mark.parametrize("name", KEPT)
+@settings(max_examples=100)
+@given(deliveries=logs(), seed=st.integers(0, 2**32))
+def test_any_two_orders_that_agree_where_no_time_decides_give_equal_timelines(
+    name: str, deliveries: list[Sent], seed: int
+) -> None:
+    projection = PROJECTIONS[name]
+    sent = [of_tenant(delivery, 1) for delivery in deliveries]
+    changes = [change for one in sent if (change := said(one)) is not None]
+    streams = {change.stream for change in changes} - in_doubt(projection, sent)
+    times = [one.received_at for one in sent]
+    times += [time for change in changes for time in (change.until, change.time) if time]
+    other = another_order(sent, random.Random(seed))
+    assert known_in(projection, sent, streams, times) == known_in(projection, other, streams, times)
 
 
 CARDS = PROJECTIONS["gift_cards"]
