@@ -7,7 +7,7 @@ from msgspec import UNSET
 from eventstore.fold.columns import SECRET
 from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
 from projections.fast_merging import FastMerger
-from projections.tracked import Tracked
+from projections.tracked import EFFECTIVE_AT, Tracked
 from providers.facts import GiftCardFact
 
 
@@ -66,8 +66,11 @@ PROJECTION = Projection(
     tombstone="deleted_at",
     evolve=evolve,
     judge=_MERGER.judge,
-    indexes=("id", "merchant_id", "status"),
+    indexes=("id", "merchant_id", "program_id", "provider", "type", "status", "currency"),
     tenant="merchant_id",
+    ranges=("balance",),
+    secrets=("gan", "code"),
+    effective_at=EFFECTIVE_AT,
     timeline=Timeline(
         columns=("balance", "currency"),
         placement=_MERGER.placement,

@@ -4,7 +4,7 @@ from msgspec import UNSET
 
 from eventstore.fold.projection import Place, Projection, Timeline
 from projections.fast_merging import FastMerger
-from projections.tracked import Tracked
+from projections.tracked import EFFECTIVE_AT, Tracked
 from providers.facts import LocationFact
 
 
@@ -57,7 +57,10 @@ PROJECTION = Projection(
     tombstone="deleted_at",
     evolve=evolve,
     judge=_MERGER.judge,
-    indexes=("id", "merchant_id", "status"),
+    indexes=("id", "merchant_id", "program_id", "provider", "type", "status", "external_id"),
     tenant="merchant_id",
+    references=("external_id",),
+    names=("name",),
+    effective_at=EFFECTIVE_AT,
     timeline=Timeline(columns=("status",), placement=_MERGER.placement),
 )

@@ -26,3 +26,7 @@ class Tracked(msgspec.Struct, frozen=True):
     # The time that the newest fact counts at, if not `updated_at`; and what Merger needs for facts that come late.
     effective_at: Annotated[datetime | None, HIDDEN] = None
     merge: Annotated[str | None, HIDDEN] = None
+
+
+# The fields of which the first that is not null is the time that the newest fact counts at.
+EFFECTIVE_AT = ("effective_at", "updated_at")

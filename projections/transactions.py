@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
 from projections.fast_merging import FastMerger
-from projections.tracked import Tracked
+from projections.tracked import EFFECTIVE_AT, Tracked
 from providers.facts import Phase, TransactionFact
 
 
@@ -113,8 +113,23 @@ PROJECTION = Projection(
     tombstone="deleted_at",
     evolve=evolve,
     judge=_MERGER.judge,
-    indexes=("id", "merchant_id", "kind", "phase", "gift_card_id", "location_id", "reference"),
+    indexes=(
+        "id",
+        "merchant_id",
+        "program_id",
+        "provider",
+        "kind",
+        "status",
+        "phase",
+        "currency",
+        "gift_card_id",
+        "location_id",
+        "reference",
+    ),
     tenant="merchant_id",
+    ranges=("amount",),
+    references=("reference",),
+    effective_at=EFFECTIVE_AT,
     timeline=Timeline(
         columns=("kind", "status", "phase", "amount", "currency"),
         placement=_MERGER.placement,

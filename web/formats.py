@@ -21,6 +21,13 @@ class EncodedJson(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class EncodedPage(msgspec.Struct, frozen=True):
+    """A page of a list that is JSON already. `next` is the cursor of the next page, or None on the last."""
+
+    body: bytes
+    next: str | None
+
+
 class Streamed(msgspec.Struct, frozen=True):
     """An answer that is written piece by piece, as its reader takes it. `chunks` are closed however that ends."""
 

@@ -1,7 +1,11 @@
 """Parameters of a request become the fields of a Struct, checked: a misspelt one is an error, not silence."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -14,6 +18,13 @@ from web.errors import BadBodyError, BadParameterError, TooLargeError, TooSlowEr
 
 # Positions are bigint; this is the largest number of so many digits that is one, and no log gets there.
 LARGEST = 10**18 - 1
+
+# As much as any amount needs, and Postgres takes.
+DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
+
+RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 
 # How much of a wrong value an error repeats, in characters.
 REPEATED = 40
@@ -53,7 +64,7 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ParameterReader(Generic[P]):
-    """Reads parameters into a Struct whose fields are whole numbers, texts, given words and booleans."""
+    """Reads parameters into a Struct of numbers, texts, times, booleans, given words, and lists of given words."""
 
     def __init__(self, struct: type[P], limits: Limits) -> None:
         self._struct = struct
@@ -115,10 +126,12 @@ def _parser(type_: inspect.Type, most: int | None) -> Callable[[str, str], objec
     match type_:
         case inspect.IntType(ge=int(least), le=int(bound)):
             return partial(_whole_number, least, bound if most is None else most)
-        case inspect.BoolType():
-            return _flag
-        case inspect.StrType():
-            return _text
+        case inspect.DecimalType() | inspect.DateTimeType() | inspect.BoolType():
+            return _SIMPLE[type(type_)]
+        case inspect.StrType(min_length=shortest):
+            return partial(_text, shortest or 0)
+        case inspect.VarTupleType(item_type=inspect.LiteralType(values=values)):
+            return partial(_words, tuple(map(str, values)))
         case inspect.LiteralType(values=values):
             return partial(_one_of, tuple(map(str, values)))
     message = f"no parameter can be of type {type_}"
@@ -126,7 +139,8 @@ def _parser(type_: inspect.Type, most: int | None) -> Callable[[str, str], objec
 
 
 def _whole_number(least: int, most: int, name: str, text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST)):
+    digits = text[1:] if least < 0 and text.startswith("-") else text
+    if digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST)):
         number = int(text)
         if least <= number <= most:
             return number
@@ -142,6 +156,29 @@ def _flag(name: str, text: str) -> bool:
     )
 
 
+def _decimal(name: str, text: str) -> Decimal:
+    if DECIMAL.fullmatch(text) is None:
+        problem = f"must be a decimal number such as -12.50, not {text[:REPEATED]!r}"
+        raise BadParameterError(parameter=name, problem=problem)
+    return Decimal(text)
+
+
+def _time(name: str, text: str) -> datetime:
+    if RFC_3339.fullmatch(text) is not None:
+        with suppress(ValueError):
+            return datetime.fromisoformat(text).astimezone(UTC)
+    example = "2026-10-31T00:00:00Z (RFC 3339; the + of an offset is written %2B in an address)"
+    problem = f"must be a time such as {example}, not {text[:REPEATED]!r}"
+    raise BadParameterError(parameter=name, problem=problem)
+
+
+def _words(known: tuple[str, ...], name: str, text: str) -> tuple[str, ...]:
+    words = tuple(_one_of(known, name, word) for word in text.split(","))
+    if len(set(words)) < len(words):
+        raise BadParameterError(parameter=name, problem="names one more than once")
+    return words
+
+
 def _one_of(words: tuple[str, ...], name: str, text: str) -> str:
     if text in words:
         return text
@@ -150,10 +187,19 @@ def _one_of(words: tuple[str, ...], name: str, text: str) -> str:
     raise BadParameterError(parameter=name, problem=f"must be {allowed}, not {text[:REPEATED]!r}")
 
 
-def _text(name: str, text: str) -> str:
+def _text(shortest: int, name: str, text: str) -> str:
     """Let a text through if Postgres could hold it: else nothing can match it."""
+    if len(text) < shortest:
+        raise BadParameterError(parameter=name, problem="must not be empty")
     if "\x00" in text or text != text.encode("utf-8", "replace").decode():
         raise BadParameterError(
             parameter=name, problem="holds a character that nothing on record has"
         )
     return text
+
+
+_SIMPLE: dict[type[inspect.Type], Callable[[str, str], object]] = {
+    inspect.DecimalType: _decimal,
+    inspect.DateTimeType: _time,
+    inspect.BoolType: _flag,
+}

@@ -15,7 +15,7 @@ from web.access import Access, Scope
 from web.auth import ACCESS
 from web.context import Context
 from web.errors import BadParameterError, MalformedHeaderError, NotLocalError, TooManyReadsError
-from web.formats import EncodedJson, Negotiated, Streamed
+from web.formats import EncodedJson, EncodedPage, Negotiated, Streamed
 from web.live import LiveAnswer
 from web.parameters import NoParameters, ParameterReader, read_body
 
@@ -95,6 +95,10 @@ async def _respond(request: web.Request, route: Route, answer: object) -> web.St
             response = web.Response(body=body, headers={"Content-Type": content_type})
         case EncodedJson(body):
             response = web.Response(body=body, status=status, content_type="application/json")
+        case EncodedPage(body, following):
+            response = web.Response(body=body, status=status, content_type="application/json")
+            if following is not None:
+                response.headers["Link"] = next_link(request, following)
         case bytes():
             response = bytes_response(answer)
         case _:
@@ -102,6 +106,11 @@ async def _respond(request: web.Request, route: Route, answer: object) -> web.St
     if headers:
         response.headers.update(headers)
     return response
+
+
+def next_link(request: web.Request, cursor: str) -> str:
+    """The value of a Link header (RFC 8288) that leads to the next page: the same request with another cursor."""
+    return f'<{request.rel_url.update_query(cursor=cursor)}>; rel="next"'
 
 
 def json_response(answer: object, status: HTTPStatus) -> web.Response:

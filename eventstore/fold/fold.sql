@@ -124,14 +124,34 @@ SELECT to_regclass($1) IS NULL OR EXISTS (SELECT FROM pg_dist_partition WHERE lo
 -- Hold a table of states to one row a stream.
 CREATE UNIQUE INDEX IF NOT EXISTS {name}_pkey ON {table} (stream)
 
--- create_index --
--- Serve one filter of the API. Only the column is indexed: with the stream beside it equal values would not be
--- deduplicated, and every update that cannot be made in place pays for every index.
+-- create_filter_index --
+-- Serve a filter of lists. Only the column is indexed: with the stream beside it equal values would not be deduplicated,
+-- and every update that cannot be made in place pays for every index.
 CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}") WHERE "{column}" IS NOT NULL
 
 -- create_tenant_index --
 -- Serve lists of one tenant: its rows are found in the order of streams, without reading those of other tenants.
 CREATE INDEX IF NOT EXISTS {index} ON {table} ("{column}", stream)
+
+-- create_reference_index --
+-- Serve a filter by a text or by its beginning.
+CREATE INDEX IF NOT EXISTS {index} ON {table} ({expression}) WHERE "{column}" IS NOT NULL
+
+-- create_words_index --
+-- Serve a search for words, or their beginnings.
+CREATE INDEX IF NOT EXISTS {index} ON {table} USING gin (({expression}))
+
+-- create_secret_index --
+-- Serve a search by an exact secret, of any length; the index does not hold it.
+CREATE INDEX IF NOT EXISTS {index} ON {table} USING hash ("{column}")
+
+-- create_order_index --
+-- Serve lists in an order, and ranges of what they are sorted by.
+CREATE INDEX IF NOT EXISTS {index} ON {table} ({expression})
+
+-- create_deleted_index --
+-- Serve lists of what is deleted.
+CREATE INDEX IF NOT EXISTS {index} ON {table} (stream) WHERE "{column}" IS NOT NULL
 
 -- create_timeline_pkey --
 -- Hold a timeline to one row an event, and serve the facts of a thing. To put those of one thing in the order in which
@@ -189,6 +209,15 @@ SELECT EXISTS (
     WHERE r.ev_class = to_regclass($1)
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass($2) AND d.refobjsubid > 0
 )
+
+-- list_indexes --
+-- The indexes of a table that name this column.
+SELECT DISTINCT c.relname
+FROM pg_depend AS d
+JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'i'
+JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass($1)
+    AND a.attname = $2
 
 -- drop_index --
 -- Drop the index of a column that is given up.

@@ -8,6 +8,7 @@ import msgspec
 
 from eventstore.errors import PostgresError
 from eventstore.fold.columns import Column, columns_of, identifier
+from eventstore.fold.indexes import effective_at, index_statements
 from eventstore.fold.projection import (
     ABSENT_COLUMN,
     AMOUNT_COLUMN,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 SCHEMA = "projected"
 MASKED = "masked"
 
+# When the newest fact of a state counts, where a projection says how that is told.
+EFFECTIVE_AT = Column("effective_at", "timestamp with time zone", nullable=True)
+
 # A text as eventstore/fold/columns.py masks it.
 MASKING = """'****' || right("{column}", CASE WHEN length("{column}") >= 8 THEN 4 ELSE 0 END)"""
 
@@ -37,7 +41,7 @@ class Table(NamedTuple):
     """A table of a generation, a view that shows it while it is live, and the columns of the view.
 
     They are the table's too, unless the view shows what a `query` makes of it. `updated`: its rows are; those of others
-    are only added.
+    are only added. `effective_at` is SQL for a column that only the view has.
     """
 
     name: str
@@ -45,11 +49,15 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     query: str | None = None
     updated: bool = False
+    effective_at: str | None = None
 
     @property
     def shown(self) -> dict[str, Column]:
         """The columns that its views show, by name."""
-        return {column.name: column for column in self.columns if not column.hidden}
+        shown = [column for column in self.columns if not column.hidden]
+        if self.effective_at is not None:
+            shown.append(EFFECTIVE_AT)
+        return {column.name: column for column in shown}
 
     @property
     def column_names(self) -> list[str]:
@@ -100,6 +108,7 @@ class GenerationTables(Generic[State]):
             projection.name,
             (*STATE_COLUMNS, *self.columns),
             updated=True,
+            effective_at=effective_at(projection) if projection.effective_at else None,
         )
         self.timeline: Table | None = None
         self.postings: Table | None = None
@@ -183,14 +192,9 @@ class GenerationTables(Generic[State]):
                     )
                     for name in names
                 }
-        for column in self.projection.indexes:
-            index = identifier(f"{self.states.name}_{column}")
-            is_tenant = column == self.projection.tenant
-            template = QUERIES["create_tenant_index" if is_tenant else "create_index"]
-            statements[index] = template.format(
-                **placeholders, index=index, column=identifier(column)
-            )
-        return statements
+        return statements | index_statements(
+            self.projection, self.states.name, self.states.qualified_name
+        )
 
     async def adapt(self, connection: "Session") -> None:
         """Give tables that other code created the columns that this code writes, and keep what they hold.
@@ -210,13 +214,7 @@ class GenerationTables(Generic[State]):
                 if not column.nullable:
                     await _alter(connection, table, "drop_not_null", column=name)
                 if name in wanted:
-                    kept = f"{name}_was_{column.sql_type.split(' ')[0]}"
-                    if kept in existing:
-                        await _alter(connection, table, "drop_column", column=kept)
-                    # Its index would be renamed with it, and the new column's needs that name.
-                    index = f"{table.name}_{name}"
-                    await _alter(connection, table, "drop_index", index=index)
-                    await _alter(connection, table, "rename_column", column=name, kept=kept)
+                    await _keep_under_another_name(connection, table, existing, name)
             for name, sql_type in wanted.items():
                 if name not in existing or existing[name].sql_type != sql_type:
                     await _alter(connection, table, "add_column", column=name, sql_type=sql_type)
@@ -251,11 +249,13 @@ class GenerationTables(Generic[State]):
             ):
                 await _drop_view(connection, table)
                 in_view = {}
-            columns = [
-                f'"{name}"' if name in in_table else f'NULL::{column.sql_type} AS "{name}"'
+            made = {} if table.effective_at is None else {EFFECTIVE_AT.name: table.effective_at}
+            sources = {
+                name: f'"{name}"' if name in in_table else f"NULL::{column.sql_type}"
                 for name, column in in_view.items()
-            ]
-            columns += [f'"{name}"' for name in wanted if name not in in_view]
+            }
+            sources |= {name: f'"{name}"' for name in wanted if name not in in_view} | made
+            columns = [f'{source} AS "{name}"' for name, source in sources.items()]
             await connection.execute(
                 QUERIES["create_view"].format(**table.placeholders, names=", ".join(columns))
             )
@@ -378,6 +378,18 @@ async def _drop_view(connection: "Session", table: Table, statement: str = "drop
             problem=f"a column of the view {table.view} has another type now, and other objects depend on it",
             remedy=f"Drop these, and create them again afterwards: {error.detail}",
         ) from error
+
+
+async def _keep_under_another_name(
+    connection: "Session", table: Table, existing: dict[str, Column], name: str
+) -> None:
+    kept = f"{name}_was_{existing[name].sql_type.split(' ')[0]}"
+    if kept in existing:
+        await _alter(connection, table, "drop_column", column=kept)
+    # Its indexes would go with it, and the new column's need their names.
+    for (index,) in await connection.fetch(QUERIES["list_indexes"], table.qualified_name, name):
+        await _alter(connection, table, "drop_index", index=index)
+    await _alter(connection, table, "rename_column", column=name, kept=kept)
 
 
 async def _alter(connection: "Session", table: Table, statement: str, **placeholders: str) -> None:

@@ -160,6 +160,11 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     `key` is the text by which people ask for a thing, its id; `tombstone`, if there is one, is null unless the thing is
     deleted; `indexes` are those by which the API lets people filter; `tenant` is the one of them that says whose a
     thing is.
+
+    Lists can be sorted by the fields of `ranges` too, which are numbers, and limited to a range of each; and looked
+    through for the words of one of `names`, or the beginning of one of `references`. `secrets` are those by whose exact
+    value a thing is found. `effective_at` are the fields of which the first that is not null is the time that the
+    newest fact counts at.
     """
 
     name: str
@@ -172,6 +177,11 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     tombstone: str | None = None
     indexes: tuple[str, ...] = ()
     tenant: str | None = None
+    ranges: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    effective_at: tuple[str, ...] = ()
     timeline: Timeline | None = None
     total: Total | None = None
 
@@ -192,6 +202,11 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
             "tombstone": (self.tombstone,),
             "indexes": self.indexes,
             "tenant": (self.tenant,),
+            "ranges": self.ranges,
+            "references": self.references,
+            "names": self.names,
+            "secrets": self.secrets,
+            "effective_at": self.effective_at,
             "total.amount": (self.total and self.total.amount,),
             "total.by": self.total.by if self.total else (),
         }.items():

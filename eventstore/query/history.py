@@ -103,7 +103,7 @@ class History:
 
     async def _find_stream(self, visibility: Visibility, id_: str, owner: Mapping[str, str]) -> str:
         """The one stream of the thing; of some there are only events in quarantine."""
-        streams = {row.stream for row in await self._states.find_all(visibility, id_, owner)}
+        streams = await self._states.find_streams(visibility, id_, owner)
         if not streams:
             streams = await self._find_quarantined_streams(visibility, id_, owner)
         if not streams:

@@ -1,16 +1,10 @@
--- page --
--- One page of a list, in the order of the streams; of the merchants $1, of all if that is null.
-SELECT stream, position, {names} FROM {table}
-WHERE ($1::text[] IS NULL OR merchant_id = ANY($1)) AND stream > $2 {filters}
-ORDER BY stream
-LIMIT $3
+-- list_states --
+-- States of a projection's live generation, as a listing makes rows, conditions and an order of them.
+SELECT {item} FROM {table} WHERE {conditions} ORDER BY {order} {at_most}
 
--- find --
--- Everything of this id, of the merchants $1, of all if that is null.
-SELECT stream, position, {names} FROM {table}
-WHERE ($1::text[] IS NULL OR merchant_id = ANY($1)) AND "{key}" = $2 {filters}
-ORDER BY stream
-LIMIT $3
+-- first_recorded --
+-- The first position that was recorded at the time $1 or later, or will be.
+SELECT first_recorded($1)
 
 -- find_other_timeline --
 -- The timeline of this server and the accepted one, if they differ. A replica has none of its own.

@@ -2,7 +2,9 @@
 
 import inspect
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +12,12 @@ import asyncpg
 import msgspec
 
 from eventstore.errors import AmbiguousError, NotFoundError, NotSetUpError
-from eventstore.fold.columns import identifier, mask, names_of, shown_columns_of
-from eventstore.fold.generation import SCHEMA
+from eventstore.fold.columns import shown_columns_of
+from eventstore.fold.generation import EFFECTIVE_AT
 from eventstore.fold.projection import Projection
-from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
-from eventstore.query.filters import OWNER_FILTERS, Filter, conditions, filters_of
-from eventstore.query.queries import QUERIES
+from eventstore.query.cursor import JsonPage
+from eventstore.query.filters import states_listing
+from eventstore.query.listing import ListReader, Question
 from eventstore.query.visibility import Visibility
 
 if TYPE_CHECKING:
@@ -25,14 +27,21 @@ if TYPE_CHECKING:
     from eventstore.limits import Limits
     from eventstore.postgres.database import Database
 
+# What is said of the fields that every row has.
+COMMON = (
+    "`stream` names the thing; the event at `position` changed it last. `effective_at` is when the newest of its "
+    "events counts: the provider's time or, where it gives none, the recorded one."
+)
+
 # How many owners of one id an AmbiguousError names.
 MOST_OWNERS = 20
 
 
 class States:
-    """The states of one projection: those of its live generation, each a `row_type`, as far as a Visibility shows them.
+    """The states of one projection: those of its live generation, each a row, as far as a Visibility shows them.
 
-    `at_least` is a position that what is read must have folded: see Registry.wait_for, whose NotFoldedError it raises.
+    `row_type` describes a row. `at_least` is a position that what is read must have folded: see Registry.wait_for,
+    whose NotFoldedError it raises.
     """
 
     def __init__(
@@ -42,70 +51,81 @@ class States:
         registry: "Registry",
         limits: "Limits",
     ) -> None:
-        columns = shown_columns_of(projection.state)
         self.projection = projection
         self.row_type = row_type_of(projection)
-        self.filters = filters_of(projection)
+        self.listing = states_listing(projection)
         self._database = database
+        self._lists = ListReader(database)
         self._registry = registry
         self._limits = limits
-        # Behind stream and position.
-        self._secrets = tuple(n for n, column in enumerate(columns, 2) if column.secret)
-        self._words = {
-            "table": f"{SCHEMA}.{identifier(projection.name)}",
-            "names": names_of(columns),
-            "key": projection.key,
-        }
 
     async def page(
         self,
         visibility: Visibility,
-        filters: Mapping[str, object],
+        question: Question,
         cursor: str | None,
         limit: int,
         at_least: int = 0,
-    ) -> Page[Any, str]:
-        """A page of at most `limit` states, in the order of their streams; `filters` are of `self.filters`.
-
-        Raises CursorError, NotFoldedError, NotSetUpError.
-        """
-        after = decode_cursor(self.projection.name, cursor)
+    ) -> JsonPage:
+        """A page of at most `limit` states. Raises CursorError, NotFoldedError, NotSetUpError."""
         await self.wait_for(at_least)
-        query = self._query("page", self.filters, filters)
-        rows = await self._fetch(query, visibility.merchants, after, limit + 1, *filters.values())
-        return page_of(
-            [self._row(visibility, row) for row in rows],
-            limit,
-            lambda row: encode_cursor(self.projection.name, row.stream),
-        )
+        with self._set_up():
+            return await self._lists.page(
+                self.listing, question, visibility, limit=limit, cursor=cursor
+            )
 
     async def find(
-        self, visibility: Visibility, id_: str, owner: Mapping[str, str], at_least: int = 0
-    ) -> msgspec.Struct:
-        """The state of the one thing of this id; `owner` says whose, by the names of OWNER_FILTERS.
+        self,
+        visibility: Visibility,
+        id_: str,
+        owner: Mapping[str, str],
+        at_least: int = 0,
+        fields: tuple[str, ...] | None = None,
+    ) -> str:
+        """The state of the one thing of this id, as JSON; `owner` says whose, by merchant_id and provider.
 
         Raises NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError.
         """
         await self.wait_for(at_least)
-        found = await self.find_all(visibility, id_, owner)
-        if not found:
+        question = self._question_for(id_, owner, fields)
+        sql, values = self.listing.statement(question, visibility, limit=2)
+        rows = await self._fetch(sql, *values)
+        if not rows:
             raise self.not_found(id_)
-        if len(found) > 1:
-            raise ambiguous(id_, ((row.provider, row.merchant_id) for row in found))
-        state: msgspec.Struct = found[0]
+        if len(rows) > 1:
+            owners = self._question_for(id_, owner, ("provider", "merchant_id"))
+            sql, values = self.listing.statement(
+                owners, visibility, limit=MOST_OWNERS, columns=True
+            )
+            raise ambiguous(id_, [tuple(row) for row in await self._fetch(sql, *values)])
+        state: str = rows[0]["item"]
         return state
 
-    async def find_all(
+    async def find_streams(
         self, visibility: Visibility, id_: str, owner: Mapping[str, str]
-    ) -> list[Any]:
-        """The states of all things of this id, but no more than MOST_OWNERS."""
-        query = self._query("find", OWNER_FILTERS, owner)
-        rows = await self._fetch(query, visibility.merchants, id_, MOST_OWNERS, *owner.values())
-        return [self._row(visibility, row) for row in rows]
+    ) -> set[str]:
+        """The streams of all things of this id, but no more than MOST_OWNERS."""
+        question = self._question_for(id_, owner, ("stream",))
+        sql, values = self.listing.statement(question, visibility, limit=MOST_OWNERS, columns=True)
+        return {row["stream"] for row in await self._fetch(sql, *values)}
+
+    def _question_for(
+        self, id_: str, owner: Mapping[str, str], fields: tuple[str, ...] | None
+    ) -> Question:
+        filters = {self.projection.key: id_, **owner}
+        if "deleted" in self.listing.filters:
+            filters["deleted"] = "any"
+        return Question(filters=filters, fields=fields)
 
     async def _fetch(self, query: str, *values: object) -> "list[Record]":
-        try:
+        with self._set_up():
             return await self._database.fetch(query, *values)
+
+    @contextmanager
+    def _set_up(self) -> Iterator[None]:
+        """Turn what Postgres says of tables that are not as this code needs them into a NotSetUpError."""
+        try:
+            yield
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
             # Nobody has made the tables yet, or only other code.
             raise NotSetUpError(projection=self.projection.name) from error
@@ -122,17 +142,6 @@ class States:
         kind = self.projection.name.removesuffix("s").replace("_", " ")
         return NotFoundError(what=f"{kind} {id_!r}")
 
-    def _query(self, name: str, known: Mapping[str, Filter], given: Mapping[str, object]) -> str:
-        return QUERIES[name].format(**self._words, filters=conditions(known, given, first=4))
-
-    def _row(self, visibility: Visibility, values: Iterable[Any]) -> Any:  # noqa: ANN401 - a `row_type`
-        if visibility.revealed or not self._secrets:
-            return self.row_type(*values)
-        shown = list(values)
-        for n in self._secrets:
-            shown[n] = mask(shown[n])
-        return self.row_type(*shown)
-
 
 @cache
 def row_type_of(projection: Projection[Any]) -> type[msgspec.Struct]:
@@ -140,6 +149,8 @@ def row_type_of(projection: Projection[Any]) -> type[msgspec.Struct]:
     state = projection.state
     hints = typing.get_type_hints(state, include_extras=True)
     fields = [(column.name, hints[column.name]) for column in shown_columns_of(state)]
+    if projection.effective_at:
+        fields.append((EFFECTIVE_AT.name, datetime | None))
     return msgspec.defstruct(
         f"{state.__name__}Row",
         [("stream", str), ("position", int), *fields],
@@ -153,9 +164,7 @@ def _documentation(state: type[msgspec.Struct]) -> str:
     """What a state's class and those that it is derived from say of its fields, and what a row has besides."""
     classes = [each for each in state.__mro__ if issubclass(each, msgspec.Struct)]
     said = [inspect.cleandoc(each.__doc__) for each in classes[:-1] if each.__doc__]
-    return "\n\n".join(
-        [*said, "`stream` names the thing; the event at `position` changed it last."]
-    )
+    return "\n\n".join([*said, COMMON])
 
 
 def ambiguous(id_: str, owners: Iterable[tuple[str, str]]) -> AmbiguousError:

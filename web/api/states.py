@@ -17,12 +17,15 @@ from eventstore.errors import (
 )
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page
-from eventstore.query.filters import filters_of
+from eventstore.query.filters import states_listing
 from eventstore.query.history import Step
+from eventstore.query.listing import Listing
 from eventstore.query.states import row_type_of
 from web.access import Access
+from web.api.lists import ListQuery, fields_of, list_query_of, question_of
 from web.context import Context
-from web.parameters import NoParameters, PageLimit, PageQuery, PositionOrZero
+from web.formats import EncodedJson, EncodedPage
+from web.parameters import NoParameters, PageLimit, PositionOrZero
 from web.route import COMMON_ERRORS, Route
 
 AtLeast = Annotated[
@@ -37,10 +40,9 @@ ProviderName = Annotated[
 ]
 
 
-class ListQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which states, beside the filters of the projection."""
+class StatesQuery(ListQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which states."""
 
-    cursor: Annotated[str | None, Meta(description="`next` of the page before.")] = None
     at_least: AtLeast = 0
 
 
@@ -71,17 +73,13 @@ class HistoryQuery(ThingQuery, frozen=True, kw_only=True, forbid_unknown_fields=
     cursor: Annotated[PositionOrZero, Meta(description="`next` of the page before.")] = 0
 
 
-def list_query_of(projection: Projection[Any]) -> type[msgspec.Struct]:
-    """The query parameters of a projection's list: those of every list, and its own filters."""
-    filters = [
-        (name, Annotated[one.type | None, Meta(description=f"Only where `{name}` is this.")], None)
-        for name, one in filters_of(projection).items()
-    ]
+def _with_fields(listing: Listing, projection: Projection[Any]) -> type[msgspec.Struct]:
+    """The query parameters of one thing."""
     return msgspec.defstruct(
-        f"{projection.state.__name__}ListQuery",
-        filters,
-        bases=(ListQuery,),
-        namespace={"__doc__": "Which states."},
+        f"{projection.state.__name__}Query",
+        [("fields", fields_of(listing), None)],
+        bases=(ThingQuery,),
+        namespace={"__doc__": ThingQuery.__doc__},
         frozen=True,
         kw_only=True,
         forbid_unknown_fields=True,
@@ -92,24 +90,33 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
     """The routes of one projection."""
     name = projection.name
     path = f"/v1/{name.replace('_', '-')}"
-    filters = tuple(filters_of(projection))
+    listing = states_listing(projection)
+    row_type = row_type_of(projection)
 
     async def list_states(
-        context: Context, access: Access, _: NoParameters, query: ListQuery
-    ) -> Page[Any, str]:
-        """A page of states, in the order of their streams."""
-        given = {name: value for name in filters if (value := getattr(query, name)) is not None}
-        return await context.states[name].page(
-            access.visibility, given, query.cursor, query.limit, query.at_least
+        context: Context, access: Access, _: NoParameters, query: StatesQuery
+    ) -> EncodedPage:
+        """A page of states."""
+        page = await context.states[name].page(
+            access.visibility,
+            question_of(listing, query),
+            query.cursor,
+            query.limit,
+            query.at_least,
         )
+        return EncodedPage(page.body, page.next)
 
     async def show_state(
-        context: Context, access: Access, path: ThingPath, query: ThingQuery
-    ) -> msgspec.Struct:
+        context: Context,
+        access: Access,
+        path: ThingPath,
+        query: Any,  # noqa: ANN401 - what _with_fields made
+    ) -> EncodedJson:
         """The state of one thing."""
-        return await context.states[name].find(
-            access.visibility, path.id, query.owner, query.at_least
+        found = await context.states[name].find(
+            access.visibility, path.id, query.owner, query.at_least, query.fields
         )
+        return EncodedJson(f"{found}\n".encode())
 
     async def show_history(
         context: Context, access: Access, path: ThingPath, query: HistoryQuery
@@ -119,7 +126,6 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             access.visibility, path.id, query.owner, query.cursor, query.limit, query.at_least
         )
 
-    row_type = row_type_of(projection)
     page: Any = Page
     thing_errors = (*COMMON_ERRORS, NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError)
     return [
@@ -127,7 +133,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             method="GET",
             path=path,
             handler=list_states,
-            query=list_query_of(projection),
+            query=list_query_of(listing, f"{projection.state.__name__}ListQuery", base=StatesQuery),
             answer=page[row_type, str],
             errors=(*COMMON_ERRORS, CursorError, NotFoldedError, NotSetUpError),
             scope="read",
@@ -137,7 +143,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             path=f"{path}/{{id}}",
             handler=show_state,
             path_parameters=ThingPath,
-            query=ThingQuery,
+            query=_with_fields(listing, projection),
             answer=row_type,
             errors=thing_errors,
             scope="read",

@@ -1,6 +1,6 @@
 """Cursors and pages."""
 
-import base64
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -10,53 +10,70 @@ from eventstore.errors import CursorError
 from eventstore.log.streams import stream_name
 from eventstore.query.cursor import Page, decode_cursor, encode_cursor, page_of
 
-STREAM = "loopz/m-1/gift-card/g%20~1"
+QUESTION = ["gift_cards", "balance", {"status": "ACTIVE"}]
+KEY = ("2500", "-17", "loopz/m-1/gift-card/g%20~1")
+TYPES = ("bigint", "bigint", "text")
+CURSOR = encode_cursor(QUESTION, KEY)
 
-PART = st.text(min_size=1)
+BIGINTS = st.integers(-(2**63), 2**63 - 1)
+TIMES = st.datetimes(min_value=datetime(1000, 1, 1)).map(lambda time: f"{time}+00")  # noqa: DTZ001
+NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, places=3).map(lambda d: f"{d:f}")
 
 
-@given(PART, PART, st.none() | PART)
-def test_a_cursor_gives_its_stream_back_and_fits_into_a_url(
-    tenant: str, kind: str, id_: str | None
+@given(BIGINTS, TIMES | st.just("-infinity"), NUMBERS | st.just("-Infinity"), st.text(min_size=1))
+def test_a_cursor_gives_its_key_back_and_fits_into_a_url(
+    number: int, time: str, decimal: str, id_: str
 ) -> None:
-    stream = stream_name("loopz", tenant, kind, id_)
-    cursor = encode_cursor("gift_cards", stream)
-    assert decode_cursor("gift_cards", cursor) == stream
+    key = [str(number), time, decimal, stream_name("loopz", "m-1", "gift-card", id_)]
+    types = ["bigint", "timestamp with time zone", "numeric", "text"]
+    cursor = encode_cursor(QUESTION, key)
+    assert decode_cursor(QUESTION, cursor, types) == key
     assert cursor.replace("-", "").replace("_", "").isalnum()
 
 
-def test_without_a_cursor_a_list_begins_at_its_beginning() -> None:
-    assert decode_cursor("gift_cards", None) == ""
+@pytest.mark.parametrize(
+    "question",
+    [
+        ["locations", "balance", {"status": "ACTIVE"}],
+        ["gift_cards", "-balance", {"status": "ACTIVE"}],
+        ["gift_cards", "balance", {"status": "INACTIVE"}],
+        ["gift_cards", "balance", {}],
+    ],
+)
+def test_a_cursor_is_bound_to_its_list_its_sort_and_its_filters(question: object) -> None:
+    with pytest.raises(CursorError, match="The parameter cursor is not a cursor"):
+        decode_cursor(question, CURSOR, TYPES)
 
 
-def encoded(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+def with_key(*key: str) -> str:
+    return encode_cursor(QUESTION, key)
 
 
 @pytest.mark.parametrize(
     "cursor",
     [
         *("", "!", "YQ=a", "_w", "Y", "AAAA", "AAA", "\ud800", "\0", "é" * 4, "1", "-1", "9" * 30),
-        *(encoded(STREAM), encoded(f"locations {STREAM}"), encoded(f"gift_cards  {STREAM}")),
-        *(encoded("gift_cards "), encoded("gift_cards loopz/m-1/gift-card/")),
-        *(encoded(f"gift_cards {STREAM}/x"), encoded(f"gift_cards {STREAM}\0")),
-        *(encoded(f"gift_cards {STREAM}é"), encoded(f"gift_cards {STREAM}" + "x" * 1000)),
-        encode_cursor("gift_cards", STREAM) + "=",
-        encode_cursor("gift_cards", STREAM)[:-1],
-        encode_cursor("gift_cards", STREAM)[:-1] + "B",
-        encode_cursor("gift_cards", STREAM) + "\n",
-        " " + encode_cursor("gift_cards", STREAM),
+        *(with_key(), with_key("1", "2"), with_key("1", "2", "s", "t"), with_key("1", "2", "s\0")),
+        *(with_key("x", "2", "s"), with_key("1_0", "2", "s"), with_key("٣", "2", "s")),
+        *(with_key(str(2**63), "2", "s"), with_key("1", "2\n", "s"), with_key("", "2", "s")),
+        *(f"{CURSOR}=", CURSOR[:-1], f"{CURSOR[:-1]}B", f"{CURSOR}\n", f" {CURSOR}"),
     ],
 )
 def test_what_this_list_did_not_give_out_is_no_cursor(cursor: str) -> None:
-    with pytest.raises(CursorError, match="The parameter cursor is not a cursor"):
-        decode_cursor("gift_cards", cursor)
+    with pytest.raises(CursorError):
+        decode_cursor(QUESTION, cursor, TYPES)
+
+
+@pytest.mark.parametrize("text", ["2026-02-30 00:00:00+00", "2026-W01-1", "now", "2026-01-01"])
+def test_a_cursor_of_times_holds_nothing_but_times(text: str) -> None:
+    with pytest.raises(CursorError):
+        decode_cursor([], encode_cursor([], [text]), ["timestamp with time zone"])
 
 
 @given(st.text() | st.text("ABCDEFabcdef0189-_=", max_size=60) | st.binary().map(str))
 def test_no_chance_text_is_a_cursor(cursor: str) -> None:
     with pytest.raises(CursorError):
-        decode_cursor("gift_cards", cursor)
+        decode_cursor(QUESTION, cursor, TYPES)
 
 
 @pytest.mark.parametrize(
