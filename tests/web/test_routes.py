@@ -229,7 +229,7 @@ async def test_a_retry_answers_what_the_table_says(
         ),
         (
             "/v1/gift-cards?deleted=perhaps",
-            "The parameter deleted must be false, true or any, not 'perhaps'.",
+            "The parameter deleted must be any, false or true, not 'perhaps'.",
         ),
         (
             "/v1/events?colour=red",
