@@ -87,14 +87,28 @@ class LiveStream:
     def __init__(self, access: Access, subscription: Subscription[Any]) -> None:
         self.access = access
         self.subscription = subscription
-        self.transport: asyncio.Transport | None = None
+        self.request: web.Request | None = None
         self.writing = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its reader has left, as far as can be seen."""
+        request = self.request
+        if request is None or request.transport is None or request.transport.is_closing():
+            return True
+        # Who only sends no more may still read; but whoever is gone looks the same, and a stream has no end.
+        return getattr(request.protocol, "sender_ended", False)
 
     def end(self) -> None:
         """End it, at once if its reader does not take what is being written."""
         self.subscription.end()
-        if self.writing and self.transport is not None:
-            self.transport.abort()
+        if self.writing:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection, whatever is still to be written."""
+        if self.request is not None and self.request.transport is not None:
+            self.request.transport.abort()
 
 
 class LiveStreams:
@@ -153,7 +167,7 @@ class LiveStreams:
         """End the streams whose readers have gone: nothing else tells of them while there is nothing to write."""
         while self._open:
             for stream in tuple(self._open):
-                if stream.transport is None or stream.transport.is_closing():
+                if stream.is_left:
                     stream.end()
             await asyncio.sleep(WATCH_SECONDS)
 
@@ -192,7 +206,7 @@ class LiveAnswer(msgspec.Struct, frozen=True):
                 # Whoever leaves does so at any time.
                 with suppress(ConnectionError):
                     await response.prepare(request)
-                    stream.transport = request.transport
+                    stream.request = request
                     self.streams.add(stream)
                     await self._write(stream, response, told=after is not None)
             finally:
@@ -232,8 +246,7 @@ class LiveAnswer(msgspec.Struct, frozen=True):
             async with asyncio.timeout(self.streams.limits.write_seconds):
                 await response.write(data)
         except TimeoutError:
-            if stream.transport is not None:
-                stream.transport.abort()
+            stream.abort()
             raise ConnectionAbortedError from None
         finally:
             stream.writing = False

@@ -91,6 +91,11 @@ class HandedConnection(RequestHandler):
         """Note that it has brought a delivery that is not verified."""
         self._limiter.refuse(self._connection)
 
+    @property
+    def sender_ended(self) -> bool:
+        """Whether its sender sends no more; mostly they are gone, and what is written meets nobody."""
+        return self._ended
+
     def can_give_way(self, *, busy: bool) -> bool:
         """Whether no request is complete and waits for its response; or, if `busy`, no delivery."""
         if not self._unanswered or self._body is not None or self.writing_paused:
