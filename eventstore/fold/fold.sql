@@ -219,6 +219,18 @@ JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass($1)
     AND a.attname = $2
 
+-- has_rows --
+-- Whether a table has any row.
+SELECT EXISTS (SELECT FROM {table})
+
+-- index_is_valid --
+-- Whether an index can be used; null if there is none.
+SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)
+
+-- drop_index_concurrently --
+-- Drop an index while its table is in use.
+DROP INDEX CONCURRENTLY IF EXISTS {schema}.{index}
+
 -- drop_index --
 -- Drop the index of a column that is given up.
 DROP INDEX IF EXISTS {schema}.{index}

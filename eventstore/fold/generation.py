@@ -8,7 +8,7 @@ import msgspec
 
 from eventstore.errors import PostgresError
 from eventstore.fold.columns import Column, columns_of, identifier
-from eventstore.fold.indexes import effective_at, index_statements
+from eventstore.fold.indexes import effective_at, list_indexes
 from eventstore.fold.projection import (
     ABSENT_COLUMN,
     AMOUNT_COLUMN,
@@ -167,18 +167,29 @@ class GenerationTables(Generic[State]):
         )
 
     async def create_indexes(self, connection: "Session") -> None:
-        """Create the indexes that do not exist."""
+        """Create the indexes that do not exist; those that only lists need, only while there is nothing to index.
+
+        Else that would hold up the fold: see create_list_indexes in indexes.py.
+        """
+        is_empty = not await connection.fetchval(
+            QUERIES["has_rows"].format(**self.states.placeholders)
+        )
         # Even CREATE INDEX IF NOT EXISTS waits for those who vacuum or index the table, or write to it.
-        for name, statement in self._indexes().items():
+        for name, statement in (self._indexes() | (self.list_indexes if is_empty else {})).items():
             if not await connection.fetchval(QUERIES["relation_exists"], f"{SCHEMA}.{name}"):
                 await connection.execute(statement, timeout=NO_LIMIT)
 
     def index_statements(self) -> list[str]:
         """SQL for each index; the unique ones, which keep a stream to one state, come first."""
-        return list(self._indexes().values())
+        return [*self._indexes().values(), *self.list_indexes.values()]
+
+    @property
+    def list_indexes(self) -> dict[str, str]:
+        """SQL for the indexes that only lists need, by their names."""
+        return list_indexes(self.projection, self.states.name, self.states.qualified_name)
 
     def _indexes(self) -> dict[str, str]:
-        """The same, by the names of the indexes."""
+        """Those that the fold needs, or the past of a thing, by their names."""
         placeholders = self.states.placeholders
         statements = {f"{self.states.name}_pkey": QUERIES["create_key"].format(**placeholders)}
         for table, kind, names in (
@@ -192,9 +203,7 @@ class GenerationTables(Generic[State]):
                     )
                     for name in names
                 }
-        return statements | index_statements(
-            self.projection, self.states.name, self.states.qualified_name
-        )
+        return statements
 
     async def adapt(self, connection: "Session") -> None:
         """Give tables that other code created the columns that this code writes, and keep what they hold.

@@ -4,11 +4,15 @@ A query has to name the very expression that is indexed, so those are here too, 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventstore.fold.columns import columns_of, identifier
 from eventstore.fold.projection import Projection
 from eventstore.fold.queries import QUERIES
+from eventstore.postgres.schema import NO_LIMIT
+
+if TYPE_CHECKING:
+    from eventstore.postgres.database import Session
 
 # Below every value of its type: what has none comes first in an order.
 LEAST: Mapping[str, str] = {
@@ -50,7 +54,7 @@ def quoted(column: str) -> str:
     return f'"{identifier(column)}"'
 
 
-def index_statements(projection: Projection[Any], name: str, table: str) -> dict[str, str]:
+def list_indexes(projection: Projection[Any], name: str, table: str) -> dict[str, str]:
     """SQL for the indexes that only queries need, by their names; `name` is the table's, `table` the same in SQL."""
     return {
         (index := identifier(f"{name}_{suffix}")): QUERIES[f"create_{kind}_index"].format(
@@ -82,3 +86,35 @@ def _indexes(projection: Projection[Any]) -> Iterator[tuple[str, str, str, str]]
         sorts["effective_at"] = sort_key(effective_at(projection), "timestamp with time zone")
     for column, key in sorts.items():
         yield "order", f"by_{column}", column, f"({key}), ({TIE_BREAKER})"
+
+
+async def create_concurrently(
+    connection: "Session", schema: str, wanted: Mapping[str, str]
+) -> list[str]:
+    """Create indexes of tables in this schema that do not exist, while the tables are in use; gives their names.
+
+    The connection must not be in a transaction. What a build that was interrupted left is made again.
+    """
+    made = []
+    for name, statement in wanted.items():
+        valid = await connection.fetchval(QUERIES["index_is_valid"], f"{schema}.{name}")
+        if valid:
+            continue
+        if valid is not None:
+            await drop_concurrently(connection, schema, name)
+        concurrently = statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+        await connection.execute(concurrently, timeout=NO_LIMIT)
+        made.append(name)
+    return made
+
+
+async def drop_concurrently(connection: "Session", schema: str, name: str) -> None:
+    """Drop an index, if it exists, while its table is in use."""
+    if await connection.fetchval(QUERIES["relation_exists"], f"{schema}.{name}"):
+        query = QUERIES["drop_index_concurrently"].format(schema=schema, index=identifier(name))
+        await connection.execute(query, timeout=NO_LIMIT)
+
+
+def obsolete_indexes(projection: Projection[Any], name: str) -> list[str]:
+    """The indexes of the table `name` that older code made, and that newer ones serve for too."""
+    return [identifier(f"{name}_{column}") for column in projection.references]

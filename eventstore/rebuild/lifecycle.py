@@ -11,7 +11,8 @@ import msgspec
 import structlog
 
 from eventstore.errors import LoopledgerError, TermOverError
-from eventstore.fold.generation import GenerationTables
+from eventstore.fold.generation import SCHEMA, GenerationTables
+from eventstore.fold.indexes import create_concurrently, drop_concurrently, obsolete_indexes
 from eventstore.fold.projection import Projection
 from eventstore.fold.projector import Projector
 from eventstore.fold.status import REBUILDING, Diff, ProjectionStatus, Rebuild
@@ -32,6 +33,9 @@ logger = structlog.get_logger()
 # Seconds between tries to set the live generation up: the first, doubled up to the longest.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
+
+# Between tries to create an index the pause grows to so many seconds: each may take minutes.
+LONGEST_INDEX_PAUSE = 600.0
 
 # Seconds between looks at what another task of this process does.
 POLL_SECONDS = 0.05
@@ -93,6 +97,7 @@ class Lifecycle:
             await self._set_up_live()
             async with (
                 in_background(self._live.run()) as running,
+                in_background(self._create_list_indexes(self._live.tables)),
                 in_background(self._switched.wait()) as switched,
             ):
                 await asyncio.wait([running, switched], return_when=asyncio.FIRST_COMPLETED)
@@ -101,6 +106,37 @@ class Lifecycle:
                 # Even a projector that has stopped for good is kept until another generation takes its place.
                 await switched
             self._switched.clear()
+
+    async def _create_list_indexes(self, tables: GenerationTables[Any]) -> None:
+        """Create the indexes of lists that tables of older code lack, while their generation is followed."""
+        backoff = Backoff(FIRST_PAUSE, LONGEST_INDEX_PAUSE)
+        while True:
+            try:
+                connection = await self._deps.database.connect()
+                try:
+                    made = await create_concurrently(connection, SCHEMA, tables.list_indexes)
+                    for index in obsolete_indexes(self._projection, tables.states.name):
+                        await drop_concurrently(connection, SCHEMA, index)
+                finally:
+                    connection.terminate()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the fold goes on without them
+                raise_if_cancelled()
+                logger.warning(
+                    "indexes_missing",
+                    message="An index could not be created; until it is there, some lists are slow.",
+                    projection=self.name,
+                    error=describe(error),
+                )
+                await asyncio.sleep(backoff.next_pause())
+                continue
+            if made:
+                logger.info(
+                    "indexes_created",
+                    message="Indexes were created that lists need.",
+                    projection=self.name,
+                    indexes=made,
+                )
+            return
 
     async def update(self, status: ProjectionStatus) -> None:
         """Do what the registry asks for, by its newest status, once the live generation is set up."""

@@ -51,8 +51,8 @@ async def append(database: Database, events: Sequence[NewEvent]) -> list[Event]:
     return found.events
 
 
-async def fold_live(database: Database) -> None:
-    """Have the live generation of gift cards fold all there is."""
-    one = await projector(database, Log(database, LIMITS))
+async def fold_live(database: Database, projection: Projection[Any] = PROJECTION) -> None:
+    """Have the live generation of a projection fold all there is."""
+    one = await projector(database, Log(database, LIMITS), projection)
     while await one.fold_next():
         pass
