@@ -70,6 +70,8 @@ def _counts(live: GenerationStatus, rebuild: Rebuild, diff: Diff) -> RenderableT
             _count(rows.gone, GONE),
             _count(rows.changed, CHANGED),
         )
+    if diff.refiled.before or diff.refiled.after:
+        result.add_row("refiled events", f"{diff.refiled.before:,}", f"{diff.refiled.after:,}")
     before, after = live.quarantined, rebuild.quarantined
     worse = GONE if after > before else ADDED if after < before else ""
     result.add_row("quarantined events", f"{before:,}", Text(f"{after:,}", worse))

@@ -95,7 +95,7 @@ class Diff(msgspec.Struct, frozen=True):
 
     The two are equal, unless the live one stands still. `rows` counts the states; `columns`: of the changed ones, how
     many differ in each. `totals`, `timeline` and `postings` are null for a projection that has none. `sample`: some of
-    the states that differ.
+    the states that differ. `refiled`: how many events each folds in other streams than those on record.
     """
 
     position: int
@@ -106,6 +106,7 @@ class Diff(msgspec.Struct, frozen=True):
     sample: list[ChangedRow]
     timeline: TableChange | None = None
     postings: TableChange | None = None
+    refiled: Change = Change(0, 0)
 
     @property
     def is_empty(self) -> bool:

@@ -73,6 +73,7 @@ class Comparison(Generic[State]):
             sample=await self._sample(position, history),
             timeline=await self._timeline(),
             postings=await self._postings(),
+            refiled=await self._refiled(),
         )
 
     async def _totals(self) -> TotalChange | None:
@@ -127,6 +128,10 @@ class Comparison(Generic[State]):
             by=", ".join(f'"{name}"' for name in total.by),
         )
         return TableChange(new.view, *row)
+
+    async def _refiled(self) -> Change:
+        generations = self._old.generation, self._new.generation
+        return Change(*await self._row("count_refiled", self._projection.name, *generations))
 
     async def _sample(
         self, position: int, history: Callable[[str], AsyncIterator[Event]]

@@ -226,6 +226,12 @@ FROM (
     GROUP BY stream, position, effective_at, {by}
 ) AS postings
 
+-- count_refiled --
+-- How many events generations $2 and $3 fold in other streams than those on record.
+SELECT count(*) FILTER (WHERE generation = $2), count(*) FILTER (WHERE generation = $3)
+FROM refiled
+WHERE projection = $1 AND generation IN ($2, $3)
+
 -- sample_changed_states --
 -- Some of the states that differ, or that only one side has.
 SELECT coalesce(o.stream, n.stream) AS stream, {columns}

@@ -96,6 +96,7 @@ async def test_what_was_filed_without_an_id_is_its_cards_once_it_can_be_read(
             "changed": 2,
         }
         assert found["diff"]["sample"][0]["diverged_at"] == 1
+        assert found["diff"]["refiled"] == {"before": 0, "after": 4}
         assert await state(client, "c-1") == {
             "stream": "loopz/m-1/gift-card/c-1",
             "position": 4,
