@@ -23,15 +23,22 @@ import structlog
 import uvloop
 
 from eventstore.errors import ExposedError, ListenError, LoopledgerError, SettingsError
+from eventstore.keys import digest_of, make_key
 from eventstore.log.known_head import KnownHead
 from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import Account, account_for
 from eventstore.query.readiness import NOT_SET_UP
 from providers import load_providers
-from runtime.address import leave_address, listening_url, remove_address
+from runtime.address import (
+    leave_address,
+    leave_key,
+    listening_url,
+    remove_address,
+    remove_key,
+)
 from runtime.arguments import whole_number
 from runtime.banner import banner
-from runtime.data_directory import data_directory
+from runtime.data_directory import data_directory, own_directory
 from runtime.failing import print_failure
 from runtime.logging import configure_logging
 from runtime.metrics.process import ProcessValues, read_build, restarting
@@ -54,8 +61,10 @@ from runtime.wiring import (
     serving_http,
     settings_from,
 )
-from runtime.worker import KNOWN_HEAD, PROJECTING, work
-from web.auth import is_loopback
+from runtime.worker import KNOWN_HEAD, LOCAL_KEY, PROJECTING, TOLD, work
+from web.access import LOCAL, Access
+from web.auth import LocalKey
+from web.locality import is_loopback
 
 logger = structlog.get_logger()
 
@@ -82,6 +91,10 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     storage: str
     head: int
+    local_key: str
+
+    def __repr__(self) -> str:
+        return f"Running(url={self.url!r}, ...)"
 
 
 @asynccontextmanager
@@ -109,9 +122,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(totals.close)
         memory = await stack.enter_async_context(remembering_head(settings, urls.owner))
         relays = stack.enter_context(Relays(settings.workers, settings.limits.appenders))
+        local_key = make_key()
+        told = {LOCAL_KEY: digest_of(local_key).hex()}
         workers = Workers(
             _commands(settings, listener, relays, account),
-            environ=lambda name: _worker_environ(settings, urls, name, memory.known),
+            environ=lambda name: _worker_environ(settings, urls, name, memory.known) | told,
             inherit=[listener.fileno(), *relays.descriptors],
             on_start=totals.add_child,
         )
@@ -122,12 +137,16 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         await _until_ready(url)
         if settings.database_url is None:
             stack.enter_context(_address_left(data_directory(settings.data_dir), url))
-        yield Running(url=url, storage=storage, head=head)
+        stack.enter_context(_key_left(own_directory(settings), url, local_key))
+        yield Running(url=url, storage=storage, head=head, local_key=local_key)
 
 
 @asynccontextmanager
-async def running_alone(settings: Settings) -> AsyncIterator[Running]:
-    """Run a whole server in this process, on the database of the settings: for tests."""
+async def running_alone(settings: Settings, local_access: Access = LOCAL) -> AsyncIterator[Running]:
+    """Run a whole server in this process, on the database of the settings: for tests.
+
+    `local_access` is what its local key allows.
+    """
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_bound_socket(settings))
         (dsn, *_), storage = await start_postgres(settings, stack, None)
@@ -139,9 +158,16 @@ async def running_alone(settings: Settings) -> AsyncIterator[Running]:
         stack.push_async_callback(totals.close)
         metrics = Metrics(own, totals.totals)
         await stack.enter_async_context(projecting(settings, parts, dsn, own))
-        await stack.enter_async_context(serving_http(settings, parts, listener, metrics))
+        local_key = make_key()
+        local = LocalKey(digest_of(local_key), local_access)
+        await stack.enter_async_context(serving_http(settings, parts, listener, metrics, local))
         await _until_set_up(listening_url(listener))
-        yield Running(url=listening_url(listener), storage=storage, head=parts.head.position)
+        yield Running(
+            url=listening_url(listener),
+            storage=storage,
+            head=parts.head.position,
+            local_key=local_key,
+        )
 
 
 @contextmanager
@@ -159,6 +185,23 @@ def _address_left(data_dir: Path, url: str) -> Iterator[None]:
         yield
     finally:
         remove_address(data_dir)
+
+
+@contextmanager
+def _key_left(data_dir: Path, url: str, key: str) -> Iterator[None]:
+    """Have commands of this user find the local key of this server while it runs."""
+    try:
+        leave_key(data_dir, url, key)
+    except (OSError, LoopledgerError) as error:
+        logger.warning(
+            "local_key_not_left",
+            message="The local key could not be written to the data directory; commands need one of their own.",
+            error=str(error),
+        )
+    try:
+        yield
+    finally:
+        remove_key(data_dir, url)
 
 
 def _commands(
@@ -292,7 +335,7 @@ def run(given: argparse.Namespace) -> int:
     debug = False
     try:
         # What the parent tells a worker is no setting.
-        told = {KNOWN_HEAD} if role else set()
+        told = TOLD if role else frozenset[str]()
         settings = settings_from({k: v for k, v in os.environ.items() if k not in told})
         if given.insecure:
             settings = msgspec.structs.replace(settings, insecure=True)

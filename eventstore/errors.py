@@ -112,6 +112,14 @@ class CursorError(LoopledgerError):
     """The parameter {parameter} is not a cursor that a list gave out; leave it out for the first page."""
 
 
+class KeyNameError(LoopledgerError):
+    """A key with the name {name} is in force already: give the new one another name, or revoke that one first."""
+
+
+class TooManyKeysError(LoopledgerError):
+    """There are {limit} keys that are not revoked, the most that are kept: revoke those that nobody uses."""
+
+
 class FencedError(LoopledgerError):
     """Another projector has moved {projection} on from checkpoint {checkpoint}."""
 

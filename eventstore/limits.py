@@ -112,6 +112,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Requests to the API of one process that may wait for their turn, while deliveries come first; more get 503.
     reads_waiting: Positive = 1_000
 
+    # Keys of the API that are not revoked, and so many that are.
+    keys_kept: Positive = 1_000
+
+    # Requests with one key, or with wrong ones from one address, to one process: how many a second in the long run, and
+    # how many at once. More get a 429.
+    key_requests_per_second: Positive = 5_000
+    key_requests_at_once: Positive = 10_000
+    key_failures_per_second: Positive = 10
+    key_failures_at_once: Positive = 100
+
     # How long `?at_least=` waits for a projection.
     at_least_seconds: Seconds = 5.0
 

@@ -14,7 +14,7 @@ from providers import load_providers
 from runtime.example import SignedDelivery, check_example, sign_example, verification_of
 from runtime.settings import Settings
 from verification.keyring import Secret
-from web.auth import is_loopback
+from web.locality import is_loopback
 
 
 def banner(settings: Settings, *, url: str, storage: str, head: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from eventstore.errors import LoopledgerError
+from runtime.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +25,14 @@ def data_directory(chosen: Path | None) -> Path:
     if chosen is not None:
         return chosen.absolute()
     return existing_store([default_directory(), Path("data").absolute(), ROOT / "data"])
+
+
+def own_directory(settings: Settings) -> Path:
+    """Where a server keeps what is no part of its database, wherever that is. Raises TwoStoresError."""
+    if settings.database_url is None:
+        return data_directory(settings.data_dir)
+    # Beside another database's data there may be two stores, and neither is meant.
+    return (settings.data_dir or default_directory()).absolute()
 
 
 def default_directory() -> Path:

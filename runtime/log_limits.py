@@ -16,6 +16,9 @@ MOST_TRACEBACKS = 1
 MOST_LINES = 30
 SECONDS = 60.0
 
+# Every one of these is written: only who has a key causes them, and they say who saw what.
+UNLIMITED = frozenset({"secrets_read", "key_created", "key_revoked"})
+
 # Kinds that are remembered; there are about a hundred events, and a few places where each may fail.
 MOST_KINDS = 1_000
 
@@ -47,8 +50,8 @@ class LineLimit:
         self, _: object, level: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
         """Drop an event of which there are too many; else tell in it how many were left out. For structlog."""
-        if level == "debug":
-            # Only who asks for these gets them.
+        if level == "debug" or event.get("event") in UNLIMITED:
+            # Only who asks for the former gets them.
             return event
         error = _error_of(event.get("exc_info"))
         kind = (event.get("event"), level, *_place_of(error))

@@ -15,6 +15,7 @@ from eventstore.errors import PostgresError
 from eventstore.fold.fingerprint import fingerprint
 from eventstore.fold.quarantine import Quarantine
 from eventstore.fold.registry import Registry
+from eventstore.keys import Keys
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.head import Head
@@ -40,7 +41,7 @@ from eventstore.rejections import Rejections
 from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 from projections import load_projections
 from providers import load_providers, settings_types
-from runtime.data_directory import data_directory, default_directory
+from runtime.data_directory import own_directory
 from runtime.logging import redact_from_log
 from runtime.metrics.database import DatabaseValues
 from runtime.metrics.exposition import MetricsReader
@@ -51,6 +52,7 @@ from runtime.secrets import read_secret
 from runtime.settings import Settings, load_settings
 from verification.verifier import Verification, Verifier
 from web.app import make_app
+from web.auth import Authenticator, LocalKey
 from web.context import Context, Endpoint
 from web.ingest.connections import connection_server
 from web.ingest.receiver import Receiver
@@ -153,10 +155,14 @@ async def serving_http(
     parts: Parts,
     listener: socket.socket,
     metrics: Metrics,
+    local: LocalKey | None,
     before_listening: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
-    """Take deliveries and answer requests. `before_listening` is called once all is there that it takes."""
-    context = context_of(settings, parts, metrics)
+    """Take deliveries and answer requests. `before_listening` is called once all is there that it takes.
+
+    `local` is the key of the commands of this machine.
+    """
+    context = context_of(settings, parts, metrics, local)
     receiver = Receiver(
         context.endpoints,
         parts.appender,
@@ -195,9 +201,13 @@ async def serving_http(
             await context.rejections.write()
 
 
-def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
+def context_of(
+    settings: Settings, parts: Parts, metrics: Metrics, local: LocalKey | None
+) -> Context:
     """Make what the handlers of requests work with."""
     database, limits = parts.database, settings.limits
+    keys = Keys(database, limits)
+    authenticator = Authenticator(keys, limits, local=local, keyless=settings.insecure)
     providers = load_providers(settings.providers)
     quarantine = Quarantine(database)
     states = {
@@ -206,9 +216,10 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
     }
     readiness = Readiness(database, limits, list(states))
     return Context(
-        api_for_all=settings.insecure,
         open_metrics=settings.open_metrics,
         limits=limits,
+        keys=keys,
+        authenticator=authenticator,
         appender=parts.appender,
         reader=parts.reader,
         registry=parts.registry,
@@ -224,7 +235,7 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
         },
         quarantine=quarantine,
         readiness=readiness,
-        live=live_streams(parts, limits),
+        live=live_streams(parts, limits, authenticator),
         metrics=MetricsReader(
             metrics.totals,
             DatabaseValues(
@@ -237,11 +248,11 @@ def context_of(settings: Settings, parts: Parts, metrics: Metrics) -> Context:
     )
 
 
-def live_streams(parts: Parts, limits: Limits) -> LiveStreams:
+def live_streams(parts: Parts, limits: Limits, authenticator: Authenticator) -> LiveStreams:
     """Make the live streams of this process."""
     reading = asyncio.Semaphore(limits.stream_reads)
     events = EventFeed(parts.database, parts.reader, parts.head, limits, reading)
-    return LiveStreams(limits, events)
+    return LiveStreams(limits, events, authenticator.is_in_force)
 
 
 def make_runner(app: web.Application, limits: Limits) -> web.AppRunner:
@@ -282,11 +293,7 @@ async def keeping_partitions(owner_url: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def remembering_head(settings: Settings, owner_url: str) -> AsyncIterator[HeadMemory]:
     """Remember outside the database how far the log has reached, and what is known from before."""
-    # Beside another database's data there may be two stores, and neither is meant.
-    default = default_directory() if settings.database_url else data_directory(settings.data_dir)
-    memory = HeadMemory(
-        settings.data_dir or default, Database(owner_url, pool_connections=1).connect
-    )
+    memory = HeadMemory(own_directory(settings), Database(owner_url, pool_connections=1).connect)
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     await retry_until_available(memory.load, never)
     try:

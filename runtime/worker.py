@@ -20,12 +20,19 @@ from runtime.relays import inherited_relay
 from runtime.settings import Settings
 from runtime.supervisor import parent_gone
 from runtime.wiring import Metrics, open_parts, projecting, retry_until_available, serving_http
+from web.auth import LocalKey
 
 # The name of the process that projects, and of its role.
 PROJECTING = "projecting"
 
 # How a worker is told how far the log is known to have reached.
 KNOWN_HEAD = "LOOPLEDGER_KNOWN_HEAD"
+
+# How a worker is told the SHA-256 of the local key.
+LOCAL_KEY = "LOOPLEDGER_LOCAL_KEY_SHA256"
+
+# What the parent tells a worker, beside its settings.
+TOLD = frozenset({KNOWN_HEAD, LOCAL_KEY})
 
 # How much the projecting process yields to the processes that take deliveries.
 PROJECTING_NICENESS = 5
@@ -70,6 +77,7 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
                     parts,
                     listener,
                     Metrics(own, reporter.totals),
+                    _local_key(),
                     lambda: _cease_to_be_root(given),
                 )
             )
@@ -92,6 +100,11 @@ async def work(settings: Settings, given: argparse.Namespace) -> None:
 def _known_head() -> KnownHead | None:
     told = os.environ.get(KNOWN_HEAD)
     return None if told is None else msgspec.json.decode(told, type=KnownHead)
+
+
+def _local_key() -> LocalKey | None:
+    told = os.environ.get(LOCAL_KEY)
+    return None if told is None else LocalKey(bytes.fromhex(told))
 
 
 def _cease_to_be_root(given: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ from eventstore.postgres.roles import ADMIN
 from runtime.settings import Settings
 from server import Running, running_alone
 from tests.support import Client
+from tests.support.keys import LOCAL_KEYS, OPERATOR
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
@@ -176,10 +177,14 @@ async def connection(dsn: str) -> AsyncIterator["Connection[Record]"]:
 def start(dsn: str) -> StartLoopledger:
     """A function that starts a Loopledger over this test's database."""
 
-    def start_one(**changes: object) -> AbstractAsyncContextManager[Running]:
+    @asynccontextmanager
+    async def start_one(**changes: object) -> AsyncIterator[Running]:
         limits = Limits(poll_seconds=0.05, pool_connections=5)
         values: dict[str, object] = {"port": 0, "database_url": dsn, "limits": limits, **changes}
-        return running_alone(Settings(**values))  # type: ignore[arg-type]
+        settings = Settings(**values)  # type: ignore[arg-type]
+        async with running_alone(settings, OPERATOR) as loopledger:
+            LOCAL_KEYS[loopledger.url] = loopledger.local_key
+            yield loopledger
 
     return start_one
 

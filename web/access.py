@@ -4,20 +4,40 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from eventstore.keys import Key, KeyScope
 from eventstore.query.visibility import Visibility
 
-# What a caller has to be allowed to do: deliver webhooks, read metrics, read states and the log, get the exact bytes of
-# requests, or make changes. "health" is open to everybody.
-Scope: TypeAlias = Literal["deliver", "health", "metrics", "read", "raw", "operate"]
+# What a caller has to be allowed to do: deliver webhooks, or what a key is for. "health" is open to everybody.
+Scope: TypeAlias = Literal["deliver", "health"] | KeyScope
 
 
 class Access(msgspec.Struct, frozen=True):
-    """What a caller may do: `scopes`; and see: `visibility`. `name` says who it is, for the server's own log."""
+    """What a caller may do: `scopes`; and see: `visibility`. `name` says who it is, for the server's own log.
+
+    `key_id` is the id of the key that was sent, 0 for the local one, null for none.
+    """
 
     name: str
     scopes: frozenset[str]
     visibility: Visibility
+    key_id: int | None = None
 
 
-# This machine, or everybody where the settings open the API.
-WITHOUT_KEY = Access("without a key", frozenset({"read", "raw", "operate"}), Visibility())
+# Who needs no key.
+WITHOUT_KEY = Access(
+    "without a key", frozenset({"read", "metrics", "raw", "operate"}), Visibility()
+)
+
+# The key that a server makes for the commands of its machine: whoever has it may make others.
+LOCAL = Access(
+    "the local key",
+    frozenset({"read", "find", "operate", "audit", "metrics", "admin"}),
+    Visibility(),
+    0,
+)
+
+
+def access_of(key: Key) -> Access:
+    """What whoever sends this key may do and see."""
+    scopes = frozenset(key.scopes)
+    return Access(key.name, scopes, Visibility(key.merchants, "reveal" in scopes), key.id)

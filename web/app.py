@@ -6,6 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from eventstore.fold.projection import Projection
+from web.access import WITHOUT_KEY
 from web.api import (
     deliveries,
     events,
@@ -17,7 +18,7 @@ from web.api import (
     rejections,
     states,
 )
-from web.auth import OPEN_PATHS, local_only
+from web.auth import ACCESS, OPEN_PATHS, Handler
 from web.context import CONTEXT, Context
 from web.ingest.receiver import Receiver
 from web.problems import problems
@@ -47,7 +48,7 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
     health = [route.path for route in routes if route.scope == "health"]
     turns = ReadTurns(context.limits, lambda: receiver.counts.newest, exempt=health)
     app = web.Application(
-        middlewares=[receiver.middleware, problems, turns.middleware, local_only, near_misses]
+        middlewares=[receiver.middleware, problems, turns.middleware, authenticated, near_misses]
     )
     app.on_response_prepare.append(add_common_headers)
     app[CONTEXT] = context
@@ -57,11 +58,24 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
         if route.handler is None:
             add_delivery_path(app.router, route.path)
         else:
-            handler = request_handler(route, route.handler, context)
+            handler = request_handler(
+                route, route.handler, context, is_open=route.scope in open_to_all
+            )
             # None of them reads a body.
             add = app.router.add_get if route.method == "GET" else app.router.add_post
             add(route.path, handler, expect_handler=wait_with_continue)
     return app
+
+
+@web.middleware
+async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find out who makes a request, before it is looked for what it asks for: its handler sees whether they may."""
+    app = request.app
+    is_open = request.path in app[OPEN_PATHS]
+    request[ACCESS] = (
+        WITHOUT_KEY if is_open else await app[CONTEXT].authenticator.authenticate(request)
+    )
+    return await handler(request)
 
 
 def add_delivery_path(router: web.UrlDispatcher, path: str) -> None:

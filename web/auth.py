@@ -1,16 +1,29 @@
-"""Who may use the API: this machine only, unless the settings say otherwise."""
+"""Who may use the API: whoever sends a key (RFC 6750); without any, this machine, until the first key is made."""
 
-import ipaddress
-import re
-from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+import hmac
+import time
+from collections.abc import Awaitable, Callable
 
-from aiohttp import web
-from multidict import istr
+import msgspec
+import structlog
+from aiohttp import hdrs, web
 
-from web.access import WITHOUT_KEY, Access
-from web.context import CONTEXT
-from web.errors import MalformedHeaderError, NotLocalError
+from eventstore.keys import Keys, digest_of, is_well_formed
+from eventstore.limits import Limits
+from web.access import LOCAL, WITHOUT_KEY, Access, Scope, access_of
+from web.errors import (
+    BoundKeyError,
+    InsufficientScopeError,
+    InvalidKeyError,
+    KeyTooBusyError,
+    MalformedHeaderError,
+    MissingKeyError,
+    TooManyError,
+)
+from web.ingest.rate import RateLimiter, rate_key
+from web.locality import is_from_here
+
+logger = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -20,86 +33,136 @@ OPEN_PATHS = web.AppKey("open_paths", frozenset[str])
 # Who makes a request, once that is checked.
 ACCESS = web.RequestKey("access", Access)
 
-# What proxies add.
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+REALM = 'Bearer realm="loopledger"'
 
-# What browsers add, and what names the host that is asked for.
-ORIGIN = istr("Origin")
-SEC_FETCH_SITE = istr("Sec-Fetch-Site")
-HOST = istr("Host")
-OWN_SITES = frozenset({"none", "same-origin"})
-
-HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?")
-
-# Senders ask for few hosts.
-HOSTS_REMEMBERED = 100
-
-# The most of a host that an error repeats, in characters.
-HOST_REPEATED = 100
+# How much of a path a line of the log repeats, in characters.
+PATH_REPEATED = 200
 
 
-@web.middleware
-async def local_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let only requests from this machine through, unless the settings open the API: it shows states and events."""
-    app = request.app
-    if app[CONTEXT].api_for_all or request.path in app[OPEN_PATHS] or is_from_here(request):
-        request[ACCESS] = WITHOUT_KEY
-        return await handler(request)
-    raise NotLocalError(path=request.path)
+class LocalKey(msgspec.Struct, frozen=True):
+    """The key of the commands of this machine, by its SHA-256, and what it allows."""
+
+    digest: bytes
+    access: Access = LOCAL
 
 
-def is_from_here(request: web.Request) -> bool:
-    """Say whether a request was made on this machine, neither through a proxy nor by a page of another site.
+class Authenticator:
+    """Says who makes a request. `keyless`: whoever sends no key may read, wherever they are."""
 
-    A proxy shows by its headers, a page by its Origin, a page that rebinds its name by the Host. A proxy that adds none
-    of these headers cannot be recognised: docs/operations.md says to forward /webhooks/ only. Raises
-    MalformedHeaderError.
+    def __init__(
+        self, keys: Keys, limits: Limits, *, local: LocalKey | None, keyless: bool
+    ) -> None:
+        self._keys = keys
+        self._local = local
+        self._keyless = keyless
+        self._sent = RateLimiter(
+            limits.key_requests_per_second, limits.key_requests_at_once, limits.keys_kept + 1
+        )
+        self._failed = RateLimiter(
+            limits.key_failures_per_second,
+            limits.key_failures_at_once,
+            limits.addresses_remembered,
+        )
+
+    async def authenticate(self, request: web.BaseRequest) -> Access:
+        """Who makes a request.
+
+        Raises MissingKeyError, InvalidKeyError, MalformedHeaderError, KeyTooBusyError, TooManyError.
+        """
+        key = _key_of(request)
+        if key is None:
+            if self._keyless or (is_from_here(request) and not (await self._keys.ring()).any):
+                return WITHOUT_KEY
+            raise MissingKeyError
+        now = time.monotonic()
+        try:
+            access = await self._access_of(key)
+        except InvalidKeyError:
+            if wait := self._failed.admit(rate_key(request.remote or ""), now):
+                raise TooManyError(seconds=max(1, round(wait))) from None
+            raise
+        if wait := self._sent.admit(str(access.key_id), now):
+            raise KeyTooBusyError(seconds=max(1, round(wait)))
+        return access
+
+    async def is_in_force(self, access: Access) -> bool:
+        """Say whether an access still counts, for what goes on after its request was answered.
+
+        Its key may have expired or been revoked; or it had none, and there is one now.
+        """
+        if access.key_id == LOCAL.key_id:
+            return True
+        ring = await self._keys.ring()
+        if access.key_id is None:
+            return self._keyless or not ring.any
+        return access.key_id in ring.ids
+
+    async def _access_of(self, key: str) -> Access:
+        if not is_well_formed(key):
+            raise InvalidKeyError(
+                problem="is none: its checksum does not fit; see that it was copied whole"
+            )
+        digest = digest_of(key)
+        if self._local is not None and hmac.compare_digest(digest, self._local.digest):
+            return self._local.access
+        ring = await self._keys.ring()
+        if (found := ring.in_force.get(digest)) is not None:
+            return access_of(found)
+        if (found := ring.expired.get(digest)) is not None:
+            raise InvalidKeyError(problem=f"expired at {found.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+        raise InvalidKeyError(problem="is not known here, or was revoked")
+
+
+def require(access: Access, scope: Scope, *, whole_store: bool) -> None:
+    """See that a caller may do what needs this scope; `whole_store`: it is not for a key of some merchants.
+
+    Raises MissingKeyError, InsufficientScopeError.
     """
-    headers = request.headers
-    return (
-        is_loopback(request.remote)
-        and is_loopback(host_of(request))
-        and not any(name in headers for name in FORWARDED)
-        and foreign_origin(headers, any_host=True) is None
-    )
+    if scope not in access.scopes:
+        if access.key_id is None:
+            raise MissingKeyError(scope=scope)
+        raise InsufficientScopeError(scope=scope)
+    if whole_store and access.visibility.merchants is not None:
+        raise BoundKeyError(scope=scope)
 
 
-def host_of(request: web.BaseRequest) -> str | None:
-    """The host that a request asks for. Raises MalformedHeaderError."""
-    try:
-        return request.url.host
-    except ValueError:
-        raise MalformedHeaderError(header="Host") from None
+def log_secrets_read(access: Access, scope: Scope, request: web.BaseRequest) -> None:
+    """Say in the log who reads what is otherwise masked, or exact bytes."""
+    if scope == "raw" or (access.visibility.revealed and scope in {"read", "find"}):
+        logger.info(
+            "secrets_read",
+            message="Exact bytes, or states without masks, were asked for.",
+            key=access.name,
+            key_id=access.key_id,
+            method=request.method,
+            path=request.rel_url.raw_path[:PATH_REPEATED],
+        )
 
 
-@lru_cache(HOSTS_REMEMBERED)
-def is_own_name(host: str) -> bool:
-    """Say whether a Host header names this machine, in a way that no page of another site can make it do."""
-    match = HOST_AND_PORT.fullmatch(host)
-    return match is not None and is_loopback((match[1] or match[2]).lower())
-
-
-def foreign_origin(headers: Mapping[str, str], *, any_host: bool) -> str | None:
-    """Say where a request comes from, if a page of another site has made it; `any_host`: it may ask for any host.
-
-    Programs send neither Origin nor Sec-Fetch-Site.
-    """
-    if ORIGIN in headers or (
-        SEC_FETCH_SITE in headers and headers[SEC_FETCH_SITE] not in OWN_SITES
-    ):
-        return "from a page in a browser"
-    # A browser always names one.
-    host = "localhost" if any_host else headers.get(HOST, "localhost")
-    if not is_own_name(host):
-        return f"for the host {host[:HOST_REPEATED]}"
+def challenge_of(error: Exception) -> str | None:
+    """The WWW-Authenticate of an error (RFC 6750, 3): None if it is not about a key."""
+    match error:
+        case MissingKeyError():
+            scope = error.facts.get("scope")
+            return f'{REALM}, scope="{scope}"' if scope else REALM
+        case InvalidKeyError():
+            return f'{REALM}, error="invalid_token", error_description="{error}"'
+        case InsufficientScopeError():
+            return f'{REALM}, error="insufficient_scope", scope="{error.facts["scope"]}"'
     return None
 
 
-def is_loopback(host: str | None) -> bool:
-    """Say whether an address is one that only this machine itself can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return host is not None and ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _key_of(request: web.BaseRequest) -> str | None:
+    """The key that a request brings, if it brings one. Raises MalformedHeaderError."""
+    given = request.headers.getall(hdrs.AUTHORIZATION, ())
+    if len(given) > 1:
+        raise MalformedHeaderError(header="Authorization")
+    if not given:
+        return None
+    scheme, _, key = given[0].strip().partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    key = key.strip()
+    if not key or " " in key:
+        raise MalformedHeaderError(header="Authorization")
+    return key

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from eventstore.fold.quarantine import Quarantine
 from eventstore.fold.registry import Registry
+from eventstore.keys import Keys
 from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.reader import Reader
@@ -18,6 +19,7 @@ from eventstore.query.states import States
 from eventstore.rejections import Rejections
 from providers.provider import Provider
 from verification.verifier import Verifier
+from web.auth import Authenticator
 from web.formats import Negotiated
 from web.live import LiveStreams
 
@@ -40,15 +42,15 @@ class MetricsReader(Protocol):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a running Loopledger. `api_for_all`: the API is there for other machines too.
+    """The parts of a running Loopledger. `open_metrics`: everybody may read its metrics.
 
-    `open_metrics`: its metrics are.
     `states` and `histories` are by the name of the projection, `endpoints` by that of the provider.
     """
 
-    api_for_all: bool
     open_metrics: bool
     limits: Limits
+    keys: Keys
+    authenticator: Authenticator
     appender: Appender | RelayingAppender
     reader: Reader
     registry: Registry

@@ -75,8 +75,24 @@ class TooManyKeyStreamsError(LoopledgerError):
     """All {limit} live streams that one key may have are in use; end one, or try again later."""
 
 
-class NotLocalError(LoopledgerError):
-    """{path} is open to this machine only, unless the server is started with --insecure."""
+class MissingKeyError(LoopledgerError):
+    """This needs a key, sent as `Authorization: Bearer llk_...`: `loopledger keys create` makes one."""
+
+
+class InvalidKeyError(LoopledgerError):
+    """The key {problem}."""
+
+
+class InsufficientScopeError(LoopledgerError):
+    """This needs a key with the scope {scope}, and the one that was sent does not have it."""
+
+
+class BoundKeyError(InsufficientScopeError):
+    """This concerns the whole store, and the key that was sent is for some merchants only."""
+
+
+class KeyTooBusyError(LoopledgerError):
+    """Too many requests with this key; try again in {seconds} s."""
 
 
 class NotReportedError(LoopledgerError):

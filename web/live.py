@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from eventstore.limits import Limits
+from eventstore.postgres.failures import is_outage
 from eventstore.query.live import Batch, Feed, Item, Place, Subscription
 from eventstore.query.live_events import EventFeed
 from eventstore.tasks import cancel_all
@@ -114,8 +115,14 @@ class LiveStream:
 class LiveStreams:
     """The live streams of this process: what they are told, and how many there may be."""
 
-    def __init__(self, limits: Limits, events: EventFeed) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        events: EventFeed,
+        is_in_force: Callable[[Access], Awaitable[bool]],
+    ) -> None:
         self.limits = limits
+        self._is_in_force = is_in_force
         self.events = events
         self._open: set[LiveStream] = set()
         # Including those that are about to be open.
@@ -164,12 +171,23 @@ class LiveStreams:
         self._open.discard(stream)
 
     async def _watch(self) -> None:
-        """End the streams whose readers have gone: nothing else tells of them while there is nothing to write."""
+        """End the streams whose readers have gone, or may not read any more: nothing else tells of them while there is
+        nothing to write.
+        """  # noqa: D205 - one sentence
         while self._open:
             for stream in tuple(self._open):
-                if stream.is_left:
+                if stream.is_left or not await self._may_read(stream.access):
                     stream.end()
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def _may_read(self, access: Access) -> bool:
+        try:
+            return await self._is_in_force(access)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            # Without Postgres there is nothing to be told either.
+            return True
 
 
 class LiveAnswer(msgspec.Struct, frozen=True):

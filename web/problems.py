@@ -10,6 +10,7 @@ from aiohttp import web
 from eventstore.errors import (
     AmbiguousError,
     CursorError,
+    KeyNameError,
     LoopledgerError,
     NotFoldedError,
     NotFoundError,
@@ -20,12 +21,14 @@ from eventstore.errors import (
     QueueFullError,
     RebuildingError,
     RefusedError,
+    TooManyKeysError,
     UnavailableError,
     printable,
 )
 from eventstore.postgres.failures import describe, is_outage
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
+from web.auth import challenge_of
 from web.errors import (
     BadBodyError,
     BadParameterError,
@@ -36,9 +39,12 @@ from web.errors import (
     ForeignError,
     HeadTooLargeError,
     HeadTooSlowError,
+    InsufficientScopeError,
+    InvalidKeyError,
+    KeyTooBusyError,
     MalformedError,
     MalformedHeaderError,
-    NotLocalError,
+    MissingKeyError,
     NotReportedError,
     NotRetriableError,
     TooLargeError,
@@ -84,7 +90,9 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     MalformedHeaderError: ProblemType(400, "malformed-header", "A header cannot be read"),
     MalformedError: ProblemType(400, "malformed", "The request is malformed", close=True),
     ForeignError: ProblemType(403, "foreign", "Not from this machine"),
-    NotLocalError: ProblemType(403, "not-local", "For this machine only"),
+    MissingKeyError: ProblemType(401, "key-needed", "A key is needed"),
+    InvalidKeyError: ProblemType(401, "invalid-key", "The key is not valid"),
+    InsufficientScopeError: ProblemType(403, "insufficient-scope", "Not for this key"),
     NotFoundError: ProblemType(404, "not-found", "Not found"),
     UnverifiedError: ProblemType(401, "unverified", "The delivery is not verified"),
     CutShortError: ProblemType(400, "cut-short", "The body is not complete", close=True),
@@ -101,6 +109,9 @@ PROBLEM_TYPES: Mapping[type[LoopledgerError], ProblemType] = {
     ExpectationError: ProblemType(417, "expectation", "The expectation cannot be met", close=True),
     HeadTooLargeError: ProblemType(431, "head-too-large", "The head is too large", close=True),
     RefusedError: ProblemType(422, "refused", "The delivery cannot be put on record"),
+    KeyNameError: ProblemType(409, "name-taken", "The name is taken"),
+    TooManyKeysError: ProblemType(409, "too-many-keys", "Too many keys"),
+    KeyTooBusyError: ProblemType(429, "key-too-busy", "Too many requests", 1),
     TooManyError: ProblemType(429, "too-many", "Too many requests", 1, close=True),
     TooManyKeyStreamsError: ProblemType(429, "too-many-key-streams", "Too many live streams", 5),
     TooManyStreamsError: ProblemType(503, "too-many-streams", "Too many live streams", 5),
@@ -141,7 +152,10 @@ def outcome_of(error: Exception) -> str:
 def problem_response(error: Exception, method: str) -> web.Response:
     """Make the response to a request that failed; what nobody foresaw is our own fault, so never a 4xx."""
     if isinstance(error, LoopledgerError) and (problem_type := problem_type_of(error)):
-        return _respond(problem_type, str(error), error.facts)
+        response = _respond(problem_type, str(error), error.facts)
+        if (challenge := challenge_of(error)) is not None:
+            response.headers["WWW-Authenticate"] = challenge
+        return response
     if is_outage(error):
         logger.warning(
             "postgres_unavailable",

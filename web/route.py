@@ -12,9 +12,18 @@ from aiohttp import web
 
 from eventstore.errors import LoopledgerError, UnavailableError
 from web.access import Access, Scope
-from web.auth import ACCESS
+from web.auth import ACCESS, log_secrets_read, require
 from web.context import Context
-from web.errors import BadParameterError, MalformedHeaderError, NotLocalError, TooManyReadsError
+from web.errors import (
+    BadParameterError,
+    InsufficientScopeError,
+    InvalidKeyError,
+    KeyTooBusyError,
+    MalformedHeaderError,
+    MissingKeyError,
+    TooManyError,
+    TooManyReadsError,
+)
 from web.formats import EncodedJson, EncodedPage, Negotiated, Streamed
 from web.live import LiveAnswer
 from web.parameters import NoParameters, ParameterReader, read_body
@@ -23,7 +32,11 @@ from web.parameters import NoParameters, ParameterReader, read_body
 COMMON_ERRORS = (
     BadParameterError,
     MalformedHeaderError,
-    NotLocalError,
+    MissingKeyError,
+    InvalidKeyError,
+    InsufficientScopeError,
+    KeyTooBusyError,
+    TooManyError,
     TooManyReadsError,
     UnavailableError,
 )
@@ -39,7 +52,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     bytes; a handler may give it encoded, streamed or negotiated (web.formats), or wrapped in an Answer. `statuses` are
     the statuses that an answer can have, the usual one first; `errors` are those that can take its place (see
     web.problems). `live`: the answer goes on, as Server-Sent Events whose data are `answer`. A route without a handler
-    is served by web.ingest.
+    is served by web.ingest. `per_merchant`: a key of some merchants may use it, and what it answers obeys the
+    visibility of its access; else it is about the whole store.
     """
 
     method: Literal["GET", "POST"]
@@ -53,6 +67,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     statuses: tuple[HTTPStatus, ...] = (HTTPStatus.OK,)
     errors: tuple[type[LoopledgerError], ...] = COMMON_ERRORS
     scope: Scope
+    per_merchant: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -64,18 +79,24 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def request_handler(
-    route: Route, handler: Handler, context: Context
+    route: Route, handler: Handler, context: Context, *, is_open: bool
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Make what aiohttp calls for a route: it reads the parameters and writes the answer."""
+    """Make what aiohttp calls for a route: it sees whether the caller may ask, reads the parameters, and
+    writes the answer. `is_open`: everybody may.
+    """  # noqa: D205 - one sentence
     read_path = ParameterReader(route.path_parameters, context.limits).read
     read_query = ParameterReader(route.query, context.limits).read
     body_type = route.body
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        access = request[ACCESS]
+        if not is_open:
+            require(access, route.scope, whole_store=not route.per_merchant)
+            log_secrets_read(access, route.scope, request)
         path, given = read_path(request.match_info), read_query(request.query)
         if body_type is not None:
             given = await read_body(request, body_type, context.limits)
-        answer = await handler(context, request[ACCESS], path, given)
+        answer = await handler(context, access, path, given)
         return await _respond(request, route, answer)
 
     return handle

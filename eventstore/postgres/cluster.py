@@ -54,6 +54,7 @@ ENTRIES: Final = frozenset(
     {
         *(
             "known_heads",
+            "local_keys",
             "lock",
             "passwords",
             "postgres",

@@ -227,6 +227,7 @@ WITH wanted (role, kind, object, privilege) AS (
         ('loopledger_projector', 'TABLE', 'log_scan', 'UPDATE')
     UNION ALL
     VALUES
+        ('loopledger_receiver', 'TABLE', 'keys', 'SELECT'),
         ('loopledger_receiver', 'TABLE', 'rejections', 'SELECT'),
         ('loopledger_receiver', 'TABLE', 'rejections', 'DELETE')
     UNION ALL

@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 
 from eventstore.log.events import Event, NewEvent
 from providers import load_providers
+from tests.support.keys import LOCAL_KEYS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,15 +36,24 @@ class Answer:
 
 
 class Client:
-    """A provider and a reader at once."""
+    """A provider and a reader at once.
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    It asks with `key`; if none is given, with the local one of a server that the suite's own `start` has started; "" is
+    none.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, key: str | None = None) -> None:
         self.session = session
         self.base_url = str(session._base_url)
+        self.key = LOCAL_KEYS.get(self.base_url.rstrip("/")) if key is None else key
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:  # noqa: ANN401 - aiohttp's own
         """Send a request; the path goes out as it is written."""
         url = yarl.URL(self.base_url.rstrip("/") + path, encoded=True)
+        if self.key and not path.startswith("/webhooks"):
+            headers = CIMultiDict(options.get("headers") or {})
+            headers.setdefault("Authorization", f"Bearer {self.key}")
+            options["headers"] = headers
         async with self.session.request(method, url, **options) as response:
             return Answer(response.status, CIMultiDict(response.headers), await response.read())
 

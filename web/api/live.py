@@ -88,6 +88,7 @@ ROUTES = [
         live=True,
         errors=ERRORS,
         scope="read",
+        per_merchant=True,
     ),
     Route(
         method="GET",
@@ -99,5 +100,6 @@ ROUTES = [
         live=True,
         errors=ERRORS,
         scope="read",
+        per_merchant=True,
     ),
 ]

@@ -2,10 +2,10 @@
 
 from web.access import Access
 from web.context import Context
-from web.errors import BadParameterError, NotLocalError, NotReportedError, TooManyReadsError
+from web.errors import NotReportedError
 from web.formats import Negotiated
 from web.parameters import NoParameters
-from web.route import Route
+from web.route import COMMON_ERRORS, Route
 
 
 async def show_metrics(
@@ -21,7 +21,7 @@ ROUTES = [
         path="/metrics",
         handler=show_metrics,
         answer=Negotiated,
-        errors=(BadParameterError, NotLocalError, NotReportedError, TooManyReadsError),
+        errors=(*COMMON_ERRORS, NotReportedError),
         scope="metrics",
     )
 ]

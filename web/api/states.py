@@ -137,6 +137,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             answer=page[row_type, str],
             errors=(*COMMON_ERRORS, CursorError, NotFoldedError, NotSetUpError),
             scope="read",
+            per_merchant=True,
         ),
         Route(
             method="GET",
@@ -147,6 +148,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             answer=row_type,
             errors=thing_errors,
             scope="read",
+            per_merchant=True,
         ),
         Route(
             method="GET",
@@ -157,5 +159,6 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             answer=Page[Step, int],
             errors=thing_errors,
             scope="read",
+            per_merchant=True,
         ),
     ]

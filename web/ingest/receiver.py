@@ -29,7 +29,6 @@ from verification.delivery import Delivery
 from verification.keyring import UnverifiedError
 from verification.redaction import Redactor
 from verification.verifier import Claims
-from web.auth import foreign_origin
 from web.context import Endpoint
 from web.errors import (
     CutShortError,
@@ -46,6 +45,7 @@ from web.ingest.delivery import delivery_of
 from web.ingest.headers import HeaderFilter
 from web.ingest.known import is_known, set_known, set_refused
 from web.ingest.rate import AddressMeters, rate_key
+from web.locality import foreign_origin
 from web.problems import INTERNAL, PROBLEM_TYPES, outcome_of, problem_response, problem_type_of
 
 # What is put on record as a rejection: what the sender, or our settings, can mend.

@@ -104,6 +104,18 @@ RECEIVER_MUST_NOT = {
     "empty the quarantine": "DELETE FROM quarantine",
     "vouch for what it refused": "UPDATE rejections SET trusted = sha256(body)",
     "put in what is vouched for": "INSERT INTO rejections (trusted) VALUES (sha256(''))",
+    "make a key past its function": "INSERT INTO keys (name, digest, scopes) VALUES ('x', sha256(''), '{read}')",
+    "give a key more scopes": "UPDATE keys SET scopes = '{admin}'",
+    "have a revoked key count again": "UPDATE keys SET revoked_at = NULL",
+    "forget that there are keys": "DELETE FROM keys",
+}
+
+# What only who answers requests has to do with.
+KEYS = {
+    "see who has keys": "SELECT name FROM public.keys",
+    "make a key": "SELECT public.create_key('x', sha256(''), '{read}', NULL, NULL, 9)",
+    "revoke a key": "SELECT public.revoke_key(1)",
+    "change a key": "UPDATE public.keys SET expires_at = NULL",
 }
 
 PROJECTOR_MUST_NOT = {
@@ -116,6 +128,7 @@ PROJECTOR_MUST_NOT = {
     "read what was refused": "SELECT * FROM rejections",
     "vouch for what was refused": "UPDATE rejections SET trusted = sha256(body)",
     "replace the masked log": "CREATE OR REPLACE VIEW masked.events AS SELECT 1",
+    **KEYS,
 }
 
 READER_MUST_NOT = {
@@ -130,6 +143,7 @@ READER_MUST_NOT = {
     "read what was refused": "SELECT * FROM public.rejections",
     "ask for a rebuild": "SELECT public.request_rebuild('gift_cards', null)",
     "change what is masked": "CREATE OR REPLACE VIEW masked.gift_cards AS SELECT 1",
+    **KEYS,
 }
 
 # The owner is held by triggers, and by not being a superuser.

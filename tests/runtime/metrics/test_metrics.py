@@ -155,17 +155,17 @@ async def test_the_format_is_the_one_that_is_asked_for(
 async def test_the_metrics_are_for_this_machine_only_unless_they_are_opened(
     start: StartLoopledger,
 ) -> None:
-    for opened, status in ((False, 403), (True, 200)):
+    for opened, status in ((False, 401), (True, 200)):
         async with (
             start(open_metrics=opened) as loopledger,
             aiohttp.ClientSession(loopledger.url) as session,
         ):
             forwarded = {"X-Forwarded-For": "10.0.0.1"}
-            client = Client(session)
+            client = Client(session, key="")
             answer = await client.request("GET", "/metrics", headers=forwarded)
             assert answer.status == status
             answer = await client.request("GET", "/v1/events", headers=forwarded)
-            assert answer.status == 403
+            assert answer.status == 401
 
 
 async def test_every_sample_belongs_to_a_metric_of_the_table(client: Client) -> None:
