@@ -180,6 +180,13 @@ class Build:
             self._check_failures(counts)
             await self._create_indexes(job)
             if counts.left_out:
+                logger.info(
+                    "rebuild_refiling",
+                    message="Things whose events are on record in other streams are folded again.",
+                    projection=self.name,
+                    generation=job.generation,
+                    events=counts.left_out,
+                )
                 counts += await self._deps.builders.build_second_pass(job)
                 self._check_failures(counts)
             await self._analyze(job)
