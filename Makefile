@@ -2,7 +2,7 @@
 #   make run     start Loopledger with its own Postgres     make test   the whole suite
 #   make check   format, lint, types, imports               make format rewrite what the formatter would
 #   make lock    write the lock files again              make torture KILLS=100   crash tests under load
-#   make bench   a short run of every benchmark; BENCH="ingest lag rebuild" chooses, OPTIONS=... go to each
+#   make bench   a short run of every benchmark; BENCH="ingest lag rebuild query" chooses, OPTIONS=... go to each
 # VENV=dir puts the virtual environment elsewhere.
 
 PYTHON ?= python3
@@ -34,10 +34,11 @@ KILLS ?= 100
 torture: $(VENV)/dev.stamp
 	@exec $(BIN)/python -m torture --kills $(KILLS) $(if $(CROWD),--crowd $(CROWD))
 
-# Short benchmarks, about five minutes for all three. An option of OPTIONS wins over these.
+# Short benchmarks, about five minutes for the first three; `query` is another. An option of OPTIONS wins over these.
 BENCH ?= ingest lag rebuild
 BENCH_ingest := --seconds 3 --connections 16 64 --rounds 2
 BENCH_lag := --seconds 10
+BENCH_query := --events 200000 --cards 40000 --seconds 2 --rounds 1
 BENCH_rebuild := --events 200000 --rounds 2 --library-events 5000
 bench: $(VENV)/bench.stamp
 	@set -e; $(foreach name,$(BENCH),$(BIN)/python -m benchmarks.$(name) $(BENCH_$(name)) $(OPTIONS);)

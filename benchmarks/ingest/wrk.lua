@@ -1,4 +1,5 @@
--- Each thread reads the requests into memory once, before the clock runs, and sends them in turn.
+-- Each thread reads the requests into memory once, before the clock runs, and sends them in turn. A second argument
+-- is how many milliseconds each connection rests before it sends its next one.
 local requests, last = {}, 0
 
 function init(args)
@@ -7,6 +8,9 @@ function init(args)
     requests[#requests + 1] = file:read(tonumber(length))
   end
   file:close()
+  if args[2] then
+    function delay() return tonumber(args[2]) end
+  end
 end
 
 function request()

@@ -76,13 +76,26 @@ def write_requests(file: Path, made: Iterable[Delivery], signer: Signer) -> None
             out.write(b"%d\n%b" % (len(request), request))
 
 
-async def load(url: str, requests: Path, *, connections: int, seconds: float) -> Load:
-    """Send the requests of a file for some seconds. Raises BenchmarkError if any was not answered with 200."""
+def write_gets(file: Path, targets: Iterable[str]) -> None:
+    """Write whole GET requests in the same way."""
+    with file.open("wb") as out:
+        for target in targets:
+            request = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+            out.write(b"%d\n%b" % (len(request), request))
+
+
+async def load(
+    url: str, requests: Path, *, connections: int, seconds: float, rest_ms: int = 0
+) -> Load:
+    """Send the requests of a file for some seconds. Raises BenchmarkError if any was not answered with 200.
+
+    `rest_ms`: each connection rests so long before its next request.
+    """
     process = await asyncio.create_subprocess_exec(
         "wrk",
         *("--threads", "1", "--connections", str(connections)),
         *("--duration", f"{whole_seconds(seconds)}s", "--timeout", f"{RESPONSE_SECONDS}s"),
-        *("--script", SCRIPT, url, "--", requests),
+        *("--script", str(SCRIPT), url, "--", str(requests), *([str(rest_ms)] if rest_ms else [])),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
