@@ -3,12 +3,22 @@
 import argparse
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from commands._database import server_database
 from commands._http import run_reporting
 from commands._screen import Output, Screen, add_json, standard_screen
+from eventstore.errors import LoopledgerError
 from eventstore.log.failover import FailoverStatus, accept_timeline, read_failover
 from eventstore.postgres.database import Database
+
+
+class NothingToAcceptError(LoopledgerError):
+    """Timeline {timeline} is accepted already: there is nothing to accept. If deliveries are refused because the log
+    ends before a position that the servers know of (`log_behind`), give up what came after position {head} with
+    `loopledger failover accept --behind`.
+    """  # noqa: D205 - one message
+
 
 HELP = "show where the log may grow, or have it go on after a replica took over"
 
@@ -23,15 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "accept",
         help="let the log continue from its head in this database; whatever came after that is given up",
     )
+    accepted.add_argument(
+        "--behind",
+        action="store_true",
+        help="even if the timeline is accepted: the log ends before what its servers know, and that is given up",
+    )
     add_json(shown, accepted)
 
 
 def run(given: argparse.Namespace, screen: Screen | None = None) -> int:
     """Look into the database itself; gives back the exit code."""
-    actions = {"show": _show, "accept": _accept}
+    action = _show if given.action == "show" else partial(_accept, behind=given.behind)
     return run_reporting(
         screen or standard_screen(),
-        lambda: asyncio.run(_with_database(actions[given.action])),
+        lambda: asyncio.run(_with_database(action)),
         as_json=given.json,
     )
 
@@ -46,8 +61,10 @@ async def _show(database: Database) -> Output:
     return Output(status, _format(status))
 
 
-async def _accept(database: Database) -> Output:
+async def _accept(database: Database, *, behind: bool) -> Output:
     before = await read_failover(database)
+    if before.timeline == before.accepted and not behind:
+        raise NothingToAcceptError(timeline=before.timeline, head=before.head)
     accepted = await accept_timeline(database)
     earlier = "as before" if before.accepted == accepted.timeline else f"before: {before.accepted}"
     text = (

@@ -100,7 +100,8 @@ async def _list(given: argparse.Namespace, client: ApiClient) -> Output:
             item.last_at.isoformat()[:19],
             str(item.count),
             visible(item.provider),
-            "verified" if item.verified else "stranger",
+            # Where nothing is verified, anybody is.
+            "admitted" if item.verified else "stranger",
             item.cause,
             visible(item.problem) if done is None else f"on record at position {done}",
         )

@@ -15,6 +15,7 @@ from web.access import Access, Scope
 from web.auth import ACCESS, log_secrets_read, require
 from web.context import Context
 from web.errors import (
+    BadBodyError,
     BadParameterError,
     InsufficientScopeError,
     InvalidKeyError,
@@ -96,6 +97,10 @@ def request_handler(
         path, given = read_path(request.match_info), read_query(request.query)
         if body_type is not None:
             given = await read_body(request, body_type, context.limits)
+        elif route.method != "GET" and request.body_exists:
+            raise BadBodyError(
+                problem="there must be none; parameters stand in the path and the query"
+            )
         answer = await handler(context, access, path, given)
         return await _respond(request, route, answer)
 

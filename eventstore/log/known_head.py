@@ -162,7 +162,7 @@ class HeadMemory:
                 head=head,
                 known=holds,
                 advice="see that this is the right database; if it is to go on without what came after, run: "
-                "loopledger failover accept",
+                "loopledger failover accept --behind",
             )
 
     def _complain(self, error: Exception) -> None:

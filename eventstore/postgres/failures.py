@@ -24,6 +24,20 @@ _OUTAGES = (
     asyncpg.DeadlockDetectedError,
 )
 
+# asyncpg raises InterfaceError both where a connection is closed or closing and where it is used wrongly. These are our
+# own mistakes for certain; what else there is may be a connection that dies.
+_MISUSES = (
+    asyncpg.ClientConfigurationError,
+    asyncpg.UnsupportedClientFeatureError,
+    asyncpg.UnsupportedServerFeatureError,
+)
+_MISUSE_MESSAGES = (
+    "the server expects ",
+    "the number of query arguments ",
+    "query argument ",
+    "no arguments are expected",
+)
+
 # Outages that do not end by themselves: a full disk, a statement that takes too long.
 _LASTING_OUTAGES = (asyncpg.DiskFullError, asyncpg.QueryCanceledError)
 
@@ -47,7 +61,7 @@ TIMELINE_REMEDY = (
 # What append_events raises (schema.sql), and what to do.
 _REFUSALS = {
     "LL000": "Restore the database from a backup.",
-    "LL001": "If this database is to go on without what came after, run `loopledger failover accept`.",
+    "LL001": "If this database is to go on without what came after, run `loopledger failover accept --behind`.",
     "LL002": "Set both to on.",
     "LL003": TIMELINE_REMEDY,
 }
@@ -68,12 +82,19 @@ def is_lost_race(error: BaseException) -> bool:
 
 def is_outage(error: BaseException) -> bool:
     """Say whether Postgres is away or going away, so that trying again helps."""
-    return isinstance(error, _OUTAGES)
+    return isinstance(error, _OUTAGES) and not _is_misuse(error)
 
 
 def is_transient(error: BaseException) -> bool:
     """Say whether `error` is an outage that ends by itself."""
-    return isinstance(error, _OUTAGES) and not isinstance(error, _LASTING_OUTAGES)
+    return is_outage(error) and not isinstance(error, _LASTING_OUTAGES)
+
+
+def _is_misuse(error: BaseException) -> bool:
+    """Say whether asyncpg was used wrongly, such as with too few arguments: the next try would fail alike."""
+    return isinstance(error, asyncpg.InterfaceError) and (
+        isinstance(error, _MISUSES) or str(error).startswith(_MISUSE_MESSAGES)
+    )
 
 
 def is_refused_value(error: BaseException) -> bool:

@@ -40,7 +40,7 @@ LOOKING: dict[tuple[str, ...], list[str]] = {
     ("rejections", "show"): ["1", "--url", "{url}"],
     ("rejections", "retry"): ["1", "--url", "{url}"],
     ("failover", "show"): [],
-    ("failover", "accept"): [],
+    ("failover", "accept"): ["--behind"],
     ("distribute",): ["--dry-run"],
 }
 

@@ -193,6 +193,14 @@ async def test_every_post_answers_what_the_table_says(client: Client) -> None:
     assert (await post("discard")).generation == 1
 
 
+async def test_a_body_where_none_is_taken_is_refused_and_not_ignored(client: Client) -> None:
+    path = "/v1/projections/gift_cards/rebuild"
+    answer = await client.request("POST", path, json={"promote": True})
+    assert (answer.status, answer.json["type"]) == (400, "urn:loopledger:problem:bad-body")
+    assert "path and the query" in answer.json["detail"]
+    assert (await client.get(path)).status == 404
+
+
 async def test_a_retry_answers_what_the_table_says(
     start: StartLoopledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

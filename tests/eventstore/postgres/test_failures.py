@@ -1,5 +1,6 @@
 """What an error of the driver means, and how it is told."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from eventstore.errors import UnstorableError
+from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage, is_refused_value, is_transient
 
 # Each error: whether it is an outage, one that ends by itself, or a value refused.
@@ -16,6 +18,7 @@ MEANINGS: list[tuple[Exception, tuple[bool, bool, bool]]] = [
     (ConnectionRefusedError(), (True, True, False)),
     (TimeoutError(), (True, True, False)),
     (asyncpg.InterfaceError("connection is closed"), (True, True, False)),
+    (asyncpg.UnsupportedServerFeatureError("LISTEN"), (False, False, False)),
     (asyncpg.InternalClientError("unknown protocol state"), (True, True, False)),
     (asyncpg.AdminShutdownError("terminating"), (True, True, False)),
     (asyncpg.DeadlockDetectedError("deadlock"), (True, True, False)),
@@ -37,6 +40,32 @@ def test_an_error_means_an_outage_or_a_refused_value_or_neither(
     error: Exception, meaning: tuple[bool, bool, bool]
 ) -> None:
     assert (is_outage(error), is_transient(error), is_refused_value(error)) == meaning
+
+
+@pytest.mark.parametrize(
+    ("statement", "arguments"),
+    [
+        ("SELECT $1::int", ()),
+        ("SELECT 1", (1,)),
+        ("SELECT $1::int", (1, 2)),
+        ("SELECT $1::int", [0] * 40_000),
+    ],
+)
+async def test_wrong_arguments_of_a_statement_are_no_outage(
+    database: Database, statement: str, arguments: Sequence[int]
+) -> None:
+    with pytest.raises(asyncpg.InterfaceError) as raised:
+        await database.fetch(statement, *arguments)
+    assert not is_outage(raised.value)
+    assert not is_transient(raised.value)
+
+
+async def test_a_connection_that_is_closed_is_an_outage(database: Database) -> None:
+    connection = await database.connect()
+    connection.terminate()
+    with pytest.raises(asyncpg.InterfaceError) as raised:
+        await connection.fetch("SELECT 1")
+    assert is_outage(raised.value)
 
 
 class Card(msgspec.Struct):
