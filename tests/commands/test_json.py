@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+import structlog
 
 import commands
 from tests.conftest import StartLoopledger
@@ -110,6 +111,14 @@ async def test_what_asks_a_server_prints_one_object(names: tuple[str, ...], serv
         assert all(isinstance(item, dict) for item in found["items"])
 
 
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The server of this process logs to the same screen."""
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.mark.usefixtures("quiet")
 async def test_what_looks_at_refusals_or_into_the_database_prints_one_object(
     start: StartLoopledger,
     dsn: str,
