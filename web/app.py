@@ -9,6 +9,7 @@ from eventstore.fold.projection import Projection
 from web.access import WITHOUT_KEY
 from web.api import (
     deliveries,
+    documentation,
     events,
     health,
     index,
@@ -39,7 +40,8 @@ def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
         *health.ROUTES,
         *metrics.ROUTES,
     ]
-    return [*routes, index.route_to(routes)]
+    routes.append(index.route_to(routes))
+    return [*routes, *documentation.routes_to(routes)]
 
 
 def make_app(context: Context, receiver: Receiver) -> web.Application:

@@ -15,6 +15,20 @@ class Negotiated(Protocol):
         """The body in the format that fits an Accept header, and its content type."""
 
 
+class StaticFile(msgspec.Struct, frozen=True):
+    """An answer that is always the same bytes."""
+
+    content_type: str
+    body: bytes
+
+    def encode(self, _accept: str) -> tuple[bytes, str]:
+        """The bytes, whatever is asked for."""
+        content_type = self.content_type
+        if content_type.startswith("text/"):
+            content_type = f"{content_type}; charset=utf-8"
+        return self.body, content_type
+
+
 class EncodedJson(msgspec.Struct, frozen=True):
     """An answer that is JSON already."""
 

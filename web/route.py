@@ -55,6 +55,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     web.problems). `live`: the answer goes on, as Server-Sent Events whose data are `answer`. A route without a handler
     is served by web.ingest. `per_merchant`: a key of some merchants may use it, and what it answers obeys the
     visibility of its access; else it is about the whole store.
+
+    The document of the API (web.openapi) says all of this, and: the `headers` that a request may have, as a Struct;
+    the `media_types` of the answer if they are not those that follow from its type; an `example` of it and the
+    `request_examples`, by name, that show more than what is made up from the types; the `name` of the operation and its
+    `description` where there is no handler that gives them. Without `documented` it says nothing.
     """
 
     method: Literal["GET", "POST"]
@@ -69,6 +74,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[type[LoopledgerError], ...] = COMMON_ERRORS
     scope: Scope
     per_merchant: bool = False
+    headers: type[msgspec.Struct] = NoParameters
+    media_types: tuple[str, ...] = ()
+    example: Any = None
+    request_examples: Mapping[str, Any] = {}
+    name: str | None = None
+    description: str | None = None
+    documented: bool = True
 
 
 class Answer(msgspec.Struct, frozen=True):

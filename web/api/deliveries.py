@@ -1,4 +1,12 @@
-"""The routes of deliveries, as a description: web.ingest receives deliveries before any handler."""
+"""What providers send: a webhook each. Nobody needs a key for that; verification is per provider: `docs/verification.md`.
+
+| provider | topic and tenant |
+| --- | --- |
+| `loopz` | the headers `X-LOOPZ-WEBHOOK-TOPIC` and `X-LOOPZ-MERCHANT-ID` (and, if given, `X-LOOPZ-PROGRAM-ID`) |
+| `fitbank` | the fields `Method` and `BusinessUnitId` |
+
+`200 {"position": n}`: the delivery is on record at position n, committed. Anything else acknowledges nothing.
+"""
 
 from typing import Annotated
 
@@ -11,6 +19,7 @@ from eventstore.errors import (
     RefusedError,
     UnavailableError,
 )
+from providers import load_providers
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
 from web.errors import (
@@ -72,12 +81,23 @@ class SecretPath(ProviderPath, frozen=True):
     secret: Annotated[str, Meta(description="As in the settings of the provider.")]
 
 
-def _delivery(path: str, parameters: type[msgspec.Struct]) -> Route:
+class DeliveryBody(msgspec.Struct, frozen=True):
+    """A JSON object as the provider sends it, whatever its members are: it is kept byte by byte."""
+
+
+def _delivery(name: str, path: str, parameters: type[msgspec.Struct], description: str) -> Route:
     return Route(
         method="POST",
         path=path,
         handler=None,
+        name=name,
+        description=description,
         path_parameters=parameters,
+        body=DeliveryBody,
+        request_examples={
+            name: msgspec.json.decode(provider.example.body)
+            for name, provider in load_providers({}).items()
+        },
         answer=Acknowledgement,
         errors=ERRORS,
         scope="deliver",
@@ -85,6 +105,11 @@ def _delivery(path: str, parameters: type[msgspec.Struct]) -> Route:
 
 
 ROUTES = [
-    _delivery("/webhooks/{provider}", ProviderPath),
-    _delivery("/webhooks/{provider}/{secret}", SecretPath),
+    _delivery("receive_delivery", "/webhooks/{provider}", ProviderPath, "Take one delivery."),
+    _delivery(
+        "receive_delivery_by_secret",
+        "/webhooks/{provider}/{secret}",
+        SecretPath,
+        "Take one delivery, where a secret in the path verifies it.",
+    ),
 ]

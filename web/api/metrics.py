@@ -21,6 +21,7 @@ ROUTES = [
         path="/metrics",
         handler=show_metrics,
         answer=Negotiated,
+        media_types=("text/plain", "application/openmetrics-text"),
         errors=(*COMMON_ERRORS, NotReportedError),
         scope="metrics",
     )
