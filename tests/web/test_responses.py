@@ -42,7 +42,7 @@ async def test_an_acknowledgement_names_no_versions_either(
 
 async def test_the_bare_address_says_what_this_is_and_what_can_be_asked(client: Client) -> None:
     found = (await client.get("/")).json
-    assert (found["server"], found["documentation"]) == ("loopledger", "docs/api.md")
+    assert (found["server"], found["documentation"]) == ("loopledger", "/docs")
     assert {"GET /v1/gift-cards", "GET /healthz", "POST /webhooks/{provider}"} <= set(
         found["paths"]
     )

@@ -22,7 +22,7 @@ from web.formats import Negotiated
 from web.problems import PROBLEM_TYPES
 from web.route import Route
 
-ROUTES = make_routes(load_projections().values())
+ROUTES = [route for route in make_routes(load_projections().values()) if route.documented]
 API = [route for route in ROUTES if route.handler is not None]
 
 DOCS = (ROOT / "docs" / "api.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""What providers send: a webhook each. Nobody needs a key for that; verification is per provider: `docs/verification.md`.
+"""What providers send. Nobody needs a key for that; verification is per provider: `docs/verification.md`.
 
 | provider | topic and tenant |
 | --- | --- |

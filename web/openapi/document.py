@@ -48,7 +48,6 @@ def make_document(routes: Sequence[Route], limits: Limits) -> JsonObject:
             "description": INTRODUCTION.read_text("utf-8").strip(),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
         "tags": _tags(routes),
         "paths": paths,
         "components": {
@@ -77,7 +76,7 @@ def operation_ids(routes: Iterable[Route]) -> Mapping[tuple[str, str], str]:
 
 
 def _name_of(route: Route) -> str:
-    return route.name or getattr(route.handler, "__name__", "")
+    return route.name or str(getattr(route.handler, "__name__", ""))
 
 
 def _module_of(route: Route) -> str:

@@ -101,36 +101,37 @@ BY_FORMAT: Mapping[str, str] = {
 }
 
 
-def example_of(schema: Mapping[str, Any], components: Mapping[str, Any], name: str = "") -> Any:  # noqa: ANN401, PLR0911 - JSON; one way for each kind of schema
-    """A value that fits a schema."""
+def example_of(schema: Mapping[str, Any], components: Mapping[str, Any], name: str = "") -> Any:  # noqa: ANN401 - JSON
+    """A value that fits a schema, as a field of this name could have it."""
     if (reference := schema.get("$ref")) is not None:
         return example_of(components[reference.rpartition("/")[2]], components, name)
-    if schema.get("examples"):
-        return schema["examples"][0]
-    if name in BY_NAME and _fits(BY_NAME[name], schema):
-        return BY_NAME[name]
-    if "enum" in schema:
-        return schema["enum"][0]
-    if schema.get("default") is not None:
-        return schema["default"]
     if options := schema.get("anyOf") or schema.get("oneOf"):
         return example_of(options[0], components, name)
+    told = [*schema.get("examples", ())]
+    if name in BY_NAME and _fits(BY_NAME[name], schema):
+        told.append(BY_NAME[name])
+    told += schema.get("enum", ())
+    if schema.get("default") is not None:
+        told.append(schema["default"])
+    return told[0] if told else _made_up(schema, components, name)
+
+
+def _made_up(schema: Mapping[str, Any], components: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - JSON
+    """A value of the type that a schema has."""
     match _types(schema)[0]:
         case "object":
             return _object(schema, components)
         case "array":
-            items = schema.get("prefixItems") or [schema["items"]] if "items" in schema else []
+            items = schema.get("prefixItems") or ([schema["items"]] if "items" in schema else [])
             return [example_of(each, components) for each in items]
-        case "integer":
-            return max(1, schema.get("minimum", 1))
-        case "number":
-            return 1.0
-        case "boolean":
-            return False
         case "string":
             return BY_FORMAT.get(schema.get("format", ""), name.replace("_", "-") or "text")
-        case _:
-            return None
+        case other:
+            return {
+                "integer": max(1, schema.get("minimum", 1)),
+                "number": 1.0,
+                "boolean": False,
+            }.get(other)
 
 
 def problem_example(error: type[LoopledgerError]) -> dict[str, object]:

@@ -19,10 +19,21 @@ PROBLEM: JsonObject = {
     "type": "object",
     "description": "What went wrong (RFC 9457). Facts of the error are members of their own, such as `parameter`.",
     "properties": {
-        "type": {"type": "string", "description": "`urn:loopledger:problem:` and the name of the error."},
+        "type": {
+            "type": "string",
+            "description": "`urn:loopledger:problem:` and the name of the error.",
+        },
         "title": {"type": "string", "description": "What all errors of this type have in common."},
-        "status": {"type": "integer", "minimum": 400, "maximum": 599, "description": "The status of the response."},
-        "detail": {"type": "string", "description": "What was wrong with this request, and what to do."},
+        "status": {
+            "type": "integer",
+            "minimum": 400,
+            "maximum": 599,
+            "description": "The status of the response.",
+        },
+        "detail": {
+            "type": "string",
+            "description": "What was wrong with this request, and what to do.",
+        },
     },
     "required": ["type", "title", "status", "detail"],
 }
@@ -61,7 +72,10 @@ def responses_of(route: Route, schemas: Schemas) -> JsonObject:
         usual = found.get(str(status), {"content": {}})
         found[str(status)] = {
             "description": "; or: ".join(
-                [*([usual["description"]] if "description" in usual else []), *(f"{each.title} (`{each.slug}`)" for each in types)]
+                [
+                    *([usual["description"]] if "description" in usual else []),
+                    *(f"{each.title} (`{each.slug}`)" for each in types),
+                ]
             ),
             "headers": _headers(status, types, mixed="description" in usual),
             "content": {**usual["content"], PROBLEM_MEDIA: _problems(types)},
@@ -96,7 +110,8 @@ def shared_components(routes: Iterable[Route]) -> JsonObject:
                     PROBLEM_MEDIA: {
                         "schema": {"$ref": "#/components/schemas/Problem"},
                         "example": _members(
-                            wrong_method, {"detail": "/v1/events does not take PUT; it takes GET, HEAD."}
+                            wrong_method,
+                            {"detail": "/v1/events does not take PUT; it takes GET, HEAD."},
                         ),
                     }
                 },
@@ -154,7 +169,9 @@ def _partial(schema: JsonObject, schemas: Schemas) -> JsonObject:
 def _item_of(schema: JsonObject, schemas: Schemas) -> JsonObject:
     """The schema of one item of a page, or of what is no page."""
     properties = schemas.resolve(schema).get("properties", {})
-    found: JsonObject = properties["items"]["items"] if {"items", "next"} == set(properties) else schema
+    found: JsonObject = (
+        properties["items"]["items"] if {"items", "next"} == set(properties) else schema
+    )
     return found
 
 
@@ -172,9 +189,10 @@ def _written(media: str, row: Mapping[str, Any]) -> str:
 
 
 def _description(route: Route, status: HTTPStatus) -> str:
-    return {HTTPStatus.ACCEPTED: "It is not done yet, and will be", HTTPStatus.SERVICE_UNAVAILABLE: "It is not"}.get(
-        status, "Done" if route.method == "POST" else "Found"
-    )
+    return {
+        HTTPStatus.ACCEPTED: "It is not done yet, and will be",
+        HTTPStatus.SERVICE_UNAVAILABLE: "It is not",
+    }.get(status, "Done" if route.method == "POST" else "Found")
 
 
 def _by_status(

@@ -24,7 +24,11 @@ class Schemas:
         types = list(types)
         schemas, components = msgspec.json.schema_components(types, ref_template="{name}")
         names = {name: _plain_name(each.get("title", name)) for name, each in components.items()}
-        structs = {_title(each): each for info in inspect.multi_type_info(types) for each in structs_in(info)}
+        structs = {
+            _title(each): each
+            for info in inspect.multi_type_info(types)
+            for each in structs_in(info)
+        }
         self.components = {
             names[name]: _described(_rewrite(each, names), structs.get(each.get("title", "")))
             for name, each in sorted(components.items())
@@ -100,7 +104,11 @@ def _described(schema: JsonObject, struct: inspect.StructType | None) -> JsonObj
         return schema
     add_time_formats(properties, struct)
     cls = get_origin(struct.cls) or struct.cls
-    texts = (" ".join((each.__doc__ or "").split()) for each in cls.__mro__ if each.__module__ != "builtins")
+    texts = (
+        " ".join((each.__doc__ or "").split())
+        for each in cls.__mro__
+        if each.__module__ != "builtins"
+    )
     sentences = [each.rstrip(";:") for text in texts for each in SENTENCES.split(text)]
     for name, each in properties.items():
         said = next((sentence for sentence in sentences if f"`{name}`" in sentence), None)
@@ -114,7 +122,9 @@ def add_time_formats(properties: Mapping[str, JsonObject], struct: inspect.Type)
     for field in getattr(struct, "fields", ()):
         types = [field.type]
         for each in types:
-            types += [each.type] if isinstance(each, inspect.Metadata) else getattr(each, "types", ())
+            types += (
+                [each.type] if isinstance(each, inspect.Metadata) else getattr(each, "types", ())
+            )
         if any(isinstance(each, inspect.DateTimeType) for each in types):
             properties[field.encode_name].setdefault("format", "date-time")
 
