@@ -46,6 +46,13 @@ CREATE TABLE events (
 -- A stream's history: a statement that reads one names this hash too. Names of streams are long, and come in no order.
 CREATE INDEX events_stream ON events (hashtextextended(stream, 0), position);
 
+-- Which blocks may hold events of a provider, a merchant, a programme or a topic: about a byte an event, and next to
+-- nothing for an append. Blocks that were filled since are read until they are summarised, by whoever vacuums.
+CREATE INDEX events_words ON events USING brin (
+    provider text_bloom_ops, merchant_id text_bloom_ops (n_distinct_per_range = 600),
+    program_id text_bloom_ops (n_distinct_per_range = 200), topic text_bloom_ops
+) WITH (pages_per_range = 64, autosummarize = on);
+
 CREATE FUNCTION refuse_change() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -93,6 +100,35 @@ BEGIN
         head.partitioned := head.partitioned + head.partition_size;
     END LOOP;
     UPDATE log_head AS h SET partitioned = head.partitioned WHERE h.only_row AND h.partitioned < head.partitioned;
+END
+$$;
+
+-- The first position that was recorded at `moment` or later; the one behind the newest, if none was. Recorded times never
+-- go back, so halving finds it.
+CREATE FUNCTION first_recorded(moment timestamptz) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    low bigint := 1;
+    high bigint;
+    middle bigint;
+    found record;
+BEGIN
+    SELECT h.position + 1 INTO STRICT high FROM log_head AS h WHERE h.only_row;
+    WHILE low < high LOOP
+        middle := low + (high - low) / 2;
+        -- Mostly that is the middle itself.
+        SELECT e.position, e.recorded_at INTO found
+        FROM events AS e
+        WHERE e.position >= middle AND e.position < high
+        ORDER BY e.position
+        LIMIT 1;
+        IF found IS NULL OR found.recorded_at >= moment THEN
+            high := middle;
+        ELSE
+            low := found.position + 1;
+        END IF;
+    END LOOP;
+    RETURN low;
 END
 $$;
 
@@ -284,6 +320,9 @@ CREATE TABLE quarantine (
 );
 
 CREATE INDEX quarantine_stream ON quarantine (stream);
+
+-- By merchant, whose id is the second part of the stream.
+CREATE INDEX quarantine_merchant ON quarantine (projection, generation, split_part(stream, '/', 2), position);
 
 -- Events that a generation folded in another stream than that on record: it read of what thing they are when they were
 -- filed already.

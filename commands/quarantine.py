@@ -125,11 +125,11 @@ async def _quarantined(
     while True:
         wanted = min(PAGE, limit - len(items))
         path = f"{_path(projection)}?limit={wanted}{cursor}"
-        page = await client.get(path, Page[QuarantinedEvent, int])
+        page = await client.get(path, Page[QuarantinedEvent, str])
         items += page.items
         if page.next is None or len(items) >= limit:
             return items, page.next is not None
-        cursor = f"&cursor={quote(str(page.next), safe='')}"
+        cursor = f"&cursor={quote(page.next, safe='')}"
 
 
 async def _show(given: argparse.Namespace, client: ApiClient) -> Output:

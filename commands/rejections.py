@@ -89,7 +89,7 @@ async def _run(given: argparse.Namespace) -> Output:
 
 
 async def _list(given: argparse.Namespace, client: ApiClient) -> Output:
-    page = await client.get(f"/v1/rejections?limit={given.limit}", Page[Rejection, int])
+    page = await client.get(f"/v1/rejections?limit={given.limit}", Page[Rejection, str])
     listed = table(
         texts=("id", "last seen", "times", "provider", "sender", "cause"), last="problem"
     )

@@ -29,7 +29,9 @@ from eventstore.postgres.database import Database
 from eventstore.postgres.failures import describe, is_outage
 from eventstore.postgres.leader import lead
 from eventstore.postgres.roles import PROJECTOR, RECEIVER, check_role, grant_privileges
+from eventstore.query.events import EventLists
 from eventstore.query.history import History
+from eventstore.query.listing import ListReader
 from eventstore.query.live_events import EventFeed
 from eventstore.query.log_status import LogStatusReader
 from eventstore.query.readiness import Readiness
@@ -234,6 +236,8 @@ def context_of(
             for name, each in states.items()
         },
         quarantine=quarantine,
+        lists=ListReader(database),
+        event_lists=EventLists(database),
         readiness=readiness,
         live=live_streams(parts, limits, authenticator),
         metrics=MetricsReader(

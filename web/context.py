@@ -13,7 +13,9 @@ from eventstore.limits import Limits
 from eventstore.log.appender import Appender
 from eventstore.log.reader import Reader
 from eventstore.log.relay_client import RelayingAppender
+from eventstore.query.events import EventLists
 from eventstore.query.history import History
+from eventstore.query.listing import ListReader
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
 from eventstore.rejections import Rejections
@@ -59,6 +61,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     states: Mapping[str, States]
     histories: Mapping[str, History]
     quarantine: Quarantine
+    lists: ListReader
+    event_lists: EventLists
     readiness: Readiness
     live: LiveStreams
     metrics: MetricsReader

@@ -72,15 +72,13 @@ FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
 WHERE q.projection = $1 AND q.stream = $2
 
--- list_quarantine --
--- The events in quarantine in a projection's live generation, after position $2.
+-- find_quarantined --
+-- The event at position $2, if it is in quarantine in a projection's live generation.
 SELECT q.position, q.stream, e.topic, q.error, q.quarantined_at
 FROM quarantine AS q
 JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
 JOIN events AS e ON e.position = q.position
-WHERE q.projection = $1 AND q.position > $2
-ORDER BY q.position
-LIMIT $3
+WHERE q.projection = $1 AND q.position = $2
 
 -- list_refiled --
 -- The events after position $4 that generation $2 (null: the live one) folded in the stream $3, and not in that on
@@ -221,7 +219,7 @@ WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass A
 
 -- has_rows --
 -- Whether a table has any row.
-SELECT EXISTS (SELECT FROM {table})
+SELECT count(*) > 0 FROM (SELECT 1 FROM {table} LIMIT 1) AS first
 
 -- index_is_valid --
 -- Whether an index can be used; null if there is none.

@@ -30,15 +30,10 @@ class Quarantine:
     def __init__(self, database: "Database") -> None:
         self._database = database
 
-    async def page(self, projection: str, after: int, limit: int) -> list[QuarantinedEvent]:
-        """The first `limit` of a projection's events in quarantine after position `after`."""
-        rows = await self._database.fetch(QUERIES["list_quarantine"], projection, after, limit)
-        return [QuarantinedEvent(**row) for row in rows]
-
     async def find(self, projection: str, position: int) -> QuarantinedEvent | None:
         """The event at this position, if it is in quarantine."""
-        found = await self.page(projection, position - 1, 1)
-        return found[0] if found and found[0].position == position else None
+        row = await self._database.fetchrow(QUERIES["find_quarantined"], projection, position)
+        return None if row is None else QuarantinedEvent(**row)
 
     async def errors(self, projection: str, stream: str) -> dict[int, str]:
         """The positions in quarantine of one stream, each with its error."""

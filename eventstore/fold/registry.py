@@ -37,6 +37,8 @@ class Registry:
     ) -> None:
         self._database = database
         self._fingerprints = fingerprints
+        # The same as JSON.
+        self.fingerprints = msgspec.json.encode(dict(fingerprints)).decode()
         self._moved: dict[str, asyncio.Event] = {}
         self._checkpoints: dict[str, int] = {}
         self._reading: dict[str, asyncio.Task[int]] = {}

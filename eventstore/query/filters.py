@@ -124,7 +124,7 @@ def _range_of(column: Column) -> dict[str, Filter]:
 
 def _times_of(projection: Projection[Any]) -> dict[str, Filter]:
     """The filters for when a state changed last: as it was recorded, and as the provider says."""
-    filters: dict[str, Filter] = {}
+    filters = recorded_filters("the event that changed it last was recorded")
     if projection.effective_at:
         key = sort_key(quoted(EFFECTIVE_AT.name), EFFECTIVE_AT.sql_type)
         nothing = sort_key("NULL", EFFECTIVE_AT.sql_type)
@@ -139,14 +139,20 @@ def _times_of(projection: Projection[Any]) -> dict[str, Filter]:
     return filters
 
 
-def recorded_filters(what: str) -> dict[str, Filter]:
+def recorded_filters(what: str, position: str = "position") -> dict[str, Filter]:
     """The filters for when something was recorded. The order of recorded times is that of positions."""
     return {
         "recorded_since": Filter(
-            datetime, "position >= {0}", f"Only if {what} at this time or later.", by_recorded=True
+            datetime,
+            f"{position} >= {{0}}",
+            f"Only if {what} at this time or later.",
+            by_recorded=True,
         ),
         "recorded_before": Filter(
-            datetime, "position < {0}", f"Only if {what} before this time.", by_recorded=True
+            datetime,
+            f"{position} < {{0}}",
+            f"Only if {what} before this time.",
+            by_recorded=True,
         ),
     }
 

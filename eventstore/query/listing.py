@@ -80,7 +80,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """What a list offers. `query` names its statement in query.sql, `words` are what stands for placeholders there.
 
     `merchant` is SQL for whose thing a row is; `merchant_value` is what a merchant's id is there. A list without it has
-    nothing for a key that is bound to merchants. The keys of a sort are together unique.
+    nothing for a key that is bound to merchants. The keys of a sort are together unique; `default_sort` is the first
+    one if it is empty.
     """
 
     name: str
@@ -91,11 +92,17 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     sorts: Mapping[str, tuple[Key, ...]]
     merchant: str | None
     merchant_value: Callable[[str], str] = str
+    default_sort: str = ""
 
     @property
     def sort_words(self) -> tuple[str, ...]:
         """What a request may say of the sort: each, upwards and downwards."""
         return tuple(word for name in self.sorts for word in (name, f"-{name}"))
+
+    @property
+    def usual_sort(self) -> str:
+        """The sort where nothing is said of it."""
+        return self.default_sort or next(iter(self.sorts))
 
     def complete(self, question: Question) -> Question:
         """The same question with what counts where it says nothing."""
@@ -105,7 +112,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             question,
             filters=filters | dict(question.filters),
-            sort=question.sort or next(iter(self.sorts)),
+            sort=question.sort or self.usual_sort,
         )
 
     def conditions(self, question: Question, visibility: Visibility, first: int) -> Statement:
@@ -185,7 +192,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
     def sort_of(self, question: Question) -> tuple[tuple[Key, ...], bool]:
         """What a question sorts by, and whether downwards."""
-        sort = question.sort or next(iter(self.sorts))
+        sort = question.sort or self.usual_sort
         return self.sorts[sort.removeprefix("-")], sort.startswith("-")
 
     def identity(self, question: Question, given: Sequence[object]) -> object:
@@ -232,5 +239,10 @@ class ListReader:
         filters = dict(question.filters)
         for name, value in question.filters.items():
             if listing.filters[name].by_recorded and isinstance(value, datetime):
-                filters[name] = await self._database.fetchval(QUERIES["first_recorded"], value)
+                filters[name] = await self.first_recorded(value)
         return msgspec.structs.replace(question, filters=filters)
+
+    async def first_recorded(self, moment: datetime) -> int:
+        """The first position that was recorded at this time or later, or will be."""
+        position: int = await self._database.fetchval(QUERIES["first_recorded"], moment)
+        return position

@@ -2,6 +2,61 @@
 -- States of a projection's live generation, as a listing makes rows, conditions and an order of them.
 SELECT {item} FROM {table} WHERE {conditions} ORDER BY {order} {at_most}
 
+-- list_events --
+-- Events after position $1 up to $2.
+SELECT {item} FROM events WHERE position > $1 AND position <= $2 AND {conditions} ORDER BY {order} {at_most}
+
+-- read_complete --
+-- Up to which position no event is missing: where the log is distributed ($1), a machine may show one later than the head
+-- does, but not later than one that was folded.
+SELECT least(
+    h.position, s.hole - 1,
+    CASE WHEN $1 THEN (SELECT coalesce(max(p.checkpoint), 0) FROM projections AS p) END
+)
+FROM log_head AS h CROSS JOIN log_scan AS s
+WHERE h.only_row AND s.only_row
+
+-- plan_for_values --
+-- For this transaction: plan each statement for the values that it is given.
+SET LOCAL plan_cache_mode = force_custom_plan
+
+-- list_quarantine --
+-- Events in quarantine in the live generation of the projection $1.
+SELECT {item}
+FROM quarantine AS q
+JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
+JOIN events AS e ON e.position = q.position
+WHERE q.projection = $1 AND {conditions}
+ORDER BY {order}
+{at_most}
+
+-- list_rejections --
+-- Requests that were refused, without headers and bodies.
+SELECT {item} FROM rejections WHERE {conditions} ORDER BY {order} {at_most}
+
+-- list_generations --
+-- The generations of all projections beside the head; $1 are the fingerprints of this process, by projection. An event that
+-- is missing has waited since the checkpoint moved last.
+SELECT {item}
+FROM (
+    SELECT
+        p.*, h.position AS head, h.position - p.checkpoint AS lag,
+        p.status = 'live' AND p.checkpoint < h.position
+            AND coalesce(following.recorded_at, p.updated_at) < clock_timestamp() - interval '30 s' AS stuck,
+        coalesce(NOT p.fingerprints <@ ARRAY[$1::text::jsonb ->> p.name], false) AS stale
+    FROM projections AS p
+    CROSS JOIN log_head AS h
+    LEFT JOIN (
+        SELECT w.name, w.generation, e.recorded_at
+        FROM projections AS w
+        JOIN events AS e ON e.position = w.checkpoint + 1
+        WHERE w.status = 'live'
+    ) AS following ON following.name = p.name AND following.generation = p.generation
+) AS generations
+WHERE {conditions}
+ORDER BY {order}
+{at_most}
+
 -- first_recorded --
 -- The first position that was recorded at the time $1 or later, or will be.
 SELECT first_recorded($1)

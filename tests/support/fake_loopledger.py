@@ -297,7 +297,7 @@ class FakeLoopledger:
             return web.json_response({"items": [], "next": None})
         positions = [p for p in (30, 17, 5) if p < int(request.query.get("cursor", "99"))]
         page = positions[: int(request.query["limit"])]
-        following = page[-1] if len(page) < len(positions) else None
+        following = str(page[-1]) if len(page) < len(positions) else None
         items = [self._quarantined(position) for position in page]
         return web.json_response({"items": items, "next": following})
 

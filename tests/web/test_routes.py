@@ -241,7 +241,10 @@ async def test_a_retry_answers_what_the_table_says(
         ),
         (
             "/v1/events?colour=red",
-            "The parameter colour is unknown here; known are after, limit.",
+            (
+                "The parameter colour is unknown here; known are after, cursor, fields, limit, merchant_id, program_id,"
+                " provider, recorded_before, recorded_since, sort, stream, topic."
+            ),
         ),
         ("/v1/events/1?limit=1", "The parameter limit is unknown here; none is known."),
         ("/v1/events?limit=1&limit=1", "The parameter limit is given more than once."),

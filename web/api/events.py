@@ -6,15 +6,18 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from eventstore.errors import NotFoundError
+from eventstore.errors import CursorError, NotFoundError
 from eventstore.log.events import EventWithHeaders, ListedEvent, Recorded
 from eventstore.log.failover import FailoverStatus
-from eventstore.query.cursor import Page, page_of
+from eventstore.query.cursor import Page
+from eventstore.query.events import EVENTS
 from web.access import Access
 from web.api.headers import parse_headers
+from web.api.lists import ListQuery, list_query_of, question_of
 from web.context import Context
+from web.formats import EncodedPage
 from web.header_block import decode_headers
-from web.parameters import NoParameters, PageQuery, Position, PositionOrZero
+from web.parameters import NoParameters, Position, PositionOrZero
 from web.route import COMMON_ERRORS, Route
 
 
@@ -24,12 +27,10 @@ class EventPath(msgspec.Struct, frozen=True):
     position: Position
 
 
-class EventsQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EventsQuery(ListQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which part of the log."""
 
-    after: Annotated[
-        PositionOrZero, Meta(description="The position before the first event of the page.")
-    ] = 0
+    after: Annotated[PositionOrZero, Meta(description="Only events behind this position.")] = 0
 
 
 class EventDetails(Recorded, frozen=True):
@@ -45,18 +46,24 @@ class EventDetails(Recorded, frozen=True):
 
 
 async def list_events(
-    context: Context, _access: Access, _: NoParameters, query: EventsQuery
-) -> Page[ListedEvent, int]:
-    """The events in order, without headers and bodies; `next` is the `after` of the next page."""
-    found = await context.reader.list_events(query.after, query.limit + 1)
-    return page_of(found, query.limit, lambda event: event.position)
+    context: Context, access: Access, _: NoParameters, query: EventsQuery
+) -> EncodedPage:
+    """The events in order, without headers and bodies."""
+    page = await context.event_lists.page(
+        question_of(EVENTS, query),
+        access.visibility,
+        limit=query.limit,
+        cursor=query.cursor,
+        after=query.after,
+    )
+    return EncodedPage(page.body, page.next)
 
 
 async def show_event(
-    context: Context, _access: Access, path: EventPath, _: NoParameters
+    context: Context, access: Access, path: EventPath, _: NoParameters
 ) -> EventDetails:
     """One event with its headers."""
-    event = await _find(context, path.position)
+    event = await _find(context, access, path.position)
     return EventDetails(
         **{name: getattr(event, name) for name in Recorded.__struct_fields__},
         headers=parse_headers(
@@ -67,9 +74,9 @@ async def show_event(
     )
 
 
-async def show_body(context: Context, _access: Access, path: EventPath, _: NoParameters) -> bytes:
+async def show_body(context: Context, access: Access, path: EventPath, _: NoParameters) -> bytes:
     """The exact bytes that were received."""
-    return (await _find(context, path.position)).body
+    return (await _find(context, access, path.position)).body
 
 
 async def show_failover(
@@ -79,9 +86,9 @@ async def show_failover(
     return await context.reader.failover()
 
 
-async def _find(context: Context, position: int) -> EventWithHeaders:
+async def _find(context: Context, access: Access, position: int) -> EventWithHeaders:
     event = await context.reader.event(position)
-    if event is None:
+    if event is None or not access.visibility.includes(event.merchant_id):
         raise NotFoundError(what=f"event at position {position}")
     return event
 
@@ -91,8 +98,10 @@ ROUTES = [
         method="GET",
         path="/v1/events",
         handler=list_events,
-        query=EventsQuery,
-        answer=Page[ListedEvent, int],
+        query=list_query_of(EVENTS, "EventListQuery", base=EventsQuery),
+        answer=Page[ListedEvent, str],
+        errors=(*COMMON_ERRORS, CursorError),
+        per_merchant=True,
         scope="read",
     ),
     Route(
@@ -102,6 +111,7 @@ ROUTES = [
         path_parameters=EventPath,
         answer=EventDetails,
         errors=(*COMMON_ERRORS, NotFoundError),
+        per_merchant=True,
         scope="read",
     ),
     Route(
@@ -111,6 +121,7 @@ ROUTES = [
         path_parameters=EventPath,
         answer=bytes,
         errors=(*COMMON_ERRORS, NotFoundError),
+        per_merchant=True,
         scope="raw",
     ),
     Route(

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from eventstore.errors import (
+    CursorError,
     NotFoundError,
     NothingRetiredError,
     NotReadyError,
@@ -18,10 +19,14 @@ from eventstore.errors import (
 )
 from eventstore.fold.quarantine import QuarantinedEvent
 from eventstore.fold.status import GenerationStatus, ProjectionStatus, Rebuild
-from eventstore.query.cursor import Page, page_of
+from eventstore.log.streams import stream_part
+from eventstore.query.cursor import Page
+from eventstore.query.records import GENERATIONS, QUARANTINE
 from web.access import Access
+from web.api.lists import ListQuery, list_query_of, question_of
 from web.context import Context
-from web.parameters import NoParameters, PageQuery, Position, PositionOrZero
+from web.formats import EncodedPage
+from web.parameters import NoParameters, Position
 from web.route import COMMON_ERRORS, Answer, Route
 
 # How long a response waits for what was asked for to be done, and how often it looks, in seconds.
@@ -39,12 +44,6 @@ class QuarantinedPath(ProjectionPath, frozen=True):
     """Which projection, and which event."""
 
     position: Position
-
-
-class QuarantineQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which part of the list."""
-
-    cursor: Annotated[PositionOrZero, Meta(description="`next` of the page before.")] = 0
 
 
 class RebuildQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,21 +124,45 @@ async def roll_back(
 
 
 async def list_quarantine(
-    context: Context, _access: Access, path: ProjectionPath, query: QuarantineQuery
-) -> Page[QuarantinedEvent, int]:
+    context: Context, access: Access, path: ProjectionPath, query: ListQuery
+) -> EncodedPage:
     """The events that the live generation could not fold."""
-    name = _known(context, path.name)
-    found = await context.quarantine.page(name, query.cursor, query.limit + 1)
-    return page_of(found, query.limit, lambda event: event.position)
+    page = await context.lists.page(
+        QUARANTINE,
+        question_of(QUARANTINE, query),
+        access.visibility,
+        limit=query.limit,
+        cursor=query.cursor,
+        given=[_known(context, path.name)],
+    )
+    return EncodedPage(page.body, page.next)
+
+
+async def list_generations(
+    context: Context, access: Access, _: NoParameters, query: ListQuery
+) -> EncodedPage:
+    """How far each generation of each projection is."""
+    page = await context.lists.page(
+        GENERATIONS,
+        question_of(GENERATIONS, query),
+        access.visibility,
+        limit=query.limit,
+        cursor=query.cursor,
+        given=[context.registry.fingerprints],
+    )
+    return EncodedPage(page.body, page.next)
 
 
 async def show_quarantined(
-    context: Context, _access: Access, path: QuarantinedPath, _: NoParameters
+    context: Context, access: Access, path: QuarantinedPath, _: NoParameters
 ) -> QuarantinedEvent:
     """One event that the live generation could not fold."""
     name = _known(context, path.name)
     found = await context.quarantine.find(name, path.position)
-    if found is None:
+    merchants = access.visibility.merchants
+    if found is None or (
+        merchants is not None and found.stream.split("/")[1] not in map(stream_part, merchants)
+    ):
         raise NotFoundError(what=f"event {path.position} in the quarantine of {name}")
     return found
 
@@ -233,6 +256,15 @@ ROUTES = [
     ),
     Route(
         method="GET",
+        path="/v1/generations",
+        handler=list_generations,
+        query=list_query_of(GENERATIONS, "GenerationListQuery"),
+        answer=Page[GenerationStatus, str],
+        errors=(*COMMON_ERRORS, CursorError),
+        scope="read",
+    ),
+    Route(
+        method="GET",
         path=_ONE,
         handler=show_projection,
         path_parameters=ProjectionPath,
@@ -302,9 +334,10 @@ ROUTES = [
         path=f"{_ONE}/quarantine",
         handler=list_quarantine,
         path_parameters=ProjectionPath,
-        query=QuarantineQuery,
-        answer=Page[QuarantinedEvent, int],
-        errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError),
+        query=list_query_of(QUARANTINE, "QuarantineListQuery"),
+        answer=Page[QuarantinedEvent, str],
+        errors=(*COMMON_ERRORS, CursorError, NotSetUpError, NotFoundError),
+        per_merchant=True,
         scope="read",
     ),
     Route(
@@ -314,6 +347,7 @@ ROUTES = [
         path_parameters=QuarantinedPath,
         answer=QuarantinedEvent,
         errors=(*COMMON_ERRORS, NotSetUpError, NotFoundError),
+        per_merchant=True,
         scope="read",
     ),
 ]

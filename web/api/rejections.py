@@ -8,8 +8,15 @@ import msgspec
 from msgspec import Meta
 from multidict import CIMultiDict
 
-from eventstore.errors import NotFoundError, QueueFullError, RefusedError, UnavailableError
-from eventstore.query.cursor import Page, page_of
+from eventstore.errors import (
+    CursorError,
+    NotFoundError,
+    QueueFullError,
+    RefusedError,
+    UnavailableError,
+)
+from eventstore.query.cursor import Page
+from eventstore.query.records import REJECTIONS
 from eventstore.rejections import Rejection, RejectionWithRequest
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
@@ -17,12 +24,14 @@ from verification.keyring import UnverifiedError
 from web.access import Access
 from web.api.deliveries import Acknowledgement
 from web.api.headers import parse_headers, split_lines
+from web.api.lists import ListQuery, list_query_of, question_of
 from web.context import Context, Endpoint
 from web.errors import NotRetriableError
+from web.formats import EncodedPage
 from web.header_block import encode_headers
 from web.ingest.headers import REJECTION_HEADER
 from web.ingest.receiver import new_event, recognise
-from web.parameters import LARGEST, NoParameters, PageQuery
+from web.parameters import LARGEST, NoParameters
 from web.route import COMMON_ERRORS, Route
 
 NAMESPACE = uuid.UUID("6a2f6c0e-2f0b-5c5e-9d7b-3c1f4f6d1a55")
@@ -35,14 +44,6 @@ class RejectionPath(msgspec.Struct, frozen=True):
     """Which rejection."""
 
     id: RejectionId
-
-
-class RejectionsQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which part of the list."""
-
-    cursor: Annotated[int, Meta(ge=1, le=LARGEST, description="`next` of the page before.")] = (
-        LARGEST
-    )
 
 
 class RejectionDetails(Rejection, frozen=True, kw_only=True):
@@ -60,11 +61,17 @@ class RejectionDetails(Rejection, frozen=True, kw_only=True):
 
 
 async def list_rejections(
-    context: Context, _access: Access, _: NoParameters, query: RejectionsQuery
-) -> Page[Rejection, int]:
+    context: Context, access: Access, _: NoParameters, query: ListQuery
+) -> EncodedPage:
     """The refused requests, the newest first."""
-    found = await context.rejections.page(query.cursor, query.limit + 1)
-    return page_of(found, query.limit, lambda rejection: rejection.id)
+    page = await context.lists.page(
+        REJECTIONS,
+        question_of(REJECTIONS, query),
+        access.visibility,
+        limit=query.limit,
+        cursor=query.cursor,
+    )
+    return EncodedPage(page.body, page.next)
 
 
 async def show_rejection(
@@ -173,8 +180,9 @@ ROUTES = [
         method="GET",
         path="/v1/rejections",
         handler=list_rejections,
-        query=RejectionsQuery,
-        answer=Page[Rejection, int],
+        query=list_query_of(REJECTIONS, "RejectionListQuery"),
+        answer=Page[Rejection, str],
+        errors=(*COMMON_ERRORS, CursorError),
         scope="read",
     ),
     Route(

@@ -210,7 +210,7 @@ async def test_the_log_is_listed_in_order_page_by_page(client: Client) -> None:
     for n in range(5):
         await client.loopz("location.updated", {"id": f"l-{n}"})
     one = (await client.get("/v1/events?limit=3")).json
-    two = (await client.get(f"/v1/events?after={one['next']}&limit=3")).json
+    two = (await client.get(f"/v1/events?cursor={one['next']}&limit=3")).json
     assert [event["position"] for event in one["items"] + two["items"]] == [1, 2, 3, 4, 5]
     assert two["next"] is None
 
