@@ -1,6 +1,7 @@
 # Everything a fresh machine needs: Python 3.11 or newer, pip and make.
 #   make run     start Loopledger with its own Postgres     make test   the whole suite
 #   make check   format, lint, types, imports               make format rewrite what the formatter would
+#   make docs    write docs/api.md again, from the routes
 #   make lock    write the lock files again              make torture KILLS=100   crash tests under load
 #   make bench   a short run of every benchmark; BENCH="ingest lag rebuild query" chooses, OPTIONS=... go to each
 # VENV=dir puts the virtual environment elsewhere.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format lock torture bench clean
+.PHONY: run test check format docs lock torture bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
@@ -27,6 +28,10 @@ check: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m web.openapi > docs/api.md.new
+	mv docs/api.md.new docs/api.md
 
 # Kill things under load, then look whether anything acknowledged was lost: KILLS=1000 for a night. CROWD=1: amid a crowd
 # of strangers, which nothing may be delayed or refused for.

@@ -1,6 +1,7 @@
 """What the API says of itself: a document of OpenAPI, a page, and where both are."""
 
 import re
+from string import Formatter
 from typing import Any
 
 import jsonschema_rs
@@ -9,9 +10,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from eventstore.limits import Limits
 from projections import load_projections
-from tests.support import Client
+from tests.support import ROOT, Client
 from web.app import make_routes
 from web.openapi.document import make_document
+from web.openapi.examples import FACTS, FACTS_OF
+from web.openapi.markdown import page_of
+from web.problems import PROBLEM_TYPES
 from web.route import Route
 
 ROUTES = [route for route in make_routes(load_projections().values()) if route.documented]
@@ -106,6 +110,17 @@ def test_every_example_fits_its_schema(path: str) -> None:
     for example, schema in found:
         errors = [each.message for each in validator(schema).iter_errors(example)]
         assert errors == [], example
+
+
+def test_the_page_of_the_docs_is_made_from_the_document() -> None:
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    assert page == page_of(DOCUMENT), "run `make docs`"
+
+
+def test_every_fact_of_an_error_has_an_example() -> None:
+    for error in PROBLEM_TYPES:
+        names = {name for _, name, _, _ in Formatter().parse(error.message) if name}
+        assert names <= {*FACTS, *FACTS_OF.get(error.__name__, {})}, error
 
 
 async def test_the_server_answers_with_its_document_and_needs_no_key(client: Client) -> None:

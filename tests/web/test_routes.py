@@ -1,4 +1,4 @@
-"""The table of routes: complete, true of what the server answers, and all that docs/api.md names."""
+"""The table of routes: complete, and true of what the server answers."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from projections import load_projections
 from providers import settings_types
 from providers.loopz import Settings as LoopzSettings
 from tests.conftest import StartLoopledger
-from tests.support import ROOT, Client
+from tests.support import Client
 from web.app import make_routes
 from web.formats import Negotiated
 from web.problems import PROBLEM_TYPES
@@ -25,7 +25,6 @@ from web.route import Route
 ROUTES = [route for route in make_routes(load_projections().values()) if route.documented]
 API = [route for route in ROUTES if route.handler is not None]
 
-DOCS = (ROOT / "docs" / "api.md").read_text("utf-8")
 KINDS = ("gift-cards", "transactions", "locations")
 
 # What stands in the place of a path's parameters.
@@ -92,31 +91,6 @@ def test_no_fact_of_an_error_is_hidden_by_what_every_problem_has() -> None:
 def test_no_two_routes_are_the_same() -> None:
     names = [name_of(route) for route in ROUTES]
     assert len(names) == len(set(names))
-
-
-def documented() -> dict[str, str]:
-    """The line of docs/api.md for each route that it names."""
-    found: dict[str, str] = {}
-    for line in DOCS.splitlines():
-        for route in re.findall(r"(?:GET|POST) /[^\s?`]*", line):
-            for kind in KINDS if "<kind>" in route else ("",):
-                found[route.replace("<kind>", kind)] = line
-    return found
-
-
-def test_the_documentation_names_every_route_and_no_other() -> None:
-    assert set(documented()) == {name_of(route) for route in ROUTES}
-
-
-@pytest.mark.parametrize("route", ROUTES, ids=name_of)
-def test_the_documentation_names_every_query_parameter(route: Route) -> None:
-    line = documented()[name_of(route)]
-    if "filters below" in line:
-        kind = route.path.rpartition("/")[2]
-        (filters,) = re.findall(rf"`{kind}` by\s+([^;.]*)", DOCS)
-        line += filters
-    named = set(re.findall(r"[`?&](\w+)(?:`|=)", line))
-    assert set(route.query.__struct_encode_fields__) <= named
 
 
 async def check(client: Client, route: Route, path: str) -> Any:  # noqa: ANN401 - an answer

@@ -48,7 +48,10 @@ async def healthz(_: Context, _access: Access, _path: NoParameters, _query: NoPa
 async def readyz(
     context: Context, _access: Access, _path: NoParameters, _query: NoParameters
 ) -> ReadinessStatus | Answer:
-    """Whether deliveries can be taken; 503 if not. How the projections are is no matter here."""
+    """Whether deliveries can be taken; 503 if not.
+
+    How the projections are is no matter here.
+    """
     appender = context.appender
     problems = await context.readiness.find_problems(appender.known_head)
     if reason := appender.refusal or appender.outage:
@@ -62,7 +65,10 @@ async def readyz(
 async def projections_healthz(
     context: Context, _access: Access, _path: NoParameters, _query: NoParameters
 ) -> ProjectionsHealth | Answer:
-    """Whether every projection follows the log; 503 if not."""
+    """Whether every projection follows the log; 503 if not.
+
+    Under `log`, that an event is missing from the log, or that its recorded times are ahead of the clock.
+    """
     problems = await context.readiness.find_held_up()
     if problems:
         answer = ProjectionsHealth("held up", problems)

@@ -11,7 +11,10 @@ from web.route import COMMON_ERRORS, Route
 async def show_metrics(
     context: Context, _access: Access, _path: NoParameters, _query: NoParameters
 ) -> Negotiated:
-    """The metrics of all processes of this server, and of its database if that answers."""
+    """The metrics of all processes of this server, and of its database if that answers.
+
+    As text or as OpenMetrics, whichever `Accept` prefers. The table of all: `docs/operations.md#metrics`.
+    """
     return await context.metrics.read()
 
 

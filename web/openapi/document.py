@@ -15,6 +15,7 @@ from web.openapi.schemas import JsonObject, Schemas
 from web.route import Route
 
 INTRODUCTION = Path(__file__).with_name("introduction.md")
+GROUPS = Path(__file__).with_name("groups")
 
 # The version of what the paths begin with; that of the server is not for everybody.
 API_VERSION = "1"
@@ -90,12 +91,16 @@ def _types_of(routes: Iterable[Route]) -> list[Any]:
 
 
 def _tags(routes: Iterable[Route]) -> list[JsonObject]:
-    """The groups, each with what the docstring of its module says."""
+    """The groups, each with the prose about it or, where there is none, what the docstring of its module says."""
     modules = {tag_of(route): _module_of(route) for route in routes}
-    return [
-        {"name": name, "description": python.cleandoc(sys.modules[module].__doc__ or "")}
-        for name, module in modules.items()
-    ]
+    return [{"name": name, "description": _prose(module)} for name, module in modules.items()]
+
+
+def _prose(module: str) -> str:
+    page = GROUPS / f"{module.rpartition('.')[2]}.md"
+    if page.is_file():
+        return page.read_text("utf-8").strip()
+    return python.cleandoc(sys.modules[module].__doc__ or "")
 
 
 def _operation(route: Route, name: str, schemas: Schemas, limits: Limits) -> JsonObject:

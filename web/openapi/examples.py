@@ -93,6 +93,25 @@ FACTS: Mapping[str, object] = {
     "what": "event at position 17",
 }
 
+# The same of single errors, by the names of their classes.
+FACTS_OF: Mapping[str, Mapping[str, object]] = {
+    "BadBodyError": {"problem": "Object missing required field `name`"},
+    "BadParameterError": {"problem": "must be a whole number from 1 to 1000, not 'abc'"},
+    "CutShortError": {"problem": "51 of 200 bytes came"},
+    "ForeignError": {"what": "from a page in a browser"},
+    "InvalidKeyError": {"problem": "is mistyped"},
+    "MalformedError": {"problem": "the request line is no request line"},
+    "NotRetriableError": {"problem": "it is in the log, or being tried"},
+    "NotSwitchedError": {"problem": "it was discarded."},
+    "RefusedError": {"problem": "the value is too long"},
+    "TooLargeError": {"limit": 1_048_576},
+    "UnavailableError": {"problem": "Postgres does not answer"},
+    "UnidentifiedError": {"what": "the header X-LOOPZ-WEBHOOK-TOPIC", "problem": "is missing"},
+    "UnparsableError": {"problem": "expecting value"},
+    "UnverifiedError": {"problem": "the signature is not that of this body"},
+    "AmbiguousError": {"what": "id '42'"},
+}
+
 # What a format says of a text.
 BY_FORMAT: Mapping[str, str] = {
     "date-time": TIME,
@@ -138,7 +157,8 @@ def problem_example(error: type[LoopledgerError]) -> dict[str, object]:
     """The facts of an error with values that fit, and the `detail` that they make."""
     fields = Formatter().parse(error.message)
     names = dict.fromkeys(name for _, name, _, _ in fields if name)
-    facts = {name: FACTS.get(name, name.replace("_", " ")) for name in names}
+    known = {**FACTS, **FACTS_OF.get(error.__name__, {})}
+    facts = {name: known.get(name, name.replace("_", " ")) for name in names}
     return {**facts, "detail": str(error(**facts))}
 
 
