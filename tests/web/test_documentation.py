@@ -120,7 +120,10 @@ def test_the_page_of_the_docs_is_made_from_the_document() -> None:
 def test_every_fact_of_an_error_has_an_example() -> None:
     for error in PROBLEM_TYPES:
         names = {name for _, name, _, _ in Formatter().parse(error.message) if name}
-        assert names <= {*FACTS, *FACTS_OF.get(error.__name__, {})}, error
+        assert names <= {*FACTS, *FACTS_OF.get(error.__name__, {})}, (
+            error,
+            "web/openapi/examples.py",
+        )
 
 
 async def test_the_server_answers_with_its_document_and_needs_no_key(client: Client) -> None:

@@ -79,6 +79,7 @@ FACTS: Mapping[str, object] = {
     "holders": [{"provider": "loopz", "merchant_id": "m-1"}],
     "id": 1,
     "limit": 1_000,
+    "name": "reports",
     "offset": 11,
     "parameter": "limit",
     "path": "/v1/events",

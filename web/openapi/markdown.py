@@ -122,9 +122,9 @@ def _errors(document: JsonObject) -> str:
         )
     ]
     said = (
-        "An example of each. `type` is `urn:loopledger:problem:<name>`. Besides these, `http-404` says that there is no "
-        "such path, `http-405` that it does not take the method (`Allow` says which it does), and 500 `internal` that "
-        "it is our own fault: the log says what."
+        "An example of each. `type` is `urn:loopledger:problem:<name>`. Besides these, `http-404` says that there is "
+        "no such path, `http-405` that it does not take the method (`Allow` says which it does), and 500 `internal` "
+        "that it is our own fault: the log says what."
     )
     return "\n\n".join(
         [

@@ -95,7 +95,7 @@ def shared_components(routes: Iterable[Route]) -> JsonObject:
             "summary": PROBLEM_TYPES[error].title,
             "value": _problem_value(error, PROBLEM_TYPES[error]),
         }
-        for error in reversed(PROBLEM_TYPES)
+        for error in reversed(list(PROBLEM_TYPES))
         if error in types
     }
     wrong_method = ProblemType(405, "http-405", "Method Not Allowed")
