@@ -96,6 +96,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     page_items: Positive = 100
     page_items_max: Positive = 1_000
 
+    # Histories that a process keeps in memory as JSON, those asked for last (about 1 KB an event); of one, a quarter.
+    history_bytes: Positive = 32 * MIB
+
     # Live streams of one process, and those of one key; what is kept for one that does not take it yet; what one that
     # begins in the past reads at a time, and how many do so at one time; and how often one says that it is there. Who
     # leaves what is written unread for `write_seconds` is cut off.

@@ -31,6 +31,7 @@ from eventstore.postgres.leader import lead
 from eventstore.postgres.roles import PROJECTOR, RECEIVER, check_role, grant_privileges
 from eventstore.query.events import EventLists
 from eventstore.query.history import History
+from eventstore.query.known_histories import KnownHistories
 from eventstore.query.listing import ListReader
 from eventstore.query.live_events import EventFeed
 from eventstore.query.log_status import LogStatusReader
@@ -216,6 +217,7 @@ def context_of(
         name: States(projection, database, parts.registry, limits)
         for name, projection in load_projections().items()
     }
+    known_histories = KnownHistories(limits.history_bytes)
     readiness = Readiness(database, limits, list(states))
     return Context(
         open_metrics=settings.open_metrics,
@@ -232,7 +234,7 @@ def context_of(
         },
         states=states,
         histories={
-            name: History(each, quarantine, providers, database, limits)
+            name: History(each, quarantine, providers, database, limits, known_histories)
             for name, each in states.items()
         },
         quarantine=quarantine,

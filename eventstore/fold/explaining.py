@@ -1,5 +1,6 @@
 """What became of each fact of a thing, seen beside those before it: what a state alone cannot tell."""
 
+from copy import copy
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from eventstore.fold.projection import Judgement, Verdict
@@ -26,6 +27,12 @@ class Explainer:
         self._deletion: tuple[tuple[int, ...], int] | None = None
         # Where each thing that was said of a time was said first.
         self._first: dict[tuple[datetime, int], int] = {}
+
+    def fork(self) -> "Explainer":
+        """Another one that goes on from here, apart from this one."""
+        forked = copy(self)
+        forked._first = self._first.copy()  # noqa: SLF001 - of this class
+        return forked
 
     def explain(self, judgement: Judgement, position: int) -> Explanation:
         """Explain the next fact."""

@@ -66,11 +66,8 @@ WHERE q.projection = $1 AND right(q.stream, length($2) + 1) = '/' || $2
 ORDER BY q.stream
 
 -- quarantined_positions --
--- Which events of a stream are in quarantine in a projection's live generation, and why.
-SELECT q.position, q.error
-FROM quarantine AS q
-JOIN projections AS p ON p.name = q.projection AND p.generation = q.generation AND p.status = 'live'
-WHERE q.projection = $1 AND q.stream = $2
+-- Which events of a stream are in quarantine in a generation, and why.
+SELECT position, error FROM quarantine WHERE projection = $1 AND generation = $2 AND stream = $3
 
 -- find_quarantined --
 -- The event at position $2, if it is in quarantine in a projection's live generation.

@@ -35,9 +35,11 @@ class Quarantine:
         row = await self._database.fetchrow(QUERIES["find_quarantined"], projection, position)
         return None if row is None else QuarantinedEvent(**row)
 
-    async def errors(self, projection: str, stream: str) -> dict[int, str]:
-        """The positions in quarantine of one stream, each with its error."""
-        rows = await self._database.fetch(QUERIES["quarantined_positions"], projection, stream)
+    async def errors(self, projection: str, generation: int, stream: str) -> dict[int, str]:
+        """The positions in a generation's quarantine of one stream, each with its error."""
+        rows = await self._database.fetch(
+            QUERIES["quarantined_positions"], projection, generation, stream
+        )
         return {row["position"]: row["error"] for row in rows}
 
     async def streams(self, projection: str, id_: str) -> list[str]:

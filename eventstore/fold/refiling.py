@@ -56,13 +56,14 @@ async def read_thing(
     generation: int | None,
     stream: str,
     limits: "Limits",
+    after: int = 0,
 ) -> AsyncIterator[Event]:
     """The events on record in a stream, and those that a generation (None: the live one) refiled to it, in order.
 
-    Of the former, some may belong to others: `find_stream` tells.
+    Only those after a position. Of the former, some may belong to others: `find_stream` tells.
     """
-    own = read_stream(database, stream, limits)
-    others = _read_refiled(database, projection, generation, stream, limits)
+    own = read_stream(database, stream, limits, after)
+    others = _read_refiled(database, projection, generation, stream, limits, after)
     one, other = await anext(own, None), await anext(others, None)
     while one is not None or other is not None:
         if one is not None and (other is None or one.position < other.position):
@@ -79,8 +80,8 @@ async def _read_refiled(
     generation: int | None,
     stream: str,
     limits: "Limits",
+    after: int,
 ) -> AsyncIterator[Event]:
-    after = 0
     while True:
         rows = await database.fetch(
             QUERIES["list_refiled"], projection, generation, stream, after, REFILED_PAGE

@@ -26,9 +26,10 @@ class Fetching(Protocol):
         """Read rows."""
 
 
-async def read_stream(database: Fetching, stream: str, limits: "Limits") -> AsyncIterator[Event]:
-    """The events on record in one stream, oldest first, fetched in pages."""
-    after = 0
+async def read_stream(
+    database: Fetching, stream: str, limits: "Limits", after: int = 0
+) -> AsyncIterator[Event]:
+    """The events on record in one stream after a position, oldest first, fetched in pages."""
     while True:
         rows = await database.fetch(
             QUERIES["read_stream"], stream, after, STREAM_PAGE, limits.fold_bytes

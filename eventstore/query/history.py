@@ -1,21 +1,21 @@
 """Why a state is what it is: its stream, event by event, with what each one did."""
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from eventstore.fold.columns import Column, mask, shown_columns_of
-from eventstore.fold.explaining import Explainer, Reason
-from eventstore.fold.folding import EventVerdict, Folded, fold
-from eventstore.fold.projection import Projection, Source, State
-from eventstore.fold.refiling import find_stream, read_thing
+from eventstore.errors import NotSetUpError
+from eventstore.fold.columns import mask, shown_columns_of
+from eventstore.fold.projection import Source
+from eventstore.fold.refiling import read_thing
 from eventstore.fold.status import Change
 from eventstore.log.events import Event
+from eventstore.log.reader import read_stream
 from eventstore.log.streams import stream_part
-from eventstore.query.cursor import Page, page_of
+from eventstore.query.history_fold import HistoryFold, Step
+from eventstore.query.known_histories import KnownHistories, KnownHistory
+from eventstore.query.queries import QUERIES
 from eventstore.query.states import States, ambiguous
 from eventstore.query.visibility import Visibility
 from eventstore.tasks import Pacer
@@ -25,40 +25,23 @@ if TYPE_CHECKING:
     from eventstore.limits import Limits
     from eventstore.postgres.database import Database
 
-
-# Whose time an event counts at.
-EffectiveFrom: TypeAlias = Literal["provider", "recorded"]
+encode = msgspec.json.Encoder().encode
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a history: its `position`, `event_id`, `topic`, when it came and was recorded, and what it did.
+class HistoryPage(msgspec.Struct, frozen=True):
+    """One page of a history: its `items`, each a Step as JSON. `next` is the position that the next page is after."""
 
-    `received_at` is by the clock of the process that received it, `recorded_at` by the log's. `changes` are the fields
-    that it changed, by name. It counts at `effective_at`, the provider's own time, or the recorded one where
-    `effective_from` is `recorded`. `verdict` is what became of it. `applied`: it was the newest. `tie`: there was
-    another one of its time, and their order is by rank or position. `late`: it is older than another, and changed only
-    what that left. `stale`: it is older, and changed nothing. `duplicate`: it says what another one said of that time.
-    `ignored`: this projection does not handle its topic. `quarantined`: it could not be folded; `error` says why.
-    `decided_by` is the position of the event that was newer, or that it repeats. `reason` `after-deletion`: the thing
-    stayed deleted, by that event.
-    """
+    items: list[bytes]
+    next: int | None
 
-    position: int
-    event_id: UUID
-    topic: str
-    received_at: datetime
-    recorded_at: datetime
-    verdict: EventVerdict
-    changes: dict[str, Change]
-    error: str | None = None
-    effective_at: datetime | None = None
-    effective_from: EffectiveFrom | None = None
-    decided_by: int | None = None
-    reason: Reason | None = None
+    @property
+    def body(self) -> bytes:
+        """The same as JSON."""
+        return b'{"items":[%b],"next":%b}\n' % (b",".join(self.items), encode(self.next))
 
 
 class History:
-    """The histories of the things of one projection."""
+    """The histories of the things of one projection. `known` are those of all projections."""
 
     def __init__(
         self,
@@ -67,6 +50,7 @@ class History:
         sources: Mapping[str, Source],
         database: "Database",
         limits: "Limits",
+        known: KnownHistories,
     ) -> None:
         self._states = states
         self._projection = states.projection
@@ -74,6 +58,7 @@ class History:
         self._sources = sources
         self._database = database
         self._limits = limits
+        self._known = known
         self._secrets = {c.name for c in shown_columns_of(self._projection.state) if c.secret}
 
     async def page(
@@ -84,22 +69,106 @@ class History:
         after: int,
         limit: int,
         at_least: int = 0,
-    ) -> Page[Step, int]:
+    ) -> HistoryPage:
         """What the events of one thing did, at most `limit` of those after position `after`.
 
-        `owner` and `at_least` are as for States.find. Raises NotFoundError, AmbiguousError, NotFoldedError.
+        `owner` and `at_least` are as for States.find. Raises NotFoundError, AmbiguousError, NotFoldedError,
+        NotSetUpError.
         """
         await self._states.wait_for(at_least)
         stream = await self._find_stream(visibility, id_, owner)
-        events = read_thing(self._database, self._projection.name, None, stream, self._limits)
-        quarantined = await self._quarantine.errors(self._projection.name, stream)
-        steps: list[Step] = []
-        async for step in fold_steps(self._projection, self._sources, stream, events, quarantined):
-            if step.position > after:
-                steps.append(step if visibility.revealed else self._masked(step))
-            if len(steps) > limit:
+        name, revealed = self._projection.name, visibility.revealed
+        known = self._known.find(name, stream)
+        through = 0 if known is None else known.through
+        status = await self._database.fetchrow(QUERIES["history_status"], name, stream, through)
+        if status is None:
+            raise NotSetUpError(projection=name)
+        generation, checkpoint, is_refiled = status
+        if known is None or known.generation != generation:
+            folding = HistoryFold(self._projection, self._sources, stream)
+            known, is_refiled = KnownHistory(generation, folding), True
+            self._known.keep(name, stream, known)
+        steps = known.steps(after, limit + 1, revealed=revealed)
+        if len(steps) <= limit:
+            async with known.lock:
+                try:
+                    further = await self._read_on(
+                        known, stream, checkpoint, after, limit + 1, is_refiled=is_refiled
+                    )
+                finally:
+                    self._known.keep(name, stream, known)
+            steps = known.steps(after, limit + 1, revealed=revealed)
+            steps += [(position, told[revealed]) for position, told in further]
+        following = steps[limit - 1][0] if len(steps) > limit else None
+        return HistoryPage([told for _, told in steps[:limit]], following)
+
+    async def _read_on(
+        self,
+        known: KnownHistory,
+        stream: str,
+        checkpoint: int,
+        after: int,
+        limit: int,
+        *,
+        is_refiled: bool,
+    ) -> list[tuple[int, tuple[bytes, bytes]]]:
+        """Go on with what is known until there are `limit` steps after a position, or no more events.
+
+        Gives back those that are not known for good, masked and revealed: of events that are not folded yet.
+        """
+        further: list[tuple[int, tuple[bytes, bytes]]] = []
+        left = limit - len(known.steps(after, limit, revealed=False))
+        folding, quarantined, pacer = known.folding, None, Pacer()
+        async for event in self._events(known, stream, is_refiled=is_refiled):
+            if left <= 0:
                 break
-        return page_of(steps, limit, lambda step: step.position)
+            if quarantined is None:
+                quarantined = await self._quarantine.errors(
+                    self._projection.name, known.generation, stream
+                )
+            await pacer.pause()
+            if folding is known.folding and (
+                event.position > checkpoint or known.size > self._known.longest_bytes
+            ):
+                folding = folding.fork()
+            step = folding.step(event, quarantined)
+            if folding is known.folding:
+                known.through = event.position
+            if step is None:
+                continue
+            told = self._told(step)
+            if folding is known.folding:
+                known.add(event.position, *told)
+            elif event.position > after:
+                further.append((event.position, told))
+            left -= event.position > after
+        return further
+
+    async def _events(
+        self, known: KnownHistory, stream: str, *, is_refiled: bool
+    ) -> AsyncIterator[Event]:
+        """The events of a thing that are not known; `is_refiled`: some may be on record in other streams."""
+        name, after = self._projection.name, known.through
+        events = (
+            read_thing(self._database, name, known.generation, stream, self._limits, after)
+            if is_refiled
+            else read_stream(self._database, stream, self._limits, after)
+        )
+        async for event in events:
+            yield event
+
+    def _told(self, step: Step) -> tuple[bytes, bytes]:
+        """A step as JSON, masked and revealed."""
+        revealed = encode(step)
+        if self._secrets.isdisjoint(step.changes):
+            return revealed, revealed
+        changes = {
+            name: Change(mask(change.before), mask(change.after))
+            if name in self._secrets
+            else change
+            for name, change in step.changes.items()
+        }
+        return encode(msgspec.structs.replace(step, changes=changes)), revealed
 
     async def _find_stream(self, visibility: Visibility, id_: str, owner: Mapping[str, str]) -> str:
         """The one stream of the thing; of some there are only events in quarantine."""
@@ -128,72 +197,3 @@ class History:
                 for name, value in owner.items()
             )
         }
-
-    def _masked(self, step: Step) -> Step:
-        changes = {
-            name: Change(mask(change.before), mask(change.after))
-            if name in self._secrets
-            else change
-            for name, change in step.changes.items()
-        }
-        return msgspec.structs.replace(step, changes=changes)
-
-
-async def fold_steps(
-    projection: Projection[State],
-    sources: Mapping[str, Source],
-    stream: str,
-    events: AsyncIterator[Event],
-    quarantined: Mapping[int, str],
-) -> AsyncIterator[Step]:
-    """Fold a stream's events again, from its first, and give what each one did, unmasked.
-
-    Events that belong to other streams are left out, as they were when the state was folded; see `read_thing`.
-    `quarantined` are the positions in quarantine, each with its error: the database may have refused what folds well
-    in memory.
-    """
-    columns = shown_columns_of(projection.state)
-    state: State | None = None
-    explainer = Explainer()
-    pacer = Pacer()
-    async for event in events:
-        await pacer.pause()
-        if find_stream(sources, event) != stream:
-            continue
-        folded = (
-            Folded("quarantined", state, quarantined[event.position])
-            if event.position in quarantined
-            else fold(projection, sources, state, event)
-        )
-        verdict, judgement = folded.verdict, folded.judgement
-        decided_by, reason, effective_at = None, None, None
-        effective_from: EffectiveFrom | None = None
-        if judgement is not None:
-            verdict, decided_by, reason = explainer.explain(judgement, event.position)
-            effective_at = judgement.effective_at
-            effective_from = "recorded" if judgement.recorded else "provider"
-        yield Step(
-            position=event.position,
-            event_id=event.event_id,
-            topic=event.topic,
-            received_at=event.received_at,
-            recorded_at=event.recorded_at,
-            verdict=verdict,
-            effective_at=effective_at,
-            effective_from=effective_from,
-            decided_by=decided_by,
-            reason=reason,
-            changes=_changes(columns, state, folded.state),
-            error=folded.error,
-        )
-        state = folded.state
-
-
-def _changes(columns: tuple[Column, ...], before: object, after: object) -> dict[str, Change]:
-    if after is before:
-        return {}
-    pairs = (
-        (column.name, getattr(before, column.name, None), getattr(after, column.name))
-        for column in columns
-    )
-    return {name: Change(old, new) for name, old, new in pairs if old != new}

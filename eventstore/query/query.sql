@@ -57,6 +57,16 @@ WHERE {conditions}
 ORDER BY {order}
 {at_most}
 
+-- history_status --
+-- The live generation of the projection $1, its checkpoint, and whether it folded events in the stream $2 that are after
+-- position $3 and on record in others.
+SELECT p.generation, p.checkpoint, count(r.position) > 0 AS is_refiled
+FROM projections AS p
+LEFT JOIN refiled AS r
+    ON r.projection = p.name AND r.generation = p.generation AND r.refiled_to = $2 AND r.position > $3
+WHERE p.name = $1 AND p.status = 'live'
+GROUP BY p.generation, p.checkpoint
+
 -- first_recorded --
 -- The first position that was recorded at the time $1 or later, or will be.
 SELECT first_recorded($1)

@@ -18,7 +18,7 @@ from eventstore.errors import (
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import Page
 from eventstore.query.filters import states_listing
-from eventstore.query.history import Step
+from eventstore.query.history_fold import Step
 from eventstore.query.listing import Listing
 from eventstore.query.states import row_type_of
 from web.access import Access
@@ -120,11 +120,12 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
 
     async def show_history(
         context: Context, access: Access, path: ThingPath, query: HistoryQuery
-    ) -> Page[Step, int]:
+    ) -> EncodedPage:
         """What each event of one thing did to its state."""
-        return await context.histories[name].page(
+        page = await context.histories[name].page(
             access.visibility, path.id, query.owner, query.cursor, query.limit, query.at_least
         )
+        return EncodedPage(page.body, None if page.next is None else str(page.next))
 
     page: Any = Page
     thing_errors = (*COMMON_ERRORS, NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError)

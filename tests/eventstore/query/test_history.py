@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from eventstore.fold.columns import shown_columns_of
 from eventstore.log.events import Event
-from eventstore.query.history import fold_steps
+from eventstore.query.history_fold import fold_steps
 from tests.support import reference_model
 from tests.support.generated_deliveries import PROVIDERS, logs, of_tenant, to_log
 from tests.support.live_fold import PROJECTIONS, folded

@@ -191,6 +191,27 @@ async def test_a_history_is_paged_by_position(client: Client) -> None:
     assert (positions, two["next"]) == ([1, 2, 3, 4, 5], None)
 
 
+async def test_a_history_goes_on_where_it_was_told_before(start: StartLoopledger) -> None:
+    names = [f"Name {n}" for n in range(40)]
+    async with (
+        # Of a history, few events are kept.
+        start(limits=Limits(history_bytes=20_000)) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        client = Client(session)
+        told: list[dict[str, Any]] = []
+        for position, name in enumerate(names, 1):
+            await client.loopz("location.updated", {"id": "l-1", "name": name})
+            path = f"/v1/locations/l-1/history?at_least={position}"
+            now = (await client.get(path)).json["items"]
+            deep = (await client.get(f"{path}&cursor={position // 2}&limit=3")).json
+            assert now[:-1] == told
+            assert deep["items"] == now[position // 2 :][:3]
+            assert deep["next"] == (position // 2 + 3 if position - position // 2 > 3 else None)
+            told = now
+    assert [step["changes"]["name"]["after"] for step in told] == names
+
+
 async def test_equal_bodies_apart_are_no_duplicates(client: Client) -> None:
     for status in ("ACTIVE", "INACTIVE", "ACTIVE"):
         await client.loopz("location.updated", {"id": "l-1", "status": status})
