@@ -125,6 +125,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     key_failures_per_second: Positive = 10
     key_failures_at_once: Positive = 100
 
+    # Searches with one key, by the full number or code of a card, that find nothing: how many a second in the long run,
+    # and how many at once, in one process; ten times as many with all keys together. More get a 429.
+    find_misses_per_second: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+    find_misses_at_once: Positive = 20
+
     # How long `?at_least=` waits for a projection.
     at_least_seconds: Seconds = 5.0
 

@@ -60,6 +60,7 @@ from web.context import Context, Endpoint
 from web.ingest.connections import connection_server
 from web.ingest.receiver import Receiver
 from web.live import LiveStreams
+from web.misses import Misses
 
 T = TypeVar("T")
 
@@ -240,6 +241,7 @@ def context_of(
         quarantine=quarantine,
         lists=ListReader(database),
         event_lists=EventLists(database),
+        misses=Misses(limits),
         readiness=readiness,
         live=live_streams(parts, limits, authenticator),
         metrics=MetricsReader(

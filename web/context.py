@@ -24,6 +24,7 @@ from verification.verifier import Verifier
 from web.auth import Authenticator
 from web.formats import Negotiated
 from web.live import LiveStreams
+from web.misses import Misses
 
 
 class Endpoint(NamedTuple):
@@ -63,6 +64,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: Quarantine
     lists: ListReader
     event_lists: EventLists
+    misses: Misses
     readiness: Readiness
     live: LiveStreams
     metrics: MetricsReader

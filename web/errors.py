@@ -47,6 +47,10 @@ class TooManyReadsError(LoopledgerError):
     """{limit} requests to the API are waiting for their turn already; try again later."""
 
 
+class TooManyMissesError(LoopledgerError):
+    """Too many searches with this key found nothing; try again in {seconds} s."""
+
+
 class TooManyFromAddressError(LoopledgerError):
     """All {limit} connections that one address may have are in use; try again later."""
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Meta
 
 from eventstore.fold.columns import SQL_TYPES, Column, columns_of, identifier, shown_columns_of
@@ -42,6 +43,16 @@ def states_listing(projection: Projection[Any]) -> Listing:
         sorts=sorts_of(projection),
         merchant=None if projection.tenant is None else quoted(projection.tenant),
     )
+
+
+@cache
+def secrets_listing(projection: Projection[Any]) -> Listing:
+    """The same list, by the exact value of a secret."""
+    filters = {
+        name: Filter(str, f"{quoted(name)} = {{0}}", f"The whole `{name}`.")
+        for name in projection.secrets
+    }
+    return msgspec.structs.replace(states_listing(projection), filters=filters)
 
 
 def _fields(projection: Projection[Any]) -> list[Field]:

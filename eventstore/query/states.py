@@ -16,7 +16,7 @@ from eventstore.fold.columns import shown_columns_of
 from eventstore.fold.generation import EFFECTIVE_AT
 from eventstore.fold.projection import Projection
 from eventstore.query.cursor import JsonPage
-from eventstore.query.filters import states_listing
+from eventstore.query.filters import secrets_listing, states_listing
 from eventstore.query.listing import ListReader, Question
 from eventstore.query.visibility import Visibility
 
@@ -100,6 +100,14 @@ class States:
             raise ambiguous(id_, [tuple(row) for row in await self._fetch(sql, *values)])
         state: str = rows[0]["item"]
         return state
+
+    async def find_by_secret(self, visibility: Visibility, name: str, value: str) -> JsonPage:
+        """The states whose secret field `name` is exactly this, deleted ones too, masked; no more than MOST_OWNERS."""
+        masked = msgspec.structs.replace(visibility, revealed=False)
+        listing = secrets_listing(self.projection)
+        sql, values = listing.statement(Question(filters={name: value}), masked, limit=MOST_OWNERS)
+        found = [] if "\0" in value else await self._fetch(sql, *values)
+        return JsonPage([row["item"] for row in found], None)
 
     async def find_streams(
         self, visibility: Visibility, id_: str, owner: Mapping[str, str]

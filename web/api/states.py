@@ -24,6 +24,7 @@ from eventstore.query.states import row_type_of
 from web.access import Access
 from web.api.lists import ListQuery, fields_of, list_query_of, question_of
 from web.context import Context
+from web.errors import BadBodyError, TooLargeError, TooManyMissesError, TooSlowError
 from web.formats import EncodedJson, EncodedPage
 from web.parameters import NoParameters, PageLimit, PositionOrZero
 from web.route import COMMON_ERRORS, Route
@@ -86,12 +87,40 @@ def _with_fields(listing: Listing, projection: Projection[Any]) -> type[msgspec.
     )
 
 
+def search_body_of(projection: Projection[Any]) -> type[msgspec.Struct]:
+    """The body of a search by a secret."""
+    value = Annotated[
+        str,
+        Meta(min_length=1, max_length=200, description="The whole of it; exactly one is given."),
+    ]
+    return msgspec.defstruct(
+        f"{projection.state.__name__}Search",
+        [(name, value | None, None) for name in projection.secrets],
+        namespace={"__doc__": "The secret that is searched by."},
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
 def routes_of(projection: Projection[Any]) -> list[Route]:
     """The routes of one projection."""
     name = projection.name
     path = f"/v1/{name.replace('_', '-')}"
     listing = states_listing(projection)
     row_type = row_type_of(projection)
+    search_body = search_body_of(projection)
+
+    async def search(context: Context, access: Access, _: NoParameters, body: Any) -> EncodedPage:  # noqa: ANN401
+        """What has this secret, deleted or not, masked. It comes in a body, so that no log of requests holds it."""
+        given = {field: value for field in projection.secrets if (value := getattr(body, field))}
+        if len(given) != 1:
+            raise BadBodyError(problem=f"give one of {', '.join(projection.secrets)}")
+        ((field, value),) = given.items()
+        context.misses.begin(access)
+        page = await context.states[name].find_by_secret(access.visibility, field, value)
+        context.misses.end(access, name, field, found=bool(page.items))
+        return EncodedPage(page.body, None)
 
     async def list_states(
         context: Context, access: Access, _: NoParameters, query: StatesQuery
@@ -128,8 +157,28 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
         return EncodedPage(page.body, None if page.next is None else str(page.next))
 
     page: Any = Page
+    searches = [
+        Route(
+            method="POST",
+            path=f"{path}/search",
+            handler=search,
+            body=search_body,
+            answer=page[row_type, str],
+            errors=(
+                *COMMON_ERRORS,
+                BadBodyError,
+                NotSetUpError,
+                TooLargeError,
+                TooManyMissesError,
+                TooSlowError,
+            ),
+            scope="find",
+            per_merchant=True,
+        )
+    ]
     thing_errors = (*COMMON_ERRORS, NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError)
     return [
+        *(searches if projection.secrets else ()),
         Route(
             method="GET",
             path=path,
