@@ -22,6 +22,7 @@ counts where the question leaves it out: `Question.of` fills it in. Every filter
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -33,6 +34,10 @@ from eventstore.query.visibility import Visibility
 
 if TYPE_CHECKING:
     from eventstore.postgres.database import Database
+
+# What stands for the conditions and the limit in a statement that is kept, and how many are kept.
+CONDITIONS, AT_MOST = "\0conditions", "\0at_most"
+TEMPLATES_KEPT = 500
 
 
 class Filter(NamedTuple):
@@ -76,7 +81,7 @@ class Statement(NamedTuple):
     values: tuple[object, ...]
 
 
-class Listing(msgspec.Struct, frozen=True, kw_only=True):
+class Listing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What a list offers. `query` names its statement in query.sql, `words` are what stands for placeholders there.
 
     `merchant` is SQL for whose thing a row is; `merchant_value` is what a merchant's id is there. A list without it has
@@ -173,22 +178,34 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
             what = ", ".join(key.expression for key in keys)
             conditions += f" AND ({what}) {'<' if descending else '>'} ({behind})"
             every += after
-        direction = " DESC" if descending else ""
         if limit is not None:
             every.append(limit)
-        fields = [self.fields[name] for name in question.fields or self.fields]
-        key = ", ".join(f"({key.expression})::text" for key in keys)
-        item = json_object(fields, revealed=visibility.revealed)
-        sql = QUERIES[self.query].format(
-            **self.words,
-            item=text_columns(fields, revealed=visibility.revealed)
-            if columns
-            else f"{item} AS item, ARRAY[{key}] AS key",
-            conditions=conditions,
-            order=", ".join(key.expression + direction for key in keys),
-            at_most="" if limit is None else f"LIMIT ${len(every)}",
+        sql = self._template(
+            question.sort or "", question.fields, revealed=visibility.revealed, columns=columns
         )
-        return Statement(sql, tuple(every))
+        at_most = "" if limit is None else f"LIMIT ${len(every)}"
+        return Statement(
+            sql.replace(CONDITIONS, conditions).replace(AT_MOST, at_most), tuple(every)
+        )
+
+    @lru_cache(TEMPLATES_KEPT)  # noqa: B019 - there are few listings, and they stay
+    def _template(
+        self, sort: str, names: tuple[str, ...] | None, *, revealed: bool, columns: bool
+    ) -> str:
+        """The statement of a complete question, but for CONDITIONS and AT_MOST: to make it takes longest."""
+        keys, descending = self.sort_of(Question(sort=sort))
+        direction = " DESC" if descending else ""
+        fields = [self.fields[name] for name in names or self.fields]
+        key = ", ".join(f"({key.expression})::text" for key in keys)
+        return QUERIES[self.query].format(
+            **self.words,
+            item=text_columns(fields, revealed=revealed)
+            if columns
+            else f"{json_object(fields, revealed=revealed)} AS item, ARRAY[{key}] AS key",
+            conditions=CONDITIONS,
+            order=", ".join(key.expression + direction for key in keys),
+            at_most=AT_MOST,
+        )
 
     def sort_of(self, question: Question) -> tuple[tuple[Key, ...], bool]:
         """What a question sorts by, and whether downwards."""
