@@ -34,6 +34,7 @@ from eventstore.query.history import History
 from eventstore.query.known_histories import KnownHistories
 from eventstore.query.listing import ListReader
 from eventstore.query.live_events import EventFeed
+from eventstore.query.live_states import StateFeed
 from eventstore.query.log_status import LogStatusReader
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
@@ -260,7 +261,11 @@ def live_streams(parts: Parts, limits: Limits, authenticator: Authenticator) -> 
     """Make the live streams of this process."""
     reading = asyncio.Semaphore(limits.stream_reads)
     events = EventFeed(parts.database, parts.reader, parts.head, limits, reading)
-    return LiveStreams(limits, events, authenticator.is_in_force)
+    states = {
+        name: StateFeed(projection, parts.database, parts.head, limits, reading)
+        for name, projection in load_projections().items()
+    }
+    return LiveStreams(limits, events, states, authenticator.is_in_force)
 
 
 def make_runner(app: web.Application, limits: Limits) -> web.AppRunner:

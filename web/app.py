@@ -30,9 +30,11 @@ from web.route import Route, request_handler
 
 def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
     """Every route, with those of the states of each projection."""
+    served = tuple(served)
     routes = [
         *deliveries.ROUTES,
         *(route for projection in served for route in states.routes_of(projection)),
+        *(live.route_of(projection) for projection in served),
         *events.ROUTES,
         *live.ROUTES,
         *rejections.ROUTES,

@@ -14,6 +14,7 @@ from eventstore.limits import Limits
 from eventstore.postgres.failures import is_outage
 from eventstore.query.live import Batch, Feed, Item, Place, Subscription
 from eventstore.query.live_events import EventFeed
+from eventstore.query.live_states import StateFeed
 from eventstore.tasks import cancel_all
 from web.access import Access
 from web.errors import MalformedHeaderError, TooManyKeyStreamsError, TooManyStreamsError
@@ -80,6 +81,7 @@ class Form(msgspec.Struct, frozen=True):
 
 
 EVENTS = Form("event")
+STATES = Form("state", generations=True)
 
 
 class LiveStream:
@@ -119,11 +121,13 @@ class LiveStreams:
         self,
         limits: Limits,
         events: EventFeed,
+        states: Mapping[str, StateFeed],
         is_in_force: Callable[[Access], Awaitable[bool]],
     ) -> None:
         self.limits = limits
         self._is_in_force = is_in_force
         self.events = events
+        self.states = states
         self._open: set[LiveStream] = set()
         # Including those that are about to be open.
         self._counts: Counter[str] = Counter()
@@ -140,7 +144,9 @@ class LiveStreams:
         self._closed = True
         for stream in tuple(self._open):
             stream.end()
-        await self.events.close()
+        feeds: list[Feed[Any]] = [self.events, *self.states.values()]
+        for feed in feeds:
+            await feed.close()
         if self._watching is not None:
             await cancel_all(self._watching)
 

@@ -140,7 +140,7 @@ class Feed(ABC, Generic[Q]):
         """How far it all reaches now."""
 
     @abstractmethod
-    async def _begin(self, question: Q, after: Place | None) -> tuple[Place, bool]:
+    async def _begin(self, question: Q, after: Place | None, /) -> tuple[Place, bool]:
         """Where a subscription begins that asks for what follows `after`, and whether with a reset."""
 
     @abstractmethod

@@ -161,3 +161,24 @@ FROM events
 WHERE position > $1 AND position <= $2 AND ($4::text[] IS NULL OR merchant_id = ANY($4)) {filters}
 ORDER BY position
 LIMIT $3
+
+-- read_live_place --
+-- Which generation of a projection is live, and how far it is.
+SELECT generation, checkpoint FROM projections WHERE name = $1 AND status = 'live'
+
+-- read_new_states --
+-- What changed after $1 up to $2, by what changed it last, at most $3 states; and which of the numbered questions each
+-- answers.
+SELECT position, stream, {items} AS items, array_remove({answered}, NULL) AS answered
+FROM {table}
+WHERE position > $1 AND position <= $2
+ORDER BY position
+LIMIT $3
+
+-- read_past_states --
+-- What changed after $1 up to $2, by what changed it last, at most $3 states.
+SELECT position, stream, {item} AS item
+FROM {table}
+WHERE position > $1 AND position <= $2 AND {conditions}
+ORDER BY position
+LIMIT $3

@@ -1,17 +1,22 @@
-"""What is new, as it comes: Server-Sent Events of the log."""
+"""What is new, as it comes: Server-Sent Events of the log, and of the states of every projection."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from eventstore.errors import NotSetUpError
+from eventstore.fold.projection import Projection
 from eventstore.log.events import ListedEvent
+from eventstore.query.filters import states_listing
 from eventstore.query.live import Place
 from eventstore.query.live_events import FILTERS, EventQuestion
+from eventstore.query.live_states import StateQuestion
+from eventstore.query.states import row_type_of
 from web.access import Access
 from web.context import Context
-from web.errors import TooManyKeyStreamsError, TooManyStreamsError
-from web.live import EVENTS, LiveAnswer
+from web.errors import BadParameterError, TooManyKeyStreamsError, TooManyStreamsError
+from web.live import EVENTS, STATES, LiveAnswer
 from web.parameters import NoParameters, PositionOrZero
 from web.route import COMMON_ERRORS, Route
 
@@ -38,6 +43,18 @@ class EventStreamQuery(AfterQuery, frozen=True, kw_only=True, forbid_unknown_fie
     program_id: Annotated[str | None, Meta(description="Only those of this programme.")] = None
     topic: Annotated[str | None, Meta(description="Only those of this topic.")] = None
     stream: Annotated[str | None, Meta(description="Only those of this thing.")] = None
+
+
+class StateStreamQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a stream of states begins, beside the filters of the projection."""
+
+    after: Annotated[
+        str | None,
+        Meta(
+            description="The id before the first state, or the position; without it, what changes from now on."
+            " The header Last-Event-ID wins over it."
+        ),
+    ] = None
 
 
 class StreamPath(msgspec.Struct, frozen=True):
@@ -75,6 +92,60 @@ def _events(
         access=access,
         after=None if after is None else Place(0, after),
         private=question.merchants is not None,
+    )
+
+
+def route_of(projection: Projection[Any]) -> Route:
+    """The route of the states of one projection as they change."""
+    name = projection.name
+    listing = states_listing(projection)
+
+    async def stream_states(
+        context: Context, access: Access, _: NoParameters, query: StateStreamQuery
+    ) -> LiveAnswer:
+        """The states that change, once they are folded, as Server-Sent Events named `state`."""
+        given = {name: getattr(query, name) for name in listing.filters}
+        after = None
+        if query.after is not None and (after := STATES.place_of(query.after)) is None:
+            problem = f"must be a position, or <generation>-<position>, not {query.after[:40]!r}"
+            raise BadParameterError(parameter="after", problem=problem)
+        return LiveAnswer(
+            streams=context.live,
+            feed=context.live.states[name],
+            question=StateQuestion.of(
+                {name: value for name, value in given.items() if value is not None},
+                access.visibility,
+            ),
+            form=STATES,
+            access=access,
+            after=after,
+            private=access.visibility.merchants is not None,
+        )
+
+    return Route(
+        method="GET",
+        path=f"/v1/{name.replace('_', '-')}/stream",
+        handler=stream_states,
+        query=state_stream_query_of(projection),
+        answer=row_type_of(projection),
+        live=True,
+        errors=(*ERRORS, NotSetUpError),
+        scope="read",
+    )
+
+
+def state_stream_query_of(projection: Projection[Any]) -> type[msgspec.Struct]:
+    """The query parameters of a projection's stream: where it begins, and the filters of its list."""
+    return msgspec.defstruct(
+        f"{projection.state.__name__}StreamQuery",
+        [
+            (name, Annotated[one.type | None, Meta(description=one.description)], None)
+            for name, one in states_listing(projection).filters.items()
+        ],
+        bases=(StateStreamQuery,),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
     )
 
 
