@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,7 @@ from eventstore.query.live_events import EventFeed
 from eventstore.query.live_states import StateFeed
 from eventstore.tasks import cancel_all
 from web.access import Access
+from web.auth import log_secrets_read
 from web.errors import MalformedHeaderError, TooManyKeyStreamsError, TooManyStreamsError
 
 LAST_EVENT_ID = "Last-Event-ID"
@@ -199,7 +200,8 @@ class LiveStreams:
 class LiveAnswer(msgspec.Struct, frozen=True):
     """An answer that goes on: what of a feed answers a question, behind the place `after`, or from now on.
 
-    A reader whose question is `private` is not told how far the feed is where that is not their own.
+    A reader whose question is `private` is not told how far the feed is where that is not their own. `bodies` adds the
+    exact bytes to events.
     """
 
     streams: LiveStreams
@@ -209,6 +211,7 @@ class LiveAnswer(msgspec.Struct, frozen=True):
     access: Access
     after: Place | None
     private: bool
+    bodies: EventFeed | None = None
 
     async def write(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
         """Write until the reader leaves or the stream is ended. Raises MalformedHeaderError, TooManyStreamsError."""
@@ -222,6 +225,8 @@ class LiveAnswer(msgspec.Struct, frozen=True):
         if request.method == "HEAD":
             await response.prepare(request)
             return response
+        if self.bodies is not None:
+            log_secrets_read(self.access, "raw", request)
         self.streams.enter(self.access)
         try:
             subscription = await self.feed.subscribe(self.question, after)
@@ -251,15 +256,21 @@ class LiveAnswer(msgspec.Struct, frozen=True):
             batch = await subscription.next(beat - clock())
             if subscription.ended:
                 break
-            for chunk in self._chunks(batch, due=clock() >= beat):
+            async for chunk in self._chunks(batch, due=clock() >= beat):
                 await self._send(stream, response, chunk)
                 beat = clock() + self.streams.limits.heartbeat_seconds
 
-    def _chunks(self, batch: Batch, *, due: bool) -> Iterator[bytes]:
+    async def _chunks(self, batch: Batch, *, due: bool) -> AsyncIterator[bytes]:
+        generation = batch.place.generation
         if batch.reset:
             yield self.form.reset(batch.place)
+        elif batch.items and self.bodies is not None:
+            async for item in self.bodies.with_bodies(batch.items):
+                for chunk in self.form.items([item], generation):
+                    yield chunk
         elif batch.items:
-            yield from self.form.items(batch.items, batch.place.generation)
+            for chunk in self.form.items(batch.items, generation):
+                yield chunk
         elif due:
             yield self.form.beat(None if self.private else batch.place)
 

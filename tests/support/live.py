@@ -55,7 +55,9 @@ class LiveReader:
 @asynccontextmanager
 async def reading(client: Client, path: str, **options: Any) -> AsyncIterator[LiveReader]:  # noqa: ANN401 - aiohttp's own
     """Read a stream while the block runs."""
-    async with client.session.get(path, **options) as response:
+    headers = {"Authorization": f"Bearer {client.key}"} if client.key else {}
+    headers |= options.pop("headers", {})
+    async with client.session.get(path, headers=headers, **options) as response:
         assert response.status == 200, await response.text()
         assert response.content_type == "text/event-stream"
         yield LiveReader(response.content)

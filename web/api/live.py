@@ -14,6 +14,7 @@ from eventstore.query.live_events import FILTERS, EventQuestion
 from eventstore.query.live_states import StateQuestion
 from eventstore.query.states import row_type_of
 from web.access import Access
+from web.auth import require
 from web.context import Context
 from web.errors import BadParameterError, TooManyKeyStreamsError, TooManyStreamsError
 from web.live import EVENTS, STATES, LiveAnswer
@@ -35,6 +36,23 @@ class AfterQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = None
 
 
+Body = Annotated[
+    bool, Meta(description="Tell the exact bytes of each too, in base64; that takes the scope raw.")
+]
+
+
+class ThingStreamQuery(AfterQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the stream of a thing begins, and how much it tells."""
+
+    body: Body = False
+
+
+class ToldEvent(ListedEvent, frozen=True, kw_only=True):
+    """An event as streams tell it. `body` is there if it is asked for: the exact bytes, in base64."""
+
+    body: bytes | msgspec.UnsetType = msgspec.UNSET
+
+
 class EventStreamQuery(AfterQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which events."""
 
@@ -43,6 +61,7 @@ class EventStreamQuery(AfterQuery, frozen=True, kw_only=True, forbid_unknown_fie
     program_id: Annotated[str | None, Meta(description="Only those of this programme.")] = None
     topic: Annotated[str | None, Meta(description="Only those of this topic.")] = None
     stream: Annotated[str | None, Meta(description="Only those of this thing.")] = None
+    body: Body = False
 
 
 class StateStreamQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,19 +89,24 @@ async def stream_events(
 ) -> LiveAnswer:
     """The events as they come on record, in order, as Server-Sent Events named `event`."""
     given = {name: value for name in FILTERS if (value := getattr(query, name)) is not None}
-    return _events(context, access, given, query.after)
+    return _events(context, access, given, query)
 
 
 async def stream_thing(
-    context: Context, access: Access, path: StreamPath, query: AfterQuery
+    context: Context, access: Access, path: StreamPath, query: ThingStreamQuery
 ) -> LiveAnswer:
     """The events of one thing as they come on record, in order, as Server-Sent Events named `event`."""
-    return _events(context, access, {"stream": path.stream}, query.after)
+    return _events(context, access, {"stream": path.stream}, query)
 
 
 def _events(
-    context: Context, access: Access, given: dict[str, str], after: int | None
+    context: Context,
+    access: Access,
+    given: dict[str, str],
+    query: EventStreamQuery | ThingStreamQuery,
 ) -> LiveAnswer:
+    if query.body:
+        require(access, "raw", whole_store=False)
     question = EventQuestion.of(given, access.visibility)
     return LiveAnswer(
         streams=context.live,
@@ -90,8 +114,9 @@ def _events(
         question=question,
         form=EVENTS,
         access=access,
-        after=None if after is None else Place(0, after),
+        after=None if query.after is None else Place(0, query.after),
         private=question.merchants is not None,
+        bodies=context.live.events if query.body else None,
     )
 
 
@@ -131,6 +156,7 @@ def route_of(projection: Projection[Any]) -> Route:
         live=True,
         errors=(*ERRORS, NotSetUpError),
         scope="read",
+        per_merchant=True,
     )
 
 
@@ -155,7 +181,7 @@ ROUTES = [
         path="/v1/events/stream",
         handler=stream_events,
         query=EventStreamQuery,
-        answer=ListedEvent,
+        answer=ToldEvent,
         live=True,
         errors=ERRORS,
         scope="read",
@@ -166,8 +192,8 @@ ROUTES = [
         path="/v1/things/{stream}/stream",
         handler=stream_thing,
         path_parameters=StreamPath,
-        query=AfterQuery,
-        answer=ListedEvent,
+        query=ThingStreamQuery,
+        answer=ToldEvent,
         live=True,
         errors=ERRORS,
         scope="read",
