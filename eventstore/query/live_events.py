@@ -74,6 +74,10 @@ class EventFeed(Feed[EventQuestion]):
 
     async def _find_start(self) -> Place:
         await self._head.refresh()
+        if self._database.distributed:
+            # A machine may show an event later than the head does.
+            complete: int = await self._database.fetchval(QUERIES["read_complete"], True)  # noqa: FBT003 - as above
+            return Place(0, complete)
         return Place(0, self._head.position)
 
     async def _begin(self, question: EventQuestion, after: Place | None) -> tuple[Place, bool]:
