@@ -72,6 +72,10 @@ class NotFoldedError(LoopledgerError):
     """{projection} has folded up to position {checkpoint}, not yet up to {position}; the newest event is {head}."""
 
 
+class HiddenHeadError(NotFoldedError):
+    """{projection} has not yet folded up to {position}."""
+
+
 class UnstorableError(LoopledgerError):
     """{field} {problem}."""
 

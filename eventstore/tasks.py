@@ -9,7 +9,10 @@ import math
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from contextvars import Context
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def run_all(*works: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -31,6 +34,11 @@ async def in_background(
         yield task
     finally:
         await cancel_all(task)
+
+
+def start_for_all(work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+    """Do `work` in a task that goes on for others too: it does not log the id of the request that began it."""
+    return asyncio.create_task(work, name=name, context=Context())
 
 
 async def cancel_all(*tasks: "asyncio.Task[Any]") -> None:

@@ -21,6 +21,9 @@ DEFAULT_CONFIG = "loopledger.toml"
 
 HeaderName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
 
+# Scheme, host and port, as browsers send them; none that stands for all.
+Origin = Annotated[str, msgspec.Meta(pattern="^https?://[a-z0-9.-]+(:[0-9]{1,5})?$")]
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -46,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     open_metrics: bool = False
     rebuild: Literal["ask", "auto"] = "ask"
     keep_headers: tuple[HeaderName, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
     limits: Limits = Limits()
     providers: dict[str, msgspec.Struct] = {}
     sources: dict[str, str] = {}

@@ -223,6 +223,7 @@ def context_of(
     readiness = Readiness(database, limits, list(states))
     return Context(
         open_metrics=settings.open_metrics,
+        cors_origins=settings.cors_origins,
         limits=limits,
         keys=keys,
         authenticator=authenticator,

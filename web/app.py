@@ -21,10 +21,11 @@ from web.api import (
 )
 from web.auth import ACCESS, OPEN_PATHS, Handler
 from web.context import CONTEXT, Context
+from web.cross_origin import CORS_ORIGINS
 from web.ingest.receiver import Receiver
 from web.problems import problems
 from web.reads import ReadTurns
-from web.responses import add_common_headers, near_misses
+from web.responses import add_common_headers, options
 from web.route import Route, request_handler
 
 
@@ -49,26 +50,40 @@ def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
 def make_app(context: Context, receiver: Receiver) -> web.Application:
     """Make the application. `receiver` receives the deliveries, before the other middlewares and any handler."""
     routes = make_routes(each.projection for each in context.states.values())
-    health = [route.path for route in routes if route.scope == "health"]
+    health = _paths_of(route for route in routes if route.scope == "health")
     turns = ReadTurns(context.limits, lambda: receiver.counts.newest, exempt=health)
     app = web.Application(
-        middlewares=[receiver.middleware, problems, turns.middleware, authenticated, near_misses]
+        middlewares=[receiver.middleware, problems, options, turns.middleware, authenticated]
     )
     app.on_response_prepare.append(add_common_headers)
     app[CONTEXT] = context
+    app[CORS_ORIGINS] = frozenset(context.cors_origins)
     open_to_all = {"health", "metrics"} if context.open_metrics else {"health"}
-    app[OPEN_PATHS] = frozenset(route.path for route in routes if route.scope in open_to_all)
+    app[OPEN_PATHS] = _paths_of(route for route in routes if route.scope in open_to_all)
+    handlers = [
+        (
+            route,
+            request_handler(route, route.handler, context, is_open=route.scope in open_to_all),
+        )
+        for route in routes
+        if route.handler is not None
+    ]
+    # A slash at the end makes no difference, and no request wait while others are looked for first.
+    for slash in ("", "/"):
+        for route, handler in handlers:
+            if slash and route.path.endswith(slash):
+                continue
+            # None of them reads a body.
+            add = app.router.add_get if route.method == "GET" else app.router.add_post
+            add(route.path + slash, handler, expect_handler=wait_with_continue)
     for route in routes:
         if route.handler is None:
             add_delivery_path(app.router, route.path)
-        else:
-            handler = request_handler(
-                route, route.handler, context, is_open=route.scope in open_to_all
-            )
-            # None of them reads a body.
-            add = app.router.add_get if route.method == "GET" else app.router.add_post
-            add(route.path, handler, expect_handler=wait_with_continue)
     return app
+
+
+def _paths_of(routes: Iterable[Route]) -> frozenset[str]:
+    return frozenset(path for route in routes for path in (route.path, f"{route.path}/"))
 
 
 @web.middleware

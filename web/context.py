@@ -47,10 +47,12 @@ class MetricsReader(Protocol):
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a running Loopledger. `open_metrics`: everybody may read its metrics.
 
+    `cors_origins`: pages of these sites may read the API.
     `states` and `histories` are by the name of the projection, `endpoints` by that of the provider.
     """
 
     open_metrics: bool
+    cors_origins: tuple[str, ...] = ()
     limits: Limits
     keys: Keys
     authenticator: Authenticator

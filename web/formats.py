@@ -30,9 +30,10 @@ class StaticFile(msgspec.Struct, frozen=True):
 
 
 class EncodedJson(msgspec.Struct, frozen=True):
-    """An answer that is JSON already."""
+    """An answer that is JSON already, made from this `version` of something: its generation."""
 
     body: bytes
+    version: str = ""
 
 
 class EncodedPage(msgspec.Struct, frozen=True):

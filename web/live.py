@@ -15,7 +15,7 @@ from eventstore.postgres.failures import is_outage
 from eventstore.query.live import Batch, Feed, Item, Place, Subscription
 from eventstore.query.live_events import EventFeed
 from eventstore.query.live_states import StateFeed
-from eventstore.tasks import cancel_all
+from eventstore.tasks import cancel_all, start_for_all
 from web.access import Access
 from web.auth import log_secrets_read
 from web.errors import MalformedHeaderError, TooManyKeyStreamsError, TooManyStreamsError
@@ -171,7 +171,7 @@ class LiveStreams:
             stream.end()
         self._open.add(stream)
         if self._watching is None or self._watching.done():
-            self._watching = asyncio.create_task(self._watch(), name="live-streams")
+            self._watching = start_for_all(self._watch(), "live-streams")
 
     def discard(self, stream: LiveStream) -> None:
         """Watch a stream no more."""

@@ -12,9 +12,16 @@ from typing import Annotated, Any, Generic, Protocol, TypeAlias, TypeVar
 import msgspec
 from aiohttp import web
 from msgspec import Meta, inspect
+from multidict import CIMultiDictProxy, istr
 
 from eventstore.limits import Limits
-from web.errors import BadBodyError, BadParameterError, TooLargeError, TooSlowError
+from web.errors import (
+    BadBodyError,
+    BadParameterError,
+    MalformedHeaderError,
+    TooLargeError,
+    TooSlowError,
+)
 
 # Positions are bigint; this is the largest number of so many digits that is one, and no log gets there.
 LARGEST = 10**18 - 1
@@ -25,6 +32,8 @@ DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+# The parameter `at_least` as a header, for a client that sends it with every request.
+AT_LEAST = istr("At-Least")
 
 # How much of a wrong value an error repeats, in characters.
 REPEATED = 40
@@ -94,6 +103,16 @@ class ParameterReader(Generic[P]):
         return self._struct(**{**self._defaults, **values})
 
 
+def at_least_of(headers: CIMultiDictProxy[str]) -> int | None:
+    """The position that a request names in its head; None if it does not. Raises MalformedHeaderError."""
+    if AT_LEAST not in headers:
+        return None
+    (text, *more) = headers.getall(AT_LEAST)
+    if more or not is_position(text):
+        raise MalformedHeaderError(header=AT_LEAST)
+    return int(text)
+
+
 async def read_body(request: web.Request, struct: type[P], limits: Limits) -> P:
     """Read the JSON of a request's body. Raises BadBodyError, TooLargeError, TooSlowError."""
     limit = limits.api_body_bytes
@@ -138,9 +157,14 @@ def _parser(type_: inspect.Type, most: int | None) -> Callable[[str, str], objec
     raise TypeError(message)
 
 
+def is_position(text: str) -> bool:
+    """Say whether a text is a whole number that a position could be."""
+    return text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST))
+
+
 def _whole_number(least: int, most: int, name: str, text: str) -> int:
     digits = text[1:] if least < 0 and text.startswith("-") else text
-    if digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST)):
+    if is_position(digits):
         number = int(text)
         if least <= number <= most:
             return number

@@ -58,6 +58,7 @@ from web.errors import (
     TooSlowError,
 )
 from web.ingest.delivery import WEBHOOKS
+from web.request_ids import REQUEST_ID_HEADER, logged_with_id, request_id_of
 
 logger = structlog.get_logger()
 
@@ -151,10 +152,10 @@ def outcome_of(error: Exception) -> str:
     return "unavailable" if is_outage(error) else "internal"
 
 
-def problem_response(error: Exception, method: str) -> web.Response:
+def problem_response(error: Exception, method: str, request_id: str) -> web.Response:
     """Make the response to a request that failed; what nobody foresaw is our own fault, so never a 4xx."""
     if isinstance(error, LoopledgerError) and (problem_type := problem_type_of(error)):
-        response = _respond(problem_type, str(error), error.facts)
+        response = _respond(problem_type, str(error), error.facts, request_id)
         if (challenge := challenge_of(error)) is not None:
             response.headers["WWW-Authenticate"] = challenge
         return response
@@ -163,18 +164,24 @@ def problem_response(error: Exception, method: str) -> web.Response:
             "postgres_unavailable",
             message="A request failed because Postgres is away.",
             error=describe(error),
+            request_id=request_id,
         )
-        return problem_response(UnavailableError(problem="Postgres does not answer"), method)
+        away = UnavailableError(problem="Postgres does not answer")
+        return problem_response(away, method, request_id)
     logger.error(
         "request_failed",
         message="A request failed because of an unexpected error.",
         method=method,
+        request_id=request_id,
         exc_info=error,
     )
-    return _respond(INTERNAL, "Something went wrong here; the log says what.", {})
+    detail = "Something went wrong here; the log says what, beside this request_id."
+    return _respond(INTERNAL, detail, {}, request_id)
 
 
-def _respond(problem_type: ProblemType, detail: str, facts: Mapping[str, object]) -> web.Response:
+def _respond(
+    problem_type: ProblemType, detail: str, facts: Mapping[str, object], request_id: str
+) -> web.Response:
     """Make a response of a problem. `facts` are members of their own, for programs."""
     body: dict[str, object] = {
         **facts,
@@ -182,11 +189,13 @@ def _respond(problem_type: ProblemType, detail: str, facts: Mapping[str, object]
         "title": problem_type.title,
         "status": problem_type.status,
         "detail": detail,
+        "request_id": request_id,
     }
     response = web.Response(
         body=msgspec.json.encode(_encodable(body)) + b"\n",
         status=problem_type.status,
         content_type="application/problem+json",
+        headers={REQUEST_ID_HEADER: request_id},
     )
     if problem_type.retry_after is not None:
         response.headers["Retry-After"] = str(problem_type.retry_after)
@@ -210,28 +219,44 @@ def _encodable(members: Mapping[str, object]) -> dict[str, object]:
 async def problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Turn every error into a problem."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        # Not the path as it was sent: it may end in a secret.
+    """Turn every error into a problem, and tell the id of the request in the log."""
+    with logged_with_id(request) as request_id:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            response = _http_problem(request, error, request_id)
+        except Exception as error:  # noqa: BLE001 - every error becomes a response
+            response = problem_response(error, request.method, request_id)
         resource = request.match_info.route.resource
-        path = resource.canonical if resource is not None else request.path
-        if resource is None and path.startswith(WEBHOOKS):
-            path = f"{WEBHOOKS}..."
-        problem_type = ProblemType(error.status, f"http-{error.status}", error.reason)
-        allow = error.headers.get("Allow")
-        detail = f"{request.method} {path}: {error.reason}."
-        if allow is not None:
-            detail = f"{path} does not take {request.method}; it takes {allow.replace(',', ', ')}."
-        elif error.status == web.HTTPNotFound.status_code:
-            detail = f"There is no path {path} here; GET / lists those that there are."
-        response = _respond(problem_type, detail, {})
-        if allow is not None:
-            response.headers["Allow"] = allow
+        logger.info(
+            "request_refused",
+            message="A request was answered with a problem.",
+            method=request.method,
+            # Never the path as it was sent: who knows what it ends in.
+            path=None if resource is None else resource.canonical,
+            status=response.status,
+        )
         return response
-    except Exception as error:  # noqa: BLE001 - every error becomes a response
-        return problem_response(error, request.method)
+
+
+def _http_problem(request: web.Request, error: web.HTTPException, request_id: str) -> web.Response:
+    """The response to what has no route."""
+    # Not the path as it was sent: it may end in a secret.
+    resource = request.match_info.route.resource
+    path = resource.canonical if resource is not None else request.path
+    if resource is None and path.startswith(WEBHOOKS):
+        path = f"{WEBHOOKS}..."
+    problem_type = ProblemType(error.status, f"http-{error.status}", error.reason)
+    allow = error.headers.get("Allow")
+    detail = f"{request.method} {path}: {error.reason}."
+    if allow is not None:
+        detail = f"{path} does not take {request.method}; it takes {allow.replace(',', ', ')}."
+    elif error.status == web.HTTPNotFound.status_code:
+        detail = f"There is no path {path} here; GET / lists those that there are."
+    response = _respond(problem_type, detail, {}, request_id)
+    if allow is not None:
+        response.headers["Allow"] = allow
+    return response
 
 
 def translated(handler: RequestHandler) -> RequestHandler:
@@ -247,6 +272,6 @@ def translated(handler: RequestHandler) -> RequestHandler:
         except web.HTTPException:
             raise
         except Exception as error:  # noqa: BLE001 - every error becomes a response
-            return problem_response(error, request.method)
+            return problem_response(error, request.method, request_id_of(request))
 
     return handle

@@ -1,8 +1,12 @@
-"""What responses have in common, and what is said to a request that only misses a path."""
+"""What responses have in common, and what is said to a request that asks only what it might ask."""
 
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
+
+from web.cross_origin import CORS_ORIGINS, add_cross_origin_headers
+from web.ingest.delivery import WEBHOOKS
+from web.request_ids import REQUEST_ID_HEADER, find_request_id
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -11,33 +15,28 @@ SERVER = "Loopledger"
 
 
 async def add_common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Name the server; and have nobody keep states, events or the health of a moment."""
-    response.headers["Server"] = SERVER
-    if not request.path.startswith("/webhooks/"):
-        response.headers.setdefault("Cache-Control", "no-store")
+    """Name the server and the request; and have nobody keep states or the health of a moment."""
+    headers = response.headers
+    headers[hdrs.SERVER] = SERVER
+    if (request_id := find_request_id(request)) is not None:
+        headers[REQUEST_ID_HEADER] = request_id
+    if not request.path.startswith(WEBHOOKS):
+        headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+        add_cross_origin_headers(request, response, request.app[CORS_ORIGINS])
 
 
 @web.middleware
-async def near_misses(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer OPTIONS for every path; and lead from a path with a slash at its end to the one without."""
-    try:
+async def options(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer OPTIONS for every path, before anybody is asked who they are: a browser asks so on behalf of a page."""
+    if request.method != hdrs.METH_OPTIONS:
         return await handler(request)
-    except web.HTTPMethodNotAllowed as error:
-        if request.method != "OPTIONS":
-            raise
-        return web.Response(
-            status=204, headers={"Allow": ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))}
-        )
-    except web.HTTPNotFound:
-        if request.method == "OPTIONS" and request.path == "*":
-            # About the server as a whole (RFC 9110, 9.3.7).
-            return web.Response(status=204, headers={"Allow": "GET, HEAD, OPTIONS, POST"})
-        path = request.rel_url.raw_path
-        # More than one slash at the start would lead to another host.
-        if not path.endswith("/") or path.startswith("//"):
-            raise
-        shorter = request.rel_url.with_path(path.rstrip("/") or "/", encoded=True, keep_query=True)
-        found = await request.app.router.resolve(request.clone(rel_url=shorter))
-        if found.http_exception is not None:
-            raise
-        return web.Response(status=308, headers={"Location": str(shorter)})
+    if request.path == "*":
+        # About the server as a whole (RFC 9110, 9.3.7).
+        allowed = {"GET", "HEAD", "POST"}
+    elif request.path.startswith(WEBHOOKS):
+        allowed = {"POST"}
+    elif isinstance(error := request.match_info.http_exception, web.HTTPMethodNotAllowed):
+        allowed = error.allowed_methods
+    else:
+        return await handler(request)
+    return web.Response(status=204, headers={hdrs.ALLOW: ", ".join(sorted({*allowed, "OPTIONS"}))})

@@ -8,12 +8,13 @@ from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from eventstore.errors import LoopledgerError, UnavailableError
+from eventstore.errors import HiddenHeadError, LoopledgerError, NotFoldedError, UnavailableError
 from web.access import Access, Scope
 from web.auth import ACCESS, log_secrets_read, require
 from web.context import Context
+from web.cross_origin import add_vary
 from web.errors import (
     BadBodyError,
     BadParameterError,
@@ -27,7 +28,8 @@ from web.errors import (
 )
 from web.formats import EncodedJson, EncodedPage, Negotiated, Streamed
 from web.live import LiveAnswer
-from web.parameters import NoParameters, ParameterReader, read_body
+from web.parameters import NoParameters, ParameterReader, at_least_of, read_body
+from web.representation import represent
 
 # The errors that any route of the JSON API may answer with.
 COMMON_ERRORS = (
@@ -42,6 +44,13 @@ COMMON_ERRORS = (
     UnavailableError,
 )
 
+# How an answer may be kept: states not at all; events by whoever asked, who has to ask again each time, since one may
+# be erased.
+CacheControl: TypeAlias = Literal["no-store", "private, no-cache"]
+
+# What has no entity tag: it is about a moment.
+OF_THE_MOMENT = frozenset({"health", "metrics"})
+
 Handler: TypeAlias = Callable[[Context, Access, Any, Any], Awaitable[Any]]
 
 
@@ -52,9 +61,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     takes the place of those of the query. `answer` is the type of the response's body: a Struct, written as JSON, or
     bytes; a handler may give it encoded, streamed or negotiated (web.formats), or wrapped in an Answer. `statuses` are
     the statuses that an answer can have, the usual one first; `errors` are those that can take its place (see
-    web.problems). `live`: the answer goes on, as Server-Sent Events whose data are `answer`. A route without a handler
-    is served by web.ingest. `per_merchant`: a key of some merchants may use it, and what it answers obeys the
-    visibility of its access; else it is about the whole store.
+    web.problems). `cache_control` says who may keep it. `live`: the answer goes on, as Server-Sent Events whose data
+    are `answer`. A route without a handler is served by web.ingest. `per_merchant`: a key of some merchants may use it,
+    and what it answers obeys the visibility of its access; else it is about the whole store.
 
     The document of the API (web.openapi) says all of this, and: the `headers` that a request may have, as a Struct;
     the `media_types` of the answer if they are not those that follow from its type; an `example` of it and the
@@ -81,6 +90,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     description: str | None = None
     documented: bool = True
+    cache_control: CacheControl = "no-store"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -100,6 +110,7 @@ def request_handler(
     read_path = ParameterReader(route.path_parameters, context.limits).read
     read_query = ParameterReader(route.query, context.limits).read
     body_type = route.body
+    waits = "at_least" in route.query.__struct_fields__
 
     async def handle(request: web.Request) -> web.StreamResponse:
         access = request[ACCESS]
@@ -107,13 +118,23 @@ def request_handler(
             require(access, route.scope, whole_store=not route.per_merchant)
             log_secrets_read(access, route.scope, request)
         path, given = read_path(request.match_info), read_query(request.query)
+        if waits and (at_least := at_least_of(request.headers)) is not None:
+            at_least = max(at_least, getattr(given, "at_least", 0))
+            given = msgspec.structs.replace(given, at_least=at_least)
         if body_type is not None:
             given = await read_body(request, body_type, context.limits)
         elif route.method != "GET" and request.body_exists:
             raise BadBodyError(
                 problem="there must be none; parameters stand in the path and the query"
             )
-        answer = await handler(context, access, path, given)
+        try:
+            answer = await handler(context, access, path, given)
+        except NotFoldedError as error:
+            if access.visibility.merchants is None:
+                raise
+            raise HiddenHeadError(
+                projection=error.facts["projection"], position=error.facts["position"]
+            ) from None
         return await _respond(request, route, answer)
 
     return handle
@@ -121,17 +142,21 @@ def request_handler(
 
 async def _respond(request: web.Request, route: Route, answer: object) -> web.StreamResponse:
     """Make the response of an answer, and write it if it is streamed."""
-    status, headers = route.statuses[0], None
+    status = route.statuses[0]
+    headers: dict[str, str] = {hdrs.CACHE_CONTROL: route.cache_control}
     if isinstance(answer, Answer):
-        status, headers, answer = answer.status or status, answer.headers, answer.body
+        status, headers = answer.status or status, {**headers, **answer.headers}
+        answer = answer.body
+    version = ""
     response: web.Response
     match answer:
         case Streamed() | LiveAnswer():
-            return await answer.write(request, headers or {})
+            return await answer.write(request, headers)
         case Negotiated():
             body, content_type = answer.encode(request.headers.get("Accept", ""))
             response = web.Response(body=body, headers={"Content-Type": content_type})
-        case EncodedJson(body):
+            add_vary(response, hdrs.ACCEPT)
+        case EncodedJson(body, version):
             response = web.Response(body=body, status=status, content_type="application/json")
         case EncodedPage(body, following):
             response = web.Response(body=body, status=status, content_type="application/json")
@@ -141,8 +166,11 @@ async def _respond(request: web.Request, route: Route, answer: object) -> web.St
             response = bytes_response(answer)
         case _:
             response = json_response(answer, status)
-    if headers:
-        response.headers.update(headers)
+    response.headers.update(headers)
+    if route.method == hdrs.METH_GET and response.status == HTTPStatus.OK:
+        return await represent(
+            request, response, version if route.scope not in OF_THE_MOMENT else None
+        )
     return response
 
 

@@ -19,6 +19,7 @@ from eventstore.errors import (
 from eventstore.fold.failures import Failing
 from eventstore.fold.queries import QUERIES
 from eventstore.fold.status import REBUILDING, Diff, GenerationStatus, ProjectionStatus, Rebuild
+from eventstore.tasks import start_for_all
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -151,7 +152,9 @@ class Registry:
     async def _next_checkpoint(self, name: str) -> int:
         """The checkpoint a moment from now, or once it has moved; however many wait, it is read once for all."""
         if (reading := self._reading.get(name)) is None:
-            reading = self._reading[name] = asyncio.create_task(self._read_soon(name))
+            reading = self._reading[name] = start_for_all(
+                self._read_soon(name), f"checkpoint-{name}"
+            )
         return await asyncio.shield(reading)
 
     async def _read_soon(self, name: str) -> int:

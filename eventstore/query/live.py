@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 import structlog
 
 from eventstore.postgres.failures import describe, is_outage
-from eventstore.tasks import Backoff, cancel_all, raise_if_cancelled
+from eventstore.tasks import Backoff, cancel_all, raise_if_cancelled, start_for_all
 
 if TYPE_CHECKING:
     from eventstore.limits import Limits
@@ -88,7 +88,7 @@ class Feed(ABC, Generic[Q]):
             async with self._starting:
                 if self._task is None:
                     self.place = await self._find_start()
-                    self._task = asyncio.create_task(self._run(), name=f"feed-{self._name}")
+                    self._task = start_for_all(self._run(), f"feed-{self._name}")
             place, reset = await self._begin(question, after)
         except BaseException:
             self._count_out()

@@ -1,9 +1,18 @@
 """Requests as they are written, and questions put again until there is something."""
 
 import asyncio
+import re
 from typing import Any
 
 from tests.support import Client
+
+# What no two requests have in common.
+REQUEST_ID = re.compile(rb'(X-Request-Id: |"request_id":")[A-Za-z0-9._-]+')
+
+
+def without_ids(reply: bytes) -> bytes:
+    """A reply without the ids of requests."""
+    return REQUEST_ID.sub(rb"\1...", reply)
 
 
 async def eventually(client: Client, path: str) -> Any:  # noqa: ANN401 - an Answer

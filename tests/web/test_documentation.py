@@ -161,6 +161,6 @@ async def test_the_bare_address_is_json_for_programs_and_a_page_for_browsers(
 ) -> None:
     answer = await client.request("GET", "/", headers={"Accept": accept})
     assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
-    assert answer.headers["Vary"] == "Accept"
+    assert answer.headers["Vary"] == "Accept, Accept-Encoding"
     for path in ("docs", "openapi.json"):
         assert f'"/{path}"' in answer.body.decode() or f'href="{path}"' in answer.body.decode()

@@ -103,6 +103,7 @@ ROUTES = [
         errors=(*COMMON_ERRORS, CursorError),
         per_merchant=True,
         scope="read",
+        cache_control="private, no-cache",
     ),
     Route(
         method="GET",
@@ -113,6 +114,7 @@ ROUTES = [
         errors=(*COMMON_ERRORS, NotFoundError),
         per_merchant=True,
         scope="read",
+        cache_control="private, no-cache",
     ),
     Route(
         method="GET",
@@ -123,6 +125,7 @@ ROUTES = [
         errors=(*COMMON_ERRORS, NotFoundError),
         per_merchant=True,
         scope="raw",
+        cache_control="private, no-cache",
     ),
     Route(
         method="GET",

@@ -11,10 +11,13 @@ WEBHOOKS = "/webhooks/"
 
 
 def split_path(raw_path: str) -> tuple[str, str | None] | None:
-    """Split /webhooks/<provider>[/<secret>], as it was sent, into provider and secret; None for any other path."""
+    """Split /webhooks/<provider>[/<secret>], as it was sent, into provider and secret; None for any other path.
+
+    As everywhere, a slash at the end makes no difference.
+    """
     if not raw_path.startswith(WEBHOOKS):
         return None
-    provider, slash, secret = raw_path[len(WEBHOOKS) :].partition("/")
+    provider, slash, secret = raw_path[len(WEBHOOKS) :].removesuffix("/").partition("/")
     return provider, secret if slash else None
 
 

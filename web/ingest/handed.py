@@ -20,6 +20,7 @@ from web.ingest.connection_limiter import Connection, ConnectionLimiter
 from web.ingest.connections import END_OF_HEAD
 from web.ingest.delivery import WEBHOOKS
 from web.problems import problem_response
+from web.request_ids import request_id_of
 from web.responses import SERVER
 
 # What aiohttp says of a head with more headers than it takes.
@@ -173,7 +174,7 @@ class HandedConnection(RequestHandler):
         if isinstance(error, HttpProcessingError):
             self._limiter.counts["malformed"] += 1
             error = self._parser_problem(error)
-        response = problem_response(error, request.method)
+        response = problem_response(error, request.method, request_id_of(request))
         response.headers["Server"] = SERVER
         response.force_close()
         return response

@@ -47,6 +47,7 @@ from web.ingest.known import is_known, set_known, set_refused
 from web.ingest.rate import AddressMeters, rate_key
 from web.locality import foreign_origin
 from web.problems import INTERNAL, PROBLEM_TYPES, outcome_of, problem_response, problem_type_of
+from web.request_ids import request_id_from
 
 # What is put on record as a rejection: what the sender, or our settings, can mend.
 REJECTED = (
@@ -175,7 +176,7 @@ class Receiver:
         if isinstance(error, REJECTED) and delivery.provider in self._endpoints:
             self._note(delivery, error)
         self.counts.count_refused(delivery, outcome_of(error))
-        return problem_response(error, "POST")
+        return problem_response(error, "POST", request_id_from(delivery.headers))
 
     def _admit(self, delivery: Delivery) -> tuple[Endpoint, Claims]:
         """Find the endpoint and check the head. Raises TooManyError, NotFoundError, ForeignError, UnverifiedError."""

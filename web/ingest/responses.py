@@ -6,6 +6,7 @@ from email.utils import formatdate
 from aiohttp import web
 
 from web.problems import problem_response
+from web.request_ids import request_id_from
 from web.responses import SERVER
 
 
@@ -28,7 +29,9 @@ class Serializer:
 
     def problem(self, error: Exception) -> bytes:
         """The response to what went wrong, with which a connection ends."""
-        return self.write(*head_and_body(problem_response(error, "")), close=True)
+        return self.write(
+            *head_and_body(problem_response(error, "", request_id_from({}))), close=True
+        )
 
     def _common_lines(self) -> bytes:
         """The lines that all responses have (RFC 9110, 6.6.1 and 10.2.4); they change once a second."""

@@ -34,8 +34,12 @@ PROBLEM: JsonObject = {
             "type": "string",
             "description": "What was wrong with this request, and what to do.",
         },
+        "request_id": {
+            "type": "string",
+            "description": "What the log calls this request.",
+        },
     },
-    "required": ["type", "title", "status", "detail"],
+    "required": ["type", "title", "status", "detail", "request_id"],
 }
 
 HEADERS: Mapping[str, JsonObject] = {
@@ -123,7 +127,9 @@ def shared_components(routes: Iterable[Route]) -> JsonObject:
                         "schema": {"$ref": "#/components/schemas/Problem"},
                         "example": _members(
                             ProblemType(500, "internal", "Internal error"),
-                            {"detail": "Something went wrong here; the log says what."},
+                            {
+                                "detail": "Something went wrong here; the log says what, beside this request_id."
+                            },
                         ),
                     }
                 },
@@ -233,4 +239,5 @@ def _members(problem_type: ProblemType, members: Mapping[str, object]) -> JsonOb
         "type": f"urn:loopledger:problem:{problem_type.slug}",
         "title": problem_type.title,
         "status": problem_type.status,
+        "request_id": "8a6f0c2d41b7e953",
     }

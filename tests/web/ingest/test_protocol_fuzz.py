@@ -28,6 +28,7 @@ from runtime.wiring import make_runner
 from server import running_alone
 from tests.conftest import Cluster
 from tests.support import values
+from tests.support.http import without_ids
 from tests.support.in_memory import (
     MemoryAppender,
     MemoryRejections,
@@ -39,6 +40,7 @@ from verification.verifier import Verification, Verifier
 from web.api import deliveries
 from web.app import add_delivery_path
 from web.context import Endpoint
+from web.cross_origin import CORS_ORIGINS
 from web.ingest import connections, handed
 from web.ingest.connections import ConnectionServer, connection_server
 from web.ingest.handed import HandedConnection
@@ -134,8 +136,8 @@ class InMemory:
 
 
 def lasting(reply: bytes) -> bytes:
-    """Responses without their dates, the lines of their heads in order; and what is said of what is no HTTP."""
-    return NO_HTTP.sub(b"[no HTTP]", HEAD.sub(_sorted_head, reply))
+    """Responses without their dates and ids, the lines of their heads in order; and what is said of what is no HTTP."""
+    return NO_HTTP.sub(b"[no HTTP]", HEAD.sub(_sorted_head, without_ids(reply)))
 
 
 def _sorted_head(match: re.Match[bytes]) -> bytes:
@@ -155,11 +157,11 @@ async def in_memory(verification: dict[str, Any]) -> AsyncIterator[InMemory]:
     appender, rejections = MemoryAppender(), MemoryRejections()
     receiver = Receiver(endpoints, cast("Any", appender), cast("Any", rejections), LIMITS)
     app = web.Application(middlewares=[receiver.middleware, problems])
-    app.on_response_prepare.append(add_common_headers)
     for route in deliveries.ROUTES:
         add_delivery_path(app.router, route.path)
     app.router.add_get("/v1/events", no_events)
     app.on_response_prepare.append(add_common_headers)
+    app[CORS_ORIGINS] = frozenset()
     runner = make_runner(app, LIMITS)
     await runner.setup()
     server = cast("web.Server", runner.server)
