@@ -12,8 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,8 @@ from eventstore.postgres.failures import is_outage
 from eventstore.postgres.processes import Account, account_for
 from eventstore.query.readiness import NOT_SET_UP
 from providers import load_providers
-from runtime.address import (
-    leave_address,
-    leave_key,
-    listening_url,
-    remove_address,
-    remove_key,
-)
-from runtime.arguments import whole_number
+from runtime.address import address_left, key_left, listening_url
+from runtime.arguments import SplitOption, whole_number
 from runtime.banner import banner
 from runtime.data_directory import data_directory, own_directory
 from runtime.failing import print_failure
@@ -86,11 +80,15 @@ READY_POLL_SECONDS = 0.02
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """A running server: its address, where its data is, and the position of its newest event."""
+    """A running server: its address, where its data is, the position of its newest event, and its local key.
+
+    `has_keys`: a key had been made before it started.
+    """
 
     url: str
     storage: str
     head: int
+    has_keys: bool
     local_key: str
 
     def __repr__(self) -> str:
@@ -112,9 +110,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         if settings.database_url is None:
             # Its supervisor restarts it, so there is no reason to give up while it is away.
             never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            head = await retry_until_available(lambda: prepare(settings, urls), never)
+            found = await retry_until_available(lambda: prepare(settings, urls), never)
         else:
-            head = await prepare(settings, urls)
+            found = await prepare(settings, urls)
         url = listening_url(listener)
         own = ProcessValues("parent")
         own.add(read_build)
@@ -133,12 +131,18 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         own.add(restarting(workers.restarts))
         await stack.enter_async_context(keeping_partitions(urls.owner))
         stack.push_async_callback(workers.stop, settings.limits.drain_seconds + 1)
+        stack.enter_context(key_left(own_directory(settings), url, local_key))
         await workers.start()
         await _until_ready(url)
         if settings.database_url is None:
-            stack.enter_context(_address_left(data_directory(settings.data_dir), url))
-        stack.enter_context(_key_left(own_directory(settings), url, local_key))
-        yield Running(url=url, storage=storage, head=head, local_key=local_key)
+            stack.enter_context(address_left(data_directory(settings.data_dir), url))
+        yield Running(
+            url=url,
+            storage=storage,
+            head=found.head,
+            has_keys=found.has_keys,
+            local_key=local_key,
+        )
 
 
 @asynccontextmanager
@@ -166,42 +170,9 @@ async def running_alone(settings: Settings, local_access: Access = LOCAL) -> Asy
             url=listening_url(listener),
             storage=storage,
             head=parts.head.position,
+            has_keys=False,
             local_key=local_key,
         )
-
-
-@contextmanager
-def _address_left(data_dir: Path, url: str) -> Iterator[None]:
-    """Have commands find this server by its data while it runs."""
-    try:
-        leave_address(data_dir, url)
-    except OSError as error:
-        logger.warning(
-            "address_not_left",
-            message="The server's address could not be written beside its data.",
-            error=str(error),
-        )
-    try:
-        yield
-    finally:
-        remove_address(data_dir)
-
-
-@contextmanager
-def _key_left(data_dir: Path, url: str, key: str) -> Iterator[None]:
-    """Have commands of this user find the local key of this server while it runs."""
-    try:
-        leave_key(data_dir, url, key)
-    except (OSError, LoopledgerError) as error:
-        logger.warning(
-            "local_key_not_left",
-            message="The local key could not be written to the data directory; commands need one of their own.",
-            error=str(error),
-        )
-    try:
-        yield
-    finally:
-        remove_key(data_dir, url)
 
 
 def _commands(
@@ -222,7 +193,8 @@ def _worker_environ(
     return {
         **{name: value for name, value in os.environ.items() if name not in {*ROLE_URLS, SOCKET}},
         "DATABASE_URL": urls.projecting if name == PROJECTING else urls.receiving,
-        "LOOPLEDGER_INSECURE": str(settings.insecure).lower(),
+        "LOOPLEDGER_ACCEPT_UNVERIFIED": str(settings.accept_unverified).lower(),
+        "LOOPLEDGER_ANSWER_WITHOUT_KEYS": str(settings.answer_without_keys).lower(),
         **told,
     }
 
@@ -245,8 +217,14 @@ async def _serve(settings: Settings) -> None:
         async with running(settings) as loopledger:
             started = True
             await _until_set_up(loopledger.url)
-            url, storage, head = loopledger.url, loopledger.storage, loopledger.head
-            sys.stdout.write(banner(settings, url=url, storage=storage, head=head))
+            text = banner(
+                settings,
+                url=loopledger.url,
+                storage=loopledger.storage,
+                head=loopledger.head,
+                has_keys=loopledger.has_keys,
+            )
+            sys.stdout.write(text)
             sys.stdout.flush()
             notify("READY=1")
             try:
@@ -287,7 +265,7 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
 
 def check_verification(settings: Settings) -> None:
     """See that every secret can be read. Refuse an address that others can reach, unless every delivery is verified or
-    the settings say `insecure`.
+    the settings say `accept_unverified`; say in the log what they leave open.
 
     Raises SettingsError, ExposedError.
     """  # noqa: D205 - two things that are looked at together
@@ -296,7 +274,18 @@ def check_verification(settings: Settings) -> None:
         for name in load_providers(settings.providers)
         if not make_verifier(settings, name).configured
     ]
-    if unverified and not (settings.insecure or is_loopback(settings.host)):
+    if settings.accept_unverified:
+        logger.warning(
+            "unverified_accepted",
+            message="Deliveries that nothing verifies are accepted from whoever reaches this server.",
+            providers=unverified,
+        )
+    if settings.answer_without_keys:
+        logger.warning(
+            "answering_without_keys",
+            message="Whoever reaches this server may read states and events without a key.",
+        )
+    if unverified and not (settings.accept_unverified or is_loopback(settings.host)):
         raise ExposedError(
             host=settings.host or "every address", providers=" and ".join(unverified)
         )
@@ -319,8 +308,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `loopledger serve`; each overrides its setting."""
     parser.add_argument(
-        "--insecure", action="store_true", help="listen on an address that others can reach"
+        "--accept-unverified",
+        action="store_true",
+        help="accept deliveries that nothing verifies from whoever reaches the server",
     )
+    parser.add_argument(
+        "--answer-without-keys",
+        action="store_true",
+        help="let whoever reaches the server read, without a key",
+    )
+    parser.add_argument("--insecure", action=SplitOption, nargs=0, help=argparse.SUPPRESS)
     parser.add_argument(
         "--workers",
         type=whole_number(1),
@@ -337,8 +334,10 @@ def run(given: argparse.Namespace) -> int:
         # What the parent tells a worker is no setting.
         told = TOLD if role else frozenset[str]()
         settings = settings_from({k: v for k, v in os.environ.items() if k not in told})
-        if given.insecure:
-            settings = msgspec.structs.replace(settings, insecure=True)
+        if given.accept_unverified:
+            settings = msgspec.structs.replace(settings, accept_unverified=True)
+        if given.answer_without_keys:
+            settings = msgspec.structs.replace(settings, answer_without_keys=True)
         if given.workers is not None:
             settings = msgspec.structs.replace(settings, workers=given.workers)
         debug = settings.log_level == "debug"

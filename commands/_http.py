@@ -14,9 +14,9 @@ from rich.console import RenderableType
 
 from commands._screen import Output, Screen, print_json, visible
 from eventstore.errors import LoopledgerError, SettingsError
-from runtime.address import find_running, reachable_url
+from runtime.address import find_key, find_running, reachable_url
 from runtime.arguments import server_url
-from runtime.data_directory import TwoStoresError, data_directory
+from runtime.data_directory import TwoStoresError, data_directory, own_directory
 from runtime.settings import Settings
 from runtime.wiring import settings_from
 from web.api.health import SERVER_NAME, Health
@@ -67,21 +67,44 @@ class UnexpectedResponseError(LoopledgerError):
 
 
 class ServerAddress(NamedTuple):
-    """The address of a server, and how we know it: "given by --url"."""
+    """The address of a server, how we know it ("given by --url"), and the key that is sent to it, if there is one."""
 
     url: str
     source: str
+    key: str | None = None
 
 
 def add_url(parser: argparse.ArgumentParser, *actions: argparse.ArgumentParser) -> None:
-    """Add --url to a command; it may also follow the action. Without it `given.url` is None, for `find_server`."""
+    """Add --url and --key to a command; they may also follow the action. Not given they are None, for `find_server`."""
     help_ = "the server (default: LOOPLEDGER_URL, host and port as set, or what runs on the data directory)"
     parser.add_argument("--url", type=server_url, help=help_)
     for action in actions:
         action.add_argument("--url", type=server_url, default=argparse.SUPPRESS, help=help_)
+    help_ = "the key (default: LOOPLEDGER_KEY, which unlike this no other user sees, or the local key of the server)"
+    parser.add_argument("--key", help=help_)
+    for action in actions:
+        action.add_argument("--key", default=argparse.SUPPRESS, help=help_)
 
 
 def find_server(given: argparse.Namespace) -> ServerAddress:
+    """The server that a command talks to, with the key for it: --key, the setting `key`, or the server's local key.
+
+    Raises SettingsError, NoAddressError.
+    """
+    settings = settings_from(os.environ)
+    address = _find_address(given, settings)
+    key = getattr(given, "key", None) or settings.key
+    if key is not None:
+        return address._replace(key=key)
+    with suppress(TwoStoresError):
+        left = find_key(own_directory(settings), address.url)
+        if left is not None:
+            # To the address where that server listens, whatever else the name leads to.
+            return address._replace(url=left.url, key=left.key)
+    return address
+
+
+def _find_address(given: argparse.Namespace, settings: Settings) -> ServerAddress:
     """The first of these that there is: --url, the setting `url`, `host` or `port` as set, where the server that uses
     the data directory listens, and the default.
 
@@ -89,7 +112,6 @@ def find_server(given: argparse.Namespace) -> ServerAddress:
     """  # noqa: D205 - the order is one list
     if given.url is not None:
         return ServerAddress(given.url, "given by --url")
-    settings = settings_from(os.environ)
     sources = settings.sources
     if settings.url is not None:
         try:
@@ -176,6 +198,8 @@ class ApiClient:
         body: bytes | None = None,
     ) -> bytes:
         url = self._url + path
+        if self._address.key is not None and path.startswith("/v1/"):
+            headers = {**(headers or {}), "Authorization": f"Bearer {self._address.key}"}
         try:
             async with self._session.request(
                 method, url, headers=headers, data=body, allow_redirects=False
@@ -196,6 +220,15 @@ class ApiClient:
             return msgspec.json.decode(body, type=type_)
         except msgspec.DecodeError as error:
             raise UnexpectedResponseError(path=self._url + path, problem=str(error)) from error
+
+    async def read_body(self, path: str) -> bytes | None:
+        """The exact bytes of what was sent; None if they are not for the key that we have. Raises as `request` does."""
+        try:
+            return await self.request("GET", path)
+        except ErrorResponseError as error:
+            if error.facts["slug"] in {"insufficient-scope", "key-needed"}:
+                return None
+            raise
 
     async def find(self, path: str, type_: type[T]) -> T | None:
         """Get a resource, or None if there is none. Raises as `get` does."""
@@ -267,4 +300,9 @@ def _error_of(response: aiohttp.ClientResponse, body: bytes) -> ErrorResponseErr
         problem.get("detail") or f"{response.url} responds with {response.status} {response.reason}"
     )
     slug = str(problem.get("type", "")).rpartition(":")[2]
+    if slug == "key-needed":
+        detail = (
+            "This needs a key: give one with --key or LOOPLEDGER_KEY, or run the command on the machine of the server, "
+            "as the user that started it, with the LOOPLEDGER_DATA_DIR that it has."
+        )
     return ErrorResponseError(detail=detail, status=response.status, slug=slug)

@@ -77,15 +77,22 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(CONTROLS)
 
 
-def request_output(facts: Mapping[str, object], headers: list[list[str]], body: bytes) -> Output:
-    """Everything that is on record of a request. For programs the body is base64, as it may hold any bytes."""
+def request_output(
+    facts: Mapping[str, object], headers: list[list[str]], body: bytes | None
+) -> Output:
+    """Everything that is on record of a request. For programs the body is base64, as it may hold any bytes.
+
+    It is None if the server does not give it out.
+    """
     lines = [f"{name}: {_fact(value)}" for name, value in facts.items()]
     lines += ["headers:", *(f"  {name}: {value}" for name, value in headers)]
-    shown = body.decode("utf-8", "backslashreplace")
-    if not body and facts.get("size"):
+    shown = (body or b"").decode("utf-8", "backslashreplace")
+    if body is None:
+        shown = "(its body is shown to whoever has a key with the scope raw: --key, LOOPLEDGER_KEY)"
+    elif not body and facts.get("size"):
         shown = "(its body is not on record)"
     text = "\n".join([*lines, "", shown])
-    encoded = base64.b64encode(body).decode()
+    encoded = None if body is None else base64.b64encode(body).decode()
     return Output({**facts, "headers": headers, "body_base64": encoded}, text)
 
 

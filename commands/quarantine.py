@@ -135,7 +135,7 @@ async def _quarantined(
 async def _show(given: argparse.Namespace, client: ApiClient) -> Output:
     item = await client.get(f"{_path(given.projection)}/{given.position}", dict[str, Any])
     event = await client.get(f"/v1/events/{given.position}", dict[str, Any])
-    body = await client.request("GET", f"/v1/events/{given.position}/body")
+    body = await client.read_body(f"/v1/events/{given.position}/body")
     headers = event.pop("headers")
     return request_output({"projection": given.projection, **item, **event}, headers, body)
 

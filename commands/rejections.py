@@ -110,7 +110,7 @@ async def _list(given: argparse.Namespace, client: ApiClient) -> Output:
 
 async def _show(given: argparse.Namespace, client: ApiClient) -> Output:
     item = await client.get(f"/v1/rejections/{given.id}", dict[str, Any])
-    body = await client.request("GET", item["body"])
+    body = await client.read_body(item["body"])
     headers = item.pop("headers")
     return request_output(item, headers, body)
 

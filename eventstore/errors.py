@@ -27,8 +27,8 @@ class SettingsError(LoopledgerError):
 
 class ExposedError(LoopledgerError):
     """Refusing to listen on {host}: whoever reaches it could write to the log, since deliveries of {providers} are not
-    verified. Set up verification (docs/verification.md), listen on 127.0.0.1, or start with --insecure
-    (LOOPLEDGER_INSECURE=true) behind an access control of your own.
+    verified. Set up verification (docs/verification.md), listen on 127.0.0.1, or start with
+    --accept-unverified (LOOPLEDGER_ACCEPT_UNVERIFIED=true) behind an access control of your own.
     """  # noqa: D205 - one message
 
 

@@ -7,6 +7,7 @@ revoked is refused everywhere within a second, and where nobody asks, nothing is
 
 import asyncio
 import hashlib
+import re
 import secrets
 import string
 import time
@@ -40,6 +41,9 @@ ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercas
 RANDOM_CHARACTERS: Final = 30
 CHECK_CHARACTERS: Final = 6
 LENGTH: Final = len(PREFIX) + RANDOM_CHARACTERS + CHECK_CHARACTERS
+
+_KEY = re.compile(rf"{PREFIX}[0-9A-Za-z]{{20,}}")
+HIDDEN: Final = f"{PREFIX}..."
 
 # Seconds after which what is on record is read again.
 MAX_AGE: Final = 0.5
@@ -98,6 +102,11 @@ def is_well_formed(key: str) -> bool:
         and key.startswith(PREFIX)
         and key[-CHECK_CHARACTERS:] == _checksum(key[:-CHECK_CHARACTERS])
     )
+
+
+def hide_keys(text: str) -> str:
+    """A text without the keys in it, whosoever they are and whether they count."""
+    return _KEY.sub(HIDDEN, text) if PREFIX in text else text
 
 
 def digest_of(key: str) -> bytes:

@@ -7,15 +7,20 @@ pid may be another program's by now.
 
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 import psutil
+import structlog
 
+from eventstore.errors import LoopledgerError
 from eventstore.postgres.directory import Directory
+
+logger = structlog.get_logger()
 
 FILE = "server.json"
 KEYS = "local_keys"
@@ -76,6 +81,40 @@ def remove_address(data_dir: Path) -> None:
     """Remove what `leave_address` wrote, if it is there."""
     with suppress(OSError):
         (data_dir / FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def address_left(data_dir: Path, url: str) -> Iterator[None]:
+    """Have commands find this server by its data while it runs."""
+    try:
+        leave_address(data_dir, url)
+    except OSError as error:
+        logger.warning(
+            "address_not_left",
+            message="The server's address could not be written beside its data.",
+            error=str(error),
+        )
+    try:
+        yield
+    finally:
+        remove_address(data_dir)
+
+
+@contextmanager
+def key_left(data_dir: Path, url: str, key: str) -> Iterator[None]:
+    """Have commands of this user find the local key of this server while it runs."""
+    try:
+        leave_key(data_dir, url, key)
+    except (OSError, LoopledgerError) as error:
+        logger.warning(
+            "local_key_not_left",
+            message="The local key could not be written to the data directory; commands need one of their own.",
+            error=str(error),
+        )
+    try:
+        yield
+    finally:
+        remove_key(data_dir, url)
 
 
 def leave_key(data_dir: Path, url: str, key: str) -> None:

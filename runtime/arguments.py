@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -53,6 +54,20 @@ def server_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def future_time(text: str) -> datetime:
+    """Read a time to come, or the beginning of a day in UTC, for `type=`."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = datetime.min  # noqa: DTZ901 - refused below
+    if len(text) == len("2027-01-31"):
+        time = time.replace(tzinfo=UTC)
+    if time.tzinfo is None or time <= datetime.now(UTC):
+        message = f"must be a time to come, like 2027-01-31 or 2027-01-31T12:00:00Z, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return time
+
+
 def readable_file(text: str) -> Path:
     """Read the path of a file that can be read, for `type=`."""
     path = Path(text)
@@ -62,6 +77,23 @@ def readable_file(text: str) -> Path:
     except OSError as error:
         message = f"must be a file that can be read, not {text!r}: {error.strerror}"
         raise argparse.ArgumentTypeError(message) from None
+
+
+class SplitOption(argparse.Action):
+    """The option `--insecure` of earlier versions: an error that names the two that took its place."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        _values: object,
+        _option: str | None = None,
+    ) -> None:
+        """Raise SystemExit."""
+        parser.error(
+            "--insecure was split in two: --accept-unverified accepts deliveries that nothing verifies, "
+            "--answer-without-keys lets whoever reaches the server read"
+        )
 
 
 def _number(text: str) -> float:

@@ -17,15 +17,17 @@ from verification.keyring import Secret
 from web.locality import is_loopback
 
 
-def banner(settings: Settings, *, url: str, storage: str, head: int) -> str:
+def banner(settings: Settings, *, url: str, storage: str, head: int, has_keys: bool) -> str:
     """The banner. `url` is where this machine reaches the server, `head` the newest position.
+
+    `has_keys`: there is a key, or was, so that nobody reads without one.
 
     It never holds a secret: where one is needed, a command of ours reads it from where the settings say it is.
     """
     facts = {
         "data": storage,
         "on record": f"{head:,} events",
-        **_reach(settings),
+        **_reach(settings, has_keys=has_keys),
     }
     width = max(map(len, facts))
     lines = [
@@ -33,7 +35,7 @@ def banner(settings: Settings, *, url: str, storage: str, head: int) -> str:
         f"Loopledger {importlib.metadata.version('loopledger')} is running at {url}",
         *(f"  {name:<{width}}  {fact}" for name, fact in facts.items()),
         "",
-        *_proposals(settings, url, head),
+        *_proposals(settings, url, head, needs_key=_needs_key(settings, has_keys=has_keys)),
         "",
         "Ctrl-C stops it.",
         "",
@@ -52,32 +54,44 @@ def program() -> str:
     return shlex.quote(str(own))
 
 
-def _reach(settings: Settings) -> dict[str, str]:
-    """Who reaches what, where that is not this machine alone."""
-    if is_loopback(settings.host):
-        return {}
-    host = settings.host or "0.0.0.0"  # noqa: S104 - as it is listened on
-    everybody = "everybody who reaches it (--insecure)"
-    return {
-        "listening": f"on {host}, for other machines too",
-        "API": f"for {everybody if settings.insecure else 'this machine only'}",
-    }
+def _reach(settings: Settings, *, has_keys: bool) -> dict[str, str]:
+    """Who reaches what."""
+    found = {}
+    if not is_loopback(settings.host):
+        host = settings.host or "0.0.0.0"  # noqa: S104 - as it is listened on
+        found["listening"] = f"on {host}, for other machines too"
+    if settings.accept_unverified:
+        found["deliveries"] = "ACCEPTED UNVERIFIED from whoever reaches it (--accept-unverified)"
+    if settings.answer_without_keys:
+        found["API"] = "ANSWERS WITHOUT KEYS whoever reaches it (--answer-without-keys)"
+    elif has_keys:
+        found["API"] = "for whoever has a key"
+    elif _needs_key(settings, has_keys=False):
+        found["API"] = f"for whoever has a key: {program()} keys create"
+    else:
+        found["API"] = f"for this machine only, to read; for more: {program()} keys create"
+    return found
 
 
-def _proposals(settings: Settings, url: str, head: int) -> Iterator[str]:
-    if not (settings.insecure or is_loopback(settings.host) or _is_any(settings.host)):
-        yield "The API answers this machine only, and on this address takes nobody for that: for states and"
-        yield "events, listen on every address (LOOPLEDGER_HOST=0.0.0.0) and ask at 127.0.0.1."
-        return
+def _needs_key(settings: Settings, *, has_keys: bool) -> bool:
+    """Whether this machine needs a key to read."""
+    from_here = is_loopback(settings.host) or _is_any(settings.host)
+    return not settings.answer_without_keys and (has_keys or not from_here)
+
+
+def _proposals(settings: Settings, url: str, head: int, *, needs_key: bool) -> Iterator[str]:
     delivery, condition = _deliverable(settings)
+    key = ' -H "Authorization: Bearer $LOOPLEDGER_KEY"' if needs_key else ""
+    if needs_key:
+        condition += ", with LOOPLEDGER_KEY set to a key"
     yield f"Try it{condition}:"
     if delivery is not None:
         name, signed = delivery
         yield f"  {_delivering(settings, name, signed, url)}"
         _, merchant, kind, id_ = signed.recognised.stream.split("/")
         path = f"/v1/{kind}s/{id_}?merchant_id={merchant}&at_least={head + 1}"
-        yield f"  curl {shlex.quote(url + path)}"
-    yield f"  curl {url}/v1/projections"
+        yield f"  curl{key} {shlex.quote(url + path)}"
+    yield f"  curl{key} {url}/v1/projections"
 
 
 def _is_any(host: str) -> bool:

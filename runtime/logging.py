@@ -1,7 +1,8 @@
 """What the log looks like: for people on a terminal, JSON for machines.
 
 Every event has a stable name in snake case, a `message` for people, and its facts as fields. docs/operations.md lists
-all of them; a test holds that table to the code. Lines of one kind are limited, and no line holds a configured secret.
+all of them; a test holds that table to the code. Lines of one kind are limited, and no line holds a configured secret
+or a key.
 """
 
 import logging
@@ -14,6 +15,7 @@ import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
 from eventstore.errors import LoopledgerError
+from eventstore.keys import hide_keys
 from eventstore.postgres.failures import describe
 from runtime.log_limits import LineLimit
 from runtime.settings import Settings
@@ -84,19 +86,24 @@ def redact_from_log(secrets: Iterable[bytes]) -> None:
 
 
 def _redacted(_: object, __: str, event: Any) -> Any:  # noqa: ANN401 - an event, or what it was rendered to
-    return _without_secrets(event) if _REDACTORS else event
+    return _without_secrets(event)
 
 
 def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - whatever a line of the log holds
     if isinstance(value, str):
-        return _REDACTORS[0].text(value)
+        return _redact(value)
     if isinstance(value, dict):
         return {key: _without_secrets(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_without_secrets(each) for each in value]
     text = str(value)
-    redacted = _REDACTORS[0].text(text)
+    redacted = _redact(text)
     return value if redacted == text else redacted
+
+
+def _redact(text: str) -> str:
+    text = hide_keys(text)
+    return _REDACTORS[0].text(text) if _REDACTORS else text
 
 
 def _foreseen_in_a_line(

@@ -30,12 +30,13 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings. `providers` holds the section of each provider, by its name.
 
-    `url` is for commands only. `sources` says where each setting that is not a default was read, by its key.
+    `url` and `key` are for commands only. `sources` says where each setting that is not a default was read, by its key.
     """
 
     host: str = "127.0.0.1"
     port: Port = 8080
     url: str | None = None
+    key: str | None = None
     workers: Positive = 1
     data_dir: Path | None = None
     database_url: str | None = None
@@ -45,7 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_user: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
-    insecure: bool = False
+    accept_unverified: bool = False
+    answer_without_keys: bool = False
     open_metrics: bool = False
     rebuild: Literal["ask", "auto"] = "ask"
     keep_headers: tuple[HeaderName, ...] = ()

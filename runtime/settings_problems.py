@@ -17,6 +17,13 @@ from msgspec import inspect
 LONGEST_QUOTED = 60
 
 
+# Settings that there are no more, and what took their places.
+RETIRED = {
+    "insecure": "was split in two: accept_unverified takes deliveries that nothing verifies, "
+    "answer_without_keys lets whoever reaches the server read",
+}
+
+
 class Problem(NamedTuple):
     """`key` is the one at fault, perhaps below the one that was looked at; `text` goes on from it."""
 
@@ -57,6 +64,8 @@ def find_problem(key: str, value: object, type_: Any) -> Problem:  # noqa: ANN40
 
 def no_such_setting(name: str, known: Iterable[str]) -> str:
     """Say that there is no setting of this name, and which one may be meant."""
+    if (successors := RETIRED.get(name.removeprefix("LOOPLEDGER_").lower())) is not None:
+        return successors
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"is not a setting; did you mean {close[0]}?" if close else "is not a setting"
 
@@ -155,7 +164,7 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
 
 
 def _may_be_secret(key: str) -> bool:
-    return key.endswith("_url") or "verification" in key.split(".")
+    return key == "key" or key.endswith("_url") or "verification" in key.split(".")
 
 
 def _quoted(value: object) -> str:

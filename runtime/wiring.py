@@ -174,7 +174,7 @@ async def serving_http(
         context.rejections,
         settings.limits,
         settings.keep_headers,
-        any_host=settings.insecure,
+        any_host=settings.accept_unverified,
     )
     runner = make_runner(make_app(context, receiver), settings.limits)
     await runner.setup()
@@ -212,7 +212,7 @@ def context_of(
     """Make what the handlers of requests work with."""
     database, limits = parts.database, settings.limits
     keys = Keys(database, limits)
-    authenticator = Authenticator(keys, limits, local=local, keyless=settings.insecure)
+    authenticator = Authenticator(keys, limits, local=local, keyless=settings.answer_without_keys)
     providers = load_providers(settings.providers)
     quarantine = Quarantine(database)
     states = {
@@ -349,14 +349,22 @@ def fingerprints_of(settings: Settings) -> dict[str, str]:
     return {name: fingerprint(one, sources) for name, one in load_projections().items()}
 
 
-async def prepare(settings: Settings, urls: Urls) -> int:
-    """Set up the schema of the log, and roles, before any worker starts; returns the head. Raises SettingsError.
+class Prepared(NamedTuple):
+    """What there is at a start: the position of the newest event, and whether a key was ever made."""
+
+    head: int
+    has_keys: bool
+
+
+async def prepare(settings: Settings, urls: Urls) -> Prepared:
+    """Set up the schema of the log, and roles, before any worker starts. Raises SettingsError.
 
     That is all that deliveries need. The process that projects sets its projections up by itself.
     """
     await _set_up_privileges(urls)
     async with open_parts(settings, urls.owner, append=False, follow=False) as parts:
-        return parts.head.position
+        keys = await Keys(parts.database, settings.limits).ring()
+        return Prepared(parts.head.position, keys.any)
 
 
 async def _set_up_privileges(urls: Urls) -> None:

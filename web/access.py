@@ -23,10 +23,8 @@ class Access(msgspec.Struct, frozen=True):
     key_id: int | None = None
 
 
-# Who needs no key.
-WITHOUT_KEY = Access(
-    "without a key", frozenset({"read", "metrics", "raw", "operate"}), Visibility()
-)
+# Who needs no key: whoever may read may read the metrics, which tell less.
+WITHOUT_KEY = Access("without a key", frozenset({"read", "metrics"}), Visibility())
 
 # The key that a server makes for the commands of its machine: whoever has it may make others.
 LOCAL = Access(

@@ -13,6 +13,7 @@ from web.api import (
     events,
     health,
     index,
+    keys,
     live,
     metrics,
     projections,
@@ -40,6 +41,7 @@ def make_routes(served: Iterable[Projection[Any]]) -> list[Route]:
         *live.ROUTES,
         *rejections.ROUTES,
         *projections.ROUTES,
+        *keys.ROUTES,
         *health.ROUTES,
         *metrics.ROUTES,
     ]
@@ -90,7 +92,8 @@ def _paths_of(routes: Iterable[Route]) -> frozenset[str]:
 async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Find out who makes a request, before it is looked for what it asks for: its handler sees whether they may."""
     app = request.app
-    is_open = request.path in app[OPEN_PATHS]
+    resource = request.match_info.route.resource
+    is_open = resource is not None and resource.canonical in app[OPEN_PATHS]
     request[ACCESS] = (
         WITHOUT_KEY if is_open else await app[CONTEXT].authenticator.authenticate(request)
     )

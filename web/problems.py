@@ -25,6 +25,7 @@ from eventstore.errors import (
     UnavailableError,
     printable,
 )
+from eventstore.keys import hide_keys
 from eventstore.postgres.failures import describe, is_outage
 from providers.provider import UnidentifiedError, UnparsableError
 from verification.keyring import UnverifiedError
@@ -208,9 +209,9 @@ def _respond(
 
 
 def _encodable(members: Mapping[str, object]) -> dict[str, object]:
-    """Escape what JSON cannot hold: header bytes that are not UTF-8 come as lone surrogates."""
+    """Escape what JSON cannot hold: header bytes that are not UTF-8 come as lone surrogates. No key is repeated."""
     return {
-        name: printable(value) if isinstance(value, str) else value
+        name: hide_keys(printable(value)) if isinstance(value, str) else value
         for name, value in members.items()
     }
 

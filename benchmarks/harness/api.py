@@ -20,13 +20,16 @@ LONGEST_SECONDS = 7_200.0
 class Api:
     """The API of a Loopledger that runs."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, key: str | None = None) -> None:
         self._url = url
         self._session = session
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     async def send(self, method: str, path: str) -> bytes:
         """Send a request; gives back the body. Raises BenchmarkError unless it was answered 200 or 202."""
-        async with self._session.request(method, self._url + path) as response:
+        async with self._session.request(
+            method, self._url + path, headers=self._headers
+        ) as response:
             body = await response.read()
             if response.status not in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
                 fail(f"{method} {path} was answered {response.status}: {body!r}")

@@ -12,6 +12,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+from runtime.address import find_key
+
 ROOT = Path(__file__).parents[2]
 
 READY_SECONDS = 120.0
@@ -159,6 +161,12 @@ class LoopledgerProcess(ServerProcess):
             environ=clean_environment({**settings, **(environ or {})}),
             cwd=checkout,
         )
+
+    @property
+    def local_key(self) -> str | None:
+        """The key that it made for commands; None if its checkout knows none."""
+        left = find_key(self.data_dir, self.url)
+        return None if left is None else left.key
 
     def postmaster_pid(self) -> int:
         """The pid of its embedded Postgres. Raises OSError, ValueError or IndexError if none runs."""

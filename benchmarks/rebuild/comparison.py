@@ -149,7 +149,7 @@ class RebuildComparison:
             aiohttp.ClientSession() as session,
             connected(dsn) as connection,
         ):
-            api = Api(process.url, session)
+            api = Api(process.url, session, process.local_key)
             with progress("folding live", self._plan.events) as show:
                 projections = await api.caught_up(show)
             if quarantined := [each for each in projections if each.quarantined]:

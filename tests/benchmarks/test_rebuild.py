@@ -117,7 +117,7 @@ async def test_the_query_makes_what_is_folded_live_and_what_a_rebuild_makes(
 ) -> None:
     await copy_events(connection, PLAN, lambda _: None)
     async with start() as loopledger, aiohttp.ClientSession() as session:
-        api = Api(loopledger.url, session)
+        api = Api(loopledger.url, session, loopledger.local_key)
         await api.caught_up()
         for name in ("gift_cards", "transactions"):
             by_hand = ByHand(connection, name, f"{name}_1")

@@ -34,7 +34,7 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(url: str | None = None) -> tuple[str, str]:
-    return find_server(argparse.Namespace(url=url))
+    return find_server(argparse.Namespace(url=url, key=None))[:2]
 
 
 @pytest.mark.parametrize(

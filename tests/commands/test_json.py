@@ -40,6 +40,9 @@ LOOKING: dict[tuple[str, ...], list[str]] = {
     ("rejections", "list"): ["--url", "{url}"],
     ("rejections", "show"): ["1", "--url", "{url}"],
     ("rejections", "retry"): ["1", "--url", "{url}"],
+    ("keys", "create"): ["--name", "one", "--scope", "read", "--url", "{url}"],
+    ("keys", "list"): ["--url", "{url}"],
+    ("keys", "revoke"): ["one", "--url", "{url}"],
     ("failover", "show"): [],
     ("failover", "accept"): ["--behind"],
     ("distribute",): ["--dry-run"],
@@ -127,6 +130,7 @@ async def test_what_looks_at_refusals_or_into_the_database_prints_one_object(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", dsn)
     async with start() as loopledger, aiohttp.ClientSession(loopledger.url) as session:
+        monkeypatch.setenv("LOOPLEDGER_KEY", loopledger.local_key)
         client = Client(session)
         await client.loopz(None, {"id": "l-1"})
         await eventually(client, "/v1/rejections/1")

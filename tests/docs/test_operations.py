@@ -172,7 +172,7 @@ def traffic(site: Site) -> Traffic:
             if restart := RESTART.fullmatch(step.command):
                 site.restart(restart[1])
             else:
-                follow(step, site.server.url)
+                follow(step, site.server.url, site.data_dir)
     return traffic
 
 

@@ -20,7 +20,7 @@ def test_the_first_session_goes_as_the_readme_says(data_dir: Path) -> None:
     server = ServerProcess(data_dir)
     try:
         for step in session:
-            follow(step, server.url)
+            follow(step, server.url, data_dir)
     finally:
         server.stop()
 

@@ -37,8 +37,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def said(settings: Settings, url: str = "http://127.0.0.1:8080", head: int = 0) -> str:
-    return banner(settings, url=url, storage="somewhere", head=head)
+def said(settings: Settings, url: str = "http://127.0.0.1:8080", *, has_keys: bool = False) -> str:
+    return banner(settings, url=url, storage="somewhere", head=0, has_keys=has_keys)
 
 
 def pasted(line: str, directory: Path, names: set[str]) -> str:
@@ -123,19 +123,37 @@ def test_a_secret_whose_path_is_relative_is_found_in_the_directory_that_is_named
     assert f"Try it, in {tmp_path}:\n" in said(Settings(providers=providers))
 
 
-@pytest.mark.parametrize("insecure", [False, True])
-def test_an_address_that_others_can_reach_is_said_with_who_may_ask(*, insecure: bool) -> None:
-    text = said(Settings(host="0.0.0.0", insecure=insecure))  # noqa: S104
-    assert "listening  on 0.0.0.0, for other machines too" in text
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - where it listens
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_keys", "who"),
+    [
+        (Settings(), False, "for this machine only, to read; for more: "),
+        (Settings(), True, "for whoever has a key\n"),
+        (Settings(host=EVERYWHERE), False, "for this machine only, to read; for more: "),
+        (Settings(host="192.0.2.1"), False, "for whoever has a key: "),
+        (Settings(host=EVERYWHERE, answer_without_keys=True), True, "ANSWERS WITHOUT KEYS whoever"),
+    ],
+)
+def test_a_start_says_who_may_ask(settings: Settings, who: str, *, has_keys: bool) -> None:
+    text = said(settings, has_keys=has_keys)
+    assert re.search(rf"^  API +{who}", text, re.MULTILINE)
+    elsewhere = re.search(
+        r"^  listening +on 0\.0\.0\.0, for other machines too", text, re.MULTILINE
+    )
+    assert (elsewhere is not None) == (settings.host == EVERYWHERE)
     assert "http://0.0.0.0" not in text
-    assert ("for this machine only" in text) != insecure
-    assert "curl http://127.0.0.1:8080/v1/projections" in text
+    needs = "Bearer $LOOPLEDGER_KEY" in text
+    assert needs == ("has a key" in who)
+    assert ("with LOOPLEDGER_KEY set to a key:" in text) == needs
 
 
-def test_where_nobody_could_ask_the_api_the_start_says_how_to() -> None:
-    text = said(Settings(host="192.0.2.1"), "http://192.0.2.1:8080")
-    assert "curl" not in text
-    assert "LOOPLEDGER_HOST=0.0.0.0" in text
+def test_a_start_says_that_deliveries_are_accepted_unverified() -> None:
+    assert "UNVERIFIED" not in said(Settings(answer_without_keys=True))
+    text = said(Settings(accept_unverified=True))
+    assert "ACCEPTED UNVERIFIED from whoever reaches it (--accept-unverified)" in text
+    assert "ANSWERS WITHOUT KEYS" not in text
 
 
 def toml(value: object) -> str:

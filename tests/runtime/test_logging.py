@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 import structlog
 
+from eventstore.keys import make_key
 from runtime import logging as product
 from runtime.log_limits import MOST_KINDS, MOST_LINES, LineLimit
 from runtime.logging import configure_logging, redact_from_log
@@ -105,3 +106,16 @@ def test_no_line_holds_a_secret_in_any_form(
     assert printed.count("[redacted]") >= 4
     if log_format == "json":
         assert len([json.loads(line) for line in printed.splitlines()]) == 3
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_line_holds_a_key(
+    log_format: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = make_key()
+    with configured(log_format):
+        log_failure(f"of {key}")
+        structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).info("asked", path=f"/v1/{key}")
+    printed = capsys.readouterr().err
+    assert key not in printed
+    assert printed.count("llk_...") >= 2

@@ -65,7 +65,14 @@ def test_variables_of_others_are_let_be() -> None:
             "LOOPLEDGER_CONFIG names a file that does not exist, /nowhere.toml",
         ),
         ({"LOOPLEDGER_DATA_DIR": ""}, "data_dir must be a path, not ''"),
-        ({"LOOPLEDGER_INSECURE": "yes"}, "insecure must be true or false, not 'yes'"),
+        (
+            {"LOOPLEDGER_OPEN_METRICS": "yes"},
+            "open_metrics must be true or false, not 'yes'",
+        ),
+        (
+            {"LOOPLEDGER_INSECURE": "true"},
+            "LOOPLEDGER_INSECURE was split in two: accept_unverified takes deliveries that nothing",
+        ),
         ({"LOOPLEDGER_LOOPZ_VERIFICATION": "x"}, "loopz.verification must be a table"),
     ],
 )
@@ -122,6 +129,7 @@ SETTINGS = [
 # Which of them take any text, as the environment has it.
 TEXTS = {
     "LOOPLEDGER_URL",
+    "LOOPLEDGER_KEY",
     "LOOPLEDGER_HOST",
     "LOOPLEDGER_DATABASE_URL",
     "LOOPLEDGER_RECEIVING_URL",
@@ -214,9 +222,9 @@ def test_an_address_of_this_machine_is_served_as_it_is(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.com", ""])  # noqa: S104
 def test_an_address_that_others_can_reach_is_refused_unless_told_otherwise(host: str) -> None:
-    with pytest.raises(ExposedError, match="--insecure"):
+    with pytest.raises(ExposedError, match="--accept-unverified"):
         check_verification(Settings(host=host))
-    check_verification(Settings(host=host, insecure=True))
+    check_verification(Settings(host=host, accept_unverified=True))
 
 
 def test_a_secret_that_is_not_set_is_named_with_its_provider_before_anything_is_started() -> None:

@@ -1,9 +1,11 @@
 """Documentation that is executed: the commands of a page's console blocks, and that what it says comes out."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.support import ROOT
@@ -30,8 +32,11 @@ def steps(page: str) -> list[Step]:
     ]
 
 
-def follow(step: Step, url: str) -> None:
-    """Run the command of a step against the server at `url`; what comes out has to be what the page says."""
+def follow(step: Step, url: str, data_dir: Path | None = None) -> None:
+    """Run the command of a step against the server at `url`; what comes out has to be what the page says.
+
+    With its `data_dir` a command finds its local key.
+    """
     command = re.sub(
         r"(?:\.venv/bin/)?\bloopledger (\w+)",
         rf"{shlex.quote(sys.executable)} -m commands \1 --url {url}",
@@ -40,6 +45,7 @@ def follow(step: Step, url: str) -> None:
     result = subprocess.run(
         ["/bin/sh", "-c", command],
         cwd=ROOT,
+        env={**os.environ, **({} if data_dir is None else {"LOOPLEDGER_DATA_DIR": str(data_dir)})},
         capture_output=True,
         text=True,
         timeout=60,

@@ -14,6 +14,7 @@ import psutil
 
 from benchmarks.harness.server_process import LoopledgerProcess, clean_environment, free_port
 from tests.support import ROOT, loopz_headers
+from tests.support.keys import LOCAL_KEYS
 
 COMMANDS = {
     "loopledger serve": [sys.executable, "-m", "commands", "serve"],
@@ -52,6 +53,8 @@ class ServerProcess(LoopledgerProcess):
             checkout=checkout,
         )
         self.wait_until_ready()
+        if (key := self.local_key) is not None:
+            LOCAL_KEYS[self.url] = key
 
     def read_until(self, text: str, seconds: float = 30) -> str:
         """What it has printed, once `text` is in it."""

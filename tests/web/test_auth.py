@@ -259,3 +259,68 @@ async def test_a_live_stream_without_a_key_ends_with_the_first_key(
         await key_in(dsn, "read")
         async with asyncio.timeout(3):
             await response.read()
+
+
+async def test_a_server_may_be_told_to_answer_without_keys_but_reveals_and_does_nothing(
+    start: StartLoopledger, dsn: str
+) -> None:
+    card = {"id": "c-1", "code": "ABCD-1234", "balance": {"amount": 5, "currencyCode": "EUR"}}
+    await key_in(dsn, "read")
+    async with (
+        start(answer_without_keys=True) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        client = Client(session, key="")
+        await client.loopz("gift-card.created", card)
+        from_afar = {"X-Forwarded-For": "203.0.113.9", "Host": "loopledger.example"}
+        path = "/v1/gift-cards/c-1?at_least=1"
+        answer = await client.request("GET", path, headers=from_afar)
+        assert (answer.status, answer.json["code"]) == (200, "****1234")
+        for method, path in (
+            ("GET", "/v1/events/1/body"),
+            ("GET", "/v1/keys"),
+            ("POST", "/v1/projections/locations/rebuild"),
+        ):
+            assert (await client.request(method, path)).status == 401, path
+
+
+async def test_without_a_key_this_machine_only_reads(stranger: Client) -> None:
+    await stranger.loopz("location.updated", {"id": "l-1"})
+    for method, path, scope in (
+        ("GET", "/v1/events/1/body", "raw"),
+        ("GET", "/v1/keys", "admin"),
+        ("POST", "/v1/projections/locations/rebuild", "operate"),
+    ):
+        answer = await stranger.request(method, path)
+        assert answer.status == 401, path
+        assert answer.headers["WWW-Authenticate"] == f'Bearer realm="loopledger", scope="{scope}"'
+
+
+async def test_a_key_in_the_wrong_place_is_not_repeated(client: Client) -> None:
+    key = make_key()
+    for path in (
+        f"/v1/gift-cards/{key}",
+        f"/v1/gift-cards?status={key}&limit={key}",
+        f"/v1/gift-cards?cursor={key}",
+        f"/v1/gift-cards?{key}=1",
+        f"/{key}",
+    ):
+        answer = await client.get(path)
+        assert answer.status in {400, 404}
+        assert key not in answer.body.decode(), path
+
+
+async def test_a_key_of_some_merchants_is_not_told_how_far_the_log_reaches(
+    start: StartLoopledger, dsn: str
+) -> None:
+    key = await key_in(dsn, "read", merchants=["m-1"])
+    limits = Limits(at_least_seconds=0.1, poll_seconds=0.05, pool_connections=5)
+    async with (
+        start(limits=limits) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        await Client(session).loopz("location.updated", {"id": "l-1"}, merchant="m-2")
+        answer = await Client(session, key).get("/v1/locations?at_least=50")
+    assert answer.status == 503
+    assert not {"head", "checkpoint"} & set(answer.json)
+    assert answer.json["detail"] == "locations has not yet folded up to 50."

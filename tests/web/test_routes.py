@@ -128,6 +128,7 @@ async def deliver(client: Client) -> None:
 
 async def test_every_get_answers_what_the_table_says(client: Client) -> None:
     await deliver(client)
+    await client.request("POST", "/v1/keys", json={"name": "one", "scopes": ["read"]})
     for kind in KINDS:
         await client.get(f"/v1/{kind}?at_least=4")
     listed: list[Any] = []
@@ -145,6 +146,35 @@ async def test_every_get_answers_what_the_table_says(client: Client) -> None:
             path = path.replace(parameter, example)
         answer = await check(client, route, path)
         assert getattr(answer, "items", True), path
+
+
+async def test_keys_answer_what_the_table_says(client: Client) -> None:
+    routes = {name_of(route): route for route in API if route.path.startswith("/v1/keys")}
+    assert all(route.scope == "admin" for route in routes.values())
+    wanted = {"name": "m 1", "scopes": ["read", "find"], "merchants": ["m-1"]}
+    response = await client.request(
+        "POST", "/v1/keys", json={**wanted, "expires_at": "2100-01-01T00:00:00Z"}
+    )
+    assert response.status == 201
+    made = msgspec.json.decode(response.body, type=routes["POST /v1/keys"].answer)
+    assert {name: response.json[name] for name in wanted} == wanted
+    revoke = routes["POST /v1/keys/{id}/revoke"]
+    revoked = await check(client, revoke, f"/v1/keys/{made.id}/revoke")
+    assert revoked.revoked_at is not None
+    assert (await client.request("POST", "/v1/keys/999/revoke")).status == 404
+    wrongs: list[dict[str, Any]] = [
+        {"name": ""},
+        {"scopes": []},
+        {"scopes": ["fly"]},
+        {"merchants": []},
+        {"scopes": ["admin"]},
+        {"expires_at": "2020-01-01T00:00:00Z"},
+        {"expires_at": "2100-01-01T00:00:00"},
+        {"more": 1},
+    ]
+    for wrong in wrongs:
+        answer = await client.request("POST", "/v1/keys", json={**wanted, **wrong})
+        assert (answer.status, answer.json["type"]) == (400, "urn:loopledger:problem:bad-body")
 
 
 async def test_every_post_answers_what_the_table_says(client: Client) -> None:

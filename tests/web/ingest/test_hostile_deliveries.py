@@ -155,16 +155,6 @@ async def test_a_queue_that_is_full_answers_at_once(start: StartLoopledger) -> N
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
 
 
-async def test_the_api_is_opened_by_insecure(start: StartLoopledger) -> None:
-    async with (
-        start(insecure=True) as loopledger,
-        aiohttp.ClientSession(loopledger.url) as session,
-    ):
-        client = Client(session, key="")
-        answer = await client.request("GET", "/v1/events", headers={"Via": "1.1 proxy"})
-    assert answer.status == 200
-
-
 async def test_bodies_that_come_slowly_cannot_fill_the_memory(start: StartLoopledger) -> None:
     async with (
         start(limits=Limits(stranger_reading_bytes=2_500, body_seconds=1)) as loopledger,
