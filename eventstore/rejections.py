@@ -303,11 +303,6 @@ class Rejections:
         for each in self._gathered.values():
             each.lost = 0
 
-    async def page(self, before: int, limit: int) -> list[Rejection]:
-        """The newest rejections with an id below `before`, without bodies."""
-        rows = await self._database.fetch(QUERIES["list_rejections"], before, limit)
-        return [Rejection(**row) for row in rows]
-
     async def read(self, id_: int) -> RejectionWithRequest | None:
         """One rejection with its request, or None."""
         row = await self._database.fetchrow(QUERIES["read_rejection"], id_)

@@ -34,14 +34,6 @@ WHERE id IN (
     WHERE CASE WHEN ranked.verified THEN ranked.rank > $1 OR ranked.bytes > $2 ELSE ranked.rank > $3 END
 )
 
--- list_rejections --
--- The newest rejections below the id $1, without headers and bodies.
-SELECT id, provider, cause, problem, address, size, first_at, last_at, count, retried_at, position, verified
-FROM rejections
-WHERE id < $1
-ORDER BY id DESC
-LIMIT $2
-
 -- read_rejection --
 -- One rejection with what is on record of the request, and a digest of that.
 SELECT

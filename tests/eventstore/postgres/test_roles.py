@@ -27,6 +27,7 @@ from runtime.postgres import Urls
 from runtime.wiring import prepare
 from tests.conftest import SERVER, Cluster
 from tests.support import NOON, values
+from tests.support.listed import listed_rejections
 from tests.support.role_store import (
     PASSWORD,
     SETTINGS,
@@ -266,7 +267,7 @@ async def test_the_receiver_appends_notes_rejections_and_asks_for_rebuilds(store
         )
     )
     await rejections.write()
-    ((noted),) = await rejections.page(2**62, 10)
+    ((noted),) = await listed_rejections(database)
     assert await rejections.claim(noted.id)
     await rejections.finish(noted.id, None)
     assert await database.fetchval("SELECT request_promotion('gift_cards')") is None

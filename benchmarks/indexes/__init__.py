@@ -1,0 +1,1 @@
+"""What the indexes of lists cost: `python -m benchmarks.indexes`."""
