@@ -85,6 +85,7 @@ def foreign_origin(headers: Mapping[str, str], *, any_host: bool) -> str | None:
     return None
 
 
+@lru_cache(HOSTS_REMEMBERED)
 def is_loopback(host: str | None) -> bool:
     """Say whether an address is one that only this machine itself can reach."""
     if host == "localhost":

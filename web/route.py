@@ -150,20 +150,21 @@ async def _respond(request: web.Request, route: Route, answer: object) -> web.St
     version = ""
     response: web.Response
     match answer:
-        case Streamed() | LiveAnswer():
-            return await answer.write(request, headers)
-        case Negotiated():
-            body, content_type = answer.encode(request.headers.get("Accept", ""))
-            response = web.Response(body=body, headers={"Content-Type": content_type})
-            add_vary(response, hdrs.ACCEPT)
         case EncodedJson(body, version):
             response = web.Response(body=body, status=status, content_type="application/json")
         case EncodedPage(body, following):
             response = web.Response(body=body, status=status, content_type="application/json")
             if following is not None:
                 response.headers["Link"] = next_link(request, following)
+        case Streamed() | LiveAnswer():
+            return await answer.write(request, headers)
         case bytes():
             response = bytes_response(answer)
+        # A protocol: to see whether something fits it takes long.
+        case Negotiated():
+            body, content_type = answer.encode(request.headers.get("Accept", ""))
+            response = web.Response(body=body, headers={"Content-Type": content_type})
+            add_vary(response, hdrs.ACCEPT)
         case _:
             response = json_response(answer, status)
     response.headers.update(headers)

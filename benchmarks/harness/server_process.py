@@ -84,6 +84,8 @@ class ServerProcess:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
+        # What answers once it is ready: here, when its projections have caught up.
+        self.ready_path = "/healthz/projections"
         with log.open("wb") as output:
             self.process = subprocess.Popen(  # noqa: S603 - programs of this project
                 [sys.executable, "-ISc", DEFAULT_SIGNALS, *command],
@@ -117,7 +119,7 @@ class ServerProcess:
 
     def _is_ready(self) -> bool:
         try:
-            with urlopen(f"{self.url}/healthz/projections", timeout=10):  # noqa: S310 - our own address
+            with urlopen(f"{self.url}{self.ready_path}", timeout=10):  # noqa: S310 - our own address
                 return True
         except HTTPError as error:
             # A server without that page is one that answers.

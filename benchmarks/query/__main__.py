@@ -11,7 +11,7 @@ stated rate, wrk asks
 of Loopledger and of a bare aiohttp handler that sends the bytes of one of its answers, one after the other, round after
 round. Reported is the median of the rounds; a ratio is the median of the ratios within each round, since what else the
 machine does changes between rounds. `CPU http` is the processor time of the processes that answer, `CPU all` of all
-processes of the server, with Postgres; that of the deliveries meanwhile is in both.
+processes of the server, with Postgres; what the deliveries take while nobody asks is taken off both.
 
 `--data DIRECTORY` keeps the log and the states there, or takes those that an earlier run with the same sizes has left.
 `--against CHECKOUT` adds the Loopledger of another checkout of this project, which must have the same schema: it

@@ -26,6 +26,9 @@ from benchmarks.rebuild.events import Plan
 # Deliveries come over so many connections, each of which rests between two of them.
 INGEST_CONNECTIONS = 50
 
+# How long it is looked what they take by themselves.
+INGEST_SECONDS = 3
+
 
 class QueryComparison:
     """The servers that run, and what was measured of them."""
@@ -34,12 +37,16 @@ class QueryComparison:
         self._given = given
         self._directory = directory
         self._machine = this_machine(directory)
-        self._plan = Plan(events=given.events, cards=given.cards, transactions=given.events // 5)
+        # Most events are about cards.
+        others = max(1, (given.events - given.cards) // 5)
+        self._plan = Plan(events=given.events, cards=given.cards, transactions=others)
         self._signer = Signer()
         self._servers: dict[str, servers.Server] = {}
         self._questions: list[Question] = []
         self._bytes: dict[str, int] = {}
         self._runs: list[Run] = []
+        # Seconds of processors for each delivery: of those that answer, and of all.
+        self._ingest_cpu = (0.0, 0.0)
 
     async def run(self) -> Report:
         """Make the data, start every server, give each its turns, and report."""
@@ -49,6 +56,7 @@ class QueryComparison:
         await data.load()
         async with AsyncExitStack() as stack:
             await self._start(stack, data)
+            await self._measure_ingest()
             await self._take_turns()
         return self._report()
 
@@ -80,6 +88,19 @@ class QueryComparison:
         command = [sys.executable, "-m", "benchmarks.query.bare", str(answers)]
         self._servers[BARE] = await servers.start_program(stack, command, self._directory, None)
 
+    async def _measure_ingest(self) -> None:
+        """What the deliveries take while nobody asks anything."""
+        if not self._given.ingest:
+            return
+        server = self._servers[LOOPLEDGER]
+        http, everything = cpu_seconds(server.http), cpu_seconds(server.everything())
+        per_second = await self._ingest(0, INGEST_SECONDS)
+        count = per_second * INGEST_SECONDS
+        self._ingest_cpu = (
+            (cpu_seconds(server.http) - http) / count,
+            (cpu_seconds(server.everything()) - everything) / count,
+        )
+
     async def _take_turns(self) -> None:
         given = self._given
         turns = given.rounds * len(given.connections) * len(self._questions) * len(self._servers)
@@ -103,10 +124,10 @@ class QueryComparison:
         self, question: str, name: str, round_: int, connections: int, requests: Path
     ) -> Run:
         server = self._servers[name]
-        everything = server.everything()
 
         def cpu() -> tuple[float, float, float]:
-            ours = cpu_seconds(everything)
+            # Connections to Postgres are opened as they are needed.
+            ours = cpu_seconds(server.everything())
             return cpu_seconds(server.http), ours, busy_seconds() - own_seconds() - ours
 
         seconds = wrk.whole_seconds(self._given.seconds)
@@ -117,6 +138,13 @@ class QueryComparison:
             before = cpu()
             load = await wrk.load(server.url, requests, connections=connections, seconds=seconds)
             http, all_, others = (then - now for now, then in zip(before, cpu(), strict=True))
+        delivered = ingest.result() * load.seconds
+        if name == LOOPLEDGER:
+            http, all_ = (
+                http - delivered * self._ingest_cpu[0],
+                all_ - delivered * self._ingest_cpu[1],
+            )
+        others = max(0.0, others) / load.seconds
         return Run(
             question=question,
             connections=connections,
@@ -127,7 +155,7 @@ class QueryComparison:
             p99_ms=load.p99_ms,
             cpu_http_us=http / load.answers * 1e6,
             cpu_all_us=all_ / load.answers * 1e6,
-            other_cpus=max(0.0, others / load.seconds),
+            other_cpus=others,
             ingest_per_second=ingest.result(),
         )
 
@@ -161,6 +189,7 @@ class QueryComparison:
             against=str(given.against) if given.against else None,
             bytes=self._bytes,
             runs=self._runs,
+            ingest_cpu_us=self._ingest_cpu[1] * 1e6,
             results=results(self._runs),
             ratios=ratios_of(self._runs),
         )

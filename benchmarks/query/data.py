@@ -1,6 +1,5 @@
 """What is asked about: a long log and its states, in the data directory of a Loopledger; it may be kept."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -54,14 +53,21 @@ class Data:
         return kept
 
     async def load(self) -> None:
-        """Put the events on record, unless they are. No Postgres runs yet. Raises BenchmarkError."""
+        """Put the events on record and fold them, unless that was done. No Postgres runs yet. Raises BenchmarkError."""
         if self._kept is None:
-            # It makes its tables.
-            process = LoopledgerProcess(self.directory, self._log)
-            async with servers.running(process):
-                pass
+            await self._serve_until_folded()
             await load(self.directory, self._plan)
             self._keep(Kept(self._plan, self._long))
+        if not (self._kept or Kept(self._plan, self._long)).middle:
+            await self._serve_until_folded()
+
+    async def _serve_until_folded(self) -> None:
+        """Let a Loopledger make its tables, and fold what is on record."""
+        process = LoopledgerProcess(self.directory, self._log)
+        process.ready_path = "/healthz"
+        async with servers.running(process), aiohttp.ClientSession() as session:
+            with progress("folding", self._plan.events) as show:
+                await Api(process.url, session).caught_up(show)
 
     def _keep(self, kept: Kept) -> None:
         self._note.write_bytes(msgspec.json.encode(kept))
@@ -71,8 +77,7 @@ class Data:
         kept = self._kept or Kept(self._plan, self._long)
         async with aiohttp.ClientSession() as session:
             api = Api(server.url, session)
-            with progress("folding", self._plan.events) as show:
-                head = await _caught_up(api, show)
+            head = await _caught_up(api)
             if kept.middle:
                 return kept.middle
             await _send(server, signer, self._long)
@@ -91,8 +96,8 @@ async def random_cards(postgres: Postgres) -> list[str]:
         return [row["id"] for row in await connection.fetch(QUERIES["random_cards"], CARDS)]
 
 
-async def _caught_up(api: Api, show: Callable[[float], None] = lambda _: None) -> int:
-    return (await api.caught_up(show))[0].head
+async def _caught_up(api: Api) -> int:
+    return (await api.caught_up())[0].head
 
 
 async def _send(server: servers.Server, signer: Signer, long: int) -> None:

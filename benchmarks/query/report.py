@@ -24,7 +24,7 @@ PAIRS = ((LOOPLEDGER, BARE), (AGAINST, BARE), (LOOPLEDGER, AGAINST))
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One load. Processor times are a request's; those of the ingest meanwhile are in them."""
+    """One load. Processor times are a request's; what deliveries took by themselves is taken off."""
 
     question: str
     connections: int
@@ -64,6 +64,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     workers: int
     ingest: int
+    ingest_cpu_us: float
     against: str | None
     bytes: dict[str, int]
     runs: list[Run]
@@ -118,7 +119,8 @@ def _notes(report: Report) -> Iterator[str]:
     achieved = [run.ingest_per_second for run in report.runs]
     yield (
         f"{report.cards:,} cards, {report.events:,} events; {report.workers} worker(s), ingest at {report.ingest:,}/s "
-        f"wanted, {min(achieved, default=0):,.0f} to {max(achieved, default=0):,.0f} achieved; fsync on"
+        f"wanted, {min(achieved, default=0):,.0f} to {max(achieved, default=0):,.0f} achieved, "
+        f"{report.ingest_cpu_us:,.0f} µs each; fsync on"
     )
     sizes = ", ".join(f"{name} {size:,}" for name, size in report.bytes.items())
     yield f"bytes of an answer: {sizes}"

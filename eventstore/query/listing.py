@@ -178,12 +178,11 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             what = ", ".join(key.expression for key in keys)
             conditions += f" AND ({what}) {'<' if descending else '>'} ({behind})"
             every += after
-        if limit is not None:
-            every.append(limit)
         sql = self._template(
             question.sort or "", question.fields, revealed=visibility.revealed, columns=columns
         )
-        at_most = "" if limit is None else f"LIMIT ${len(every)}"
+        # As a parameter it could be anything: Postgres would plan the statement each time anew.
+        at_most = "" if limit is None else f"LIMIT {limit:d}"
         return Statement(
             sql.replace(CONDITIONS, conditions).replace(AT_MOST, at_most), tuple(every)
         )
