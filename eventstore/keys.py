@@ -48,6 +48,9 @@ HIDDEN: Final = f"{PREFIX}..."
 # Seconds after which what is on record is read again.
 MAX_AGE: Final = 0.5
 
+# The same where a key is asked for that is not there: it may be new, and there may be many such requests.
+UNKNOWN_AGE: Final = 0.05
+
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """A key on record: its `id`, counted from 1, and its `name`; never the key itself.
@@ -168,10 +171,10 @@ class Keys:
             for row in rows
         ]
 
-    async def ring(self) -> KeyRing:
-        """The keys as they are, or were at most `MAX_AGE` seconds ago."""
+    async def ring(self, max_age: float = MAX_AGE) -> KeyRing:
+        """The keys as they are, or were at most `max_age` seconds ago."""
         asked = time.monotonic()
-        while (ring := self._ring) is None or ring.read_at < asked - MAX_AGE:
+        while (ring := self._ring) is None or ring.read_at < asked - max_age:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._read(), name="keys")
                 # Whoever waits for it hears of its error; nobody may.

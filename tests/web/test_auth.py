@@ -324,3 +324,10 @@ async def test_a_key_of_some_merchants_is_not_told_how_far_the_log_reaches(
     assert answer.status == 503
     assert not {"head", "checkpoint"} & set(answer.json)
     assert answer.json["detail"] == "locations has not yet folded up to 50."
+
+
+async def test_a_key_counts_at_once_wherever_it_was_made(stranger: Client, dsn: str) -> None:
+    assert (await stranger.get("/v1/events")).status == 200
+    for _ in range(3):
+        key = await key_in(dsn, "read")
+        assert (await stranger.request("GET", "/v1/events", headers=bearer(key))).status == 200

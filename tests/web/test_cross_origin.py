@@ -18,7 +18,7 @@ ASKING = {"Origin": SITE, "Access-Control-Request-Method": "GET"}
 async def named(start: StartLoopledger) -> AsyncIterator[Client]:
     """A Loopledger whose settings name a site."""
     async with (
-        start(cors_origins=(SITE,), insecure=True) as loopledger,
+        start(cors_origins=(SITE,)) as loopledger,
         aiohttp.ClientSession(loopledger.url) as session,
     ):
         yield Client(session)
