@@ -5,13 +5,18 @@ stated rate, wrk asks
 
   card           one card by its id, another one each time
   page           the first 50 cards of a merchant that are not deleted
+  sorted page    the 50 of them with the highest balances
   history        the 100 events of a card
   deep history   100 events from the middle of a history of 10,000
 
 of Loopledger and of a bare aiohttp handler that sends the bytes of one of its answers, one after the other, round after
 round. Reported is the median of the rounds; a ratio is the median of the ratios within each round, since what else the
 machine does changes between rounds. `CPU http` is the processor time of the processes that answer, `CPU all` of all
-processes of the server, with Postgres; what the deliveries take while nobody asks is taken off both.
+processes of the server, with Postgres. What deliveries take while nobody asks is taken off the former; for what
+Postgres takes of an answer, ask without deliveries: `--ingest 0`.
+
+In the end 200 live streams follow the events of one merchant and topic, while all others come in: how long after its
+200 an event is there, on each of them.
 
 `--data DIRECTORY` keeps the log and the states there, or takes those that an earlier run with the same sizes has left.
 `--against CHECKOUT` adds the Loopledger of another checkout of this project, which must have the same schema: it
@@ -50,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--rounds", type=int, default=3, help="(3)")
     add("--workers", type=int, default=1, help="processes of Loopledger that answer (1)")
     add("--ingest", type=int, default=1_000, metavar="N", help="deliveries a second (1000)")
+    add("--streams", type=int, default=200, metavar="N", help="live streams, 0 for none (200)")
     add("--only", nargs="+", metavar="QUESTION", help="ask only these (all)")
     add("--against", type=checkout, metavar="CHECKOUT", help="also measure another Loopledger")
     given = parser.parse_args(arguments)

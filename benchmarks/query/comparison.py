@@ -21,13 +21,15 @@ from benchmarks.ingest import wrk
 from benchmarks.query.data import Data, random_cards
 from benchmarks.query.questions import Question, questions
 from benchmarks.query.report import BARE, LOOPLEDGER, Report, Run, ratios_of, results
+from benchmarks.query.streams import Streams, measure_streams
 from benchmarks.rebuild.events import Plan
 
 # Deliveries come over so many connections, each of which rests between two of them.
 INGEST_CONNECTIONS = 50
 
-# How long it is looked what they take by themselves.
+# How long it is looked what they take by themselves; and how soon streams tell of them.
 INGEST_SECONDS = 3
+STREAM_SECONDS = 5
 
 
 class QueryComparison:
@@ -45,8 +47,9 @@ class QueryComparison:
         self._questions: list[Question] = []
         self._bytes: dict[str, int] = {}
         self._runs: list[Run] = []
-        # Seconds of processors for each delivery: of those that answer, and of all.
-        self._ingest_cpu = (0.0, 0.0)
+        self._streams: Streams | None = None
+        # Seconds that each delivery takes of the processes that answer.
+        self._ingest_cpu = 0.0
 
     async def run(self) -> Report:
         """Make the data, start every server, give each its turns, and report."""
@@ -58,6 +61,7 @@ class QueryComparison:
             await self._start(stack, data)
             await self._measure_ingest()
             await self._take_turns()
+            await self._follow()
         return self._report()
 
     async def _start(self, stack: AsyncExitStack, data: Data) -> None:
@@ -89,17 +93,25 @@ class QueryComparison:
         self._servers[BARE] = await servers.start_program(stack, command, self._directory, None)
 
     async def _measure_ingest(self) -> None:
-        """What the deliveries take while nobody asks anything."""
+        """What deliveries take of the processes that answer, while nobody asks anything."""
         if not self._given.ingest:
             return
         server = self._servers[LOOPLEDGER]
-        http, everything = cpu_seconds(server.http), cpu_seconds(server.everything())
+        http = cpu_seconds(server.http)
         per_second = await self._ingest(0, INGEST_SECONDS)
-        count = per_second * INGEST_SECONDS
-        self._ingest_cpu = (
-            (cpu_seconds(server.http) - http) / count,
-            (cpu_seconds(server.everything()) - everything) / count,
-        )
+        taken = cpu_seconds(server.http) - http
+        self._ingest_cpu = taken / (per_second * INGEST_SECONDS)
+
+    async def _follow(self) -> None:
+        """Follow the log by live streams, while deliveries come in."""
+        if not (count := self._given.streams):
+            return
+        show_progress(f"following the log by {count} live streams")
+        seconds = max(STREAM_SECONDS, wrk.whole_seconds(self._given.seconds))
+        url = self._servers[LOOPLEDGER].url
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ingest(len(self._runs), seconds))
+            self._streams = await measure_streams(url, self._signer, count, seconds)
 
     async def _take_turns(self) -> None:
         given = self._given
@@ -138,12 +150,8 @@ class QueryComparison:
             before = cpu()
             load = await wrk.load(server.url, requests, connections=connections, seconds=seconds)
             http, all_, others = (then - now for now, then in zip(before, cpu(), strict=True))
-        delivered = ingest.result() * load.seconds
         if name == LOOPLEDGER:
-            http, all_ = (
-                http - delivered * self._ingest_cpu[0],
-                all_ - delivered * self._ingest_cpu[1],
-            )
+            http -= ingest.result() * load.seconds * self._ingest_cpu
         others = max(0.0, others) / load.seconds
         return Run(
             question=question,
@@ -188,8 +196,9 @@ class QueryComparison:
             ingest=given.ingest,
             against=str(given.against) if given.against else None,
             bytes=self._bytes,
+            streams=self._streams,
             runs=self._runs,
-            ingest_cpu_us=self._ingest_cpu[1] * 1e6,
+            ingest_cpu_us=self._ingest_cpu * 1e6,
             results=results(self._runs),
             ratios=ratios_of(self._runs),
         )

@@ -40,6 +40,12 @@ def questions(cards: list[str], middle: int) -> list[Question]:
             name="page", targets=[f"/v1/gift-cards?merchant_id={one}&{listed}" for one in merchants]
         ),
         Question(
+            name="sorted page",
+            targets=[
+                f"/v1/gift-cards?merchant_id={one}&{listed}&sort=-balance" for one in merchants
+            ],
+        ),
+        Question(
             name="history",
             targets=[
                 f"/v1/gift-cards/{_id(number)}/history?limit={SHORT_EVENTS}"

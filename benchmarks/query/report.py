@@ -17,6 +17,7 @@ from benchmarks.harness.report import (
     write_ratios,
     write_table,
 )
+from benchmarks.query.streams import Streams
 
 BARE, LOOPLEDGER = "bare handler", "loopledger"
 
@@ -24,7 +25,7 @@ PAIRS = ((LOOPLEDGER, BARE), (AGAINST, BARE), (LOOPLEDGER, AGAINST))
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One load. Processor times are a request's; what deliveries took by themselves is taken off."""
+    """One load. Processor times are a request's; what deliveries take by themselves is taken off `cpu_http_us`."""
 
     question: str
     connections: int
@@ -67,6 +68,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ingest_cpu_us: float
     against: str | None
     bytes: dict[str, int]
+    streams: Streams | None
     runs: list[Run]
     results: list[Result]
     ratios: list[Ratio]
@@ -120,8 +122,13 @@ def _notes(report: Report) -> Iterator[str]:
     yield (
         f"{report.cards:,} cards, {report.events:,} events; {report.workers} worker(s), ingest at {report.ingest:,}/s "
         f"wanted, {min(achieved, default=0):,.0f} to {max(achieved, default=0):,.0f} achieved, "
-        f"{report.ingest_cpu_us:,.0f} µs each; fsync on"
+        f"{report.ingest_cpu_us:,.0f} µs of CPU http each; fsync on"
     )
+    if (told := report.streams) is not None:
+        yield (
+            f"{told.streams} filtered live streams told each of {told.events} events within "
+            f"{told.p50_ms:,.0f} ms (p50), {told.p99_ms:,.0f} ms (p99), {told.max_ms:,.0f} ms (max) of its 200"
+        )
     sizes = ", ".join(f"{name} {size:,}" for name, size in report.bytes.items())
     yield f"bytes of an answer: {sizes}"
     yield from against_lines(report.against, report.ratios)

@@ -8,9 +8,9 @@ import sys
 from benchmarks.ingest.wrk import MISSING
 from tests.support import ROOT
 
-SIZES = "--events 1000 --cards 100 --long 50 --ingest 100"
+SIZES = "--events 1000 --cards 100 --long 50 --ingest 100 --streams 3"
 LOAD = "--seconds 0.3 --connections 2 --rounds 1 --json"
-QUESTIONS = ["card", "page", "history", "deep history"]
+QUESTIONS = ["card", "page", "sorted page", "history", "deep history"]
 
 
 def test_every_question_is_answered_beside_a_bare_handler() -> None:
@@ -25,5 +25,7 @@ def test_every_question_is_answered_beside_a_bare_handler() -> None:
     assert measured == {
         (question, server) for question in QUESTIONS for server in ("loopledger", "bare handler")
     }
+    assert report["streams"]["streams"] == 3
+    assert report["streams"]["events"] > 0
     assert {ratio["at"] for ratio in report["ratios"]} == {f"{name}, 2" for name in QUESTIONS}
     assert all(run["per_second"] > 0 and run["ingest_per_second"] > 0 for run in report["runs"])
