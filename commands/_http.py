@@ -41,6 +41,9 @@ TEMPORARY_STATUSES = frozenset(
 ANSWER_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 
+# A live stream is silent for 15 s at most, if the server keeps its defaults.
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=60.0)
+
 
 class NoServerError(LoopledgerError):
     """No server answers at {url}, {source} ({problem}). Start one (`make run`), or give its address with --url."""
@@ -198,8 +201,7 @@ class ApiClient:
         body: bytes | None = None,
     ) -> bytes:
         url = self._url + path
-        if self._address.key is not None and path.startswith("/v1/"):
-            headers = {**(headers or {}), "Authorization": f"Bearer {self._address.key}"}
+        headers = self._with_key(path, headers)
         try:
             async with self._session.request(
                 method, url, headers=headers, data=body, allow_redirects=False
@@ -208,6 +210,38 @@ class ApiClient:
                 if not response.ok:
                     raise _error_of(response, answer)
                 return answer
+        except (aiohttp.ClientError, OSError) as error:
+            raise NoServerError(
+                url=self._url, source=self._address.source, problem=_describe(error)
+            ) from error
+
+    def _with_key(self, path: str, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        if self._address.key is None or not path.startswith("/v1/"):
+            return headers
+        return {**(headers or {}), "Authorization": f"Bearer {self._address.key}"}
+
+    def renew(self, address: ServerAddress) -> None:
+        """Ask there from here on: a server that has started again has another local key, and perhaps another port."""
+        self._address = address
+        self._url = address.url.rstrip("/")
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Get what has no end; gives its bytes as they come. Raises as `request` does."""
+        await self.check_server()
+        url = self._url + path
+        try:
+            async with self._session.get(
+                url,
+                headers=self._with_key(path, headers),
+                allow_redirects=False,
+                timeout=STREAM_TIMEOUT,
+            ) as response:
+                if not response.ok:
+                    raise _error_of(response, await response.read())
+                yield response.content.iter_any()
         except (aiohttp.ClientError, OSError) as error:
             raise NoServerError(
                 url=self._url, source=self._address.source, problem=_describe(error)

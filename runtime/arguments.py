@@ -68,6 +68,15 @@ def future_time(text: str) -> datetime:
     return time
 
 
+def filter_pair(text: str) -> tuple[str, str]:
+    """Read a filter, for `type=`: a name and a value."""
+    name, equals, value = text.partition("=")
+    if name and equals:
+        return name, value
+    message = f"must be a name and a value, like topic=gift-card.updated, not {text!r}"
+    raise argparse.ArgumentTypeError(message)
+
+
 def readable_file(text: str) -> Path:
     """Read the path of a file that can be read, for `type=`."""
     path = Path(text)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
 # What finds nothing to print.
-WITHOUT = {("serve",), ("sign",)}
+WITHOUT = {("serve",), ("sign",), ("listen",)}
 
-# What needs the main thread: tests/commands/test_simulate.py.
-ELSEWHERE = {("simulate",)}
+# What needs the main thread, and what prints an object a line: test_simulate.py and test_tail.py have these.
+ELSEWHERE = {("simulate",), ("tail",)}
 
 # How each is called; "{url}" is a server's address. Those of the first table ask a fake server, which knows what
 # no real one would do at once; those of the second look at real refusals and into a real database.
