@@ -76,6 +76,10 @@ class HiddenHeadError(NotFoldedError):
     """{projection} has not yet folded up to {position}."""
 
 
+class TooManyListsError(LoopledgerError):
+    """All {limit} whole lists that may be read at one time are being read; try again later."""
+
+
 class UnstorableError(LoopledgerError):
     """{field} {problem}."""
 

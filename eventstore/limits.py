@@ -99,6 +99,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Histories that a process keeps in memory as JSON, those asked for last (about 1 KB an event); of one, a quarter.
     history_bytes: Positive = 32 * MIB
 
+    # Whole lists, as CSV or NDJSON: how many a process reads at one time, each on a connection of its own, and how long
+    # one may take. Who leaves what is written unread for `write_seconds` is cut off.
+    whole_lists: Positive = 4
+    whole_list_seconds: Seconds = 600.0
+
     # Live streams of one process, and those of one key; what is kept for one that does not take it yet; what one that
     # begins in the past reads at a time, and how many do so at one time; and how often one says that it is there. Who
     # leaves what is written unread for `write_seconds` is cut off.

@@ -38,6 +38,7 @@ from eventstore.query.live_states import StateFeed
 from eventstore.query.log_status import LogStatusReader
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
+from eventstore.query.whole_lists import WholeLists
 from eventstore.rebuild.build import Dependencies
 from eventstore.rebuild.conductor import Conductor
 from eventstore.rebuild.pool import BuilderPool
@@ -243,6 +244,7 @@ def context_of(
         quarantine=quarantine,
         lists=ListReader(database),
         event_lists=EventLists(database),
+        whole_lists=WholeLists(database, ListReader(database), limits),
         misses=Misses(limits),
         readiness=readiness,
         live=live_streams(parts, limits, authenticator),

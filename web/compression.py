@@ -2,7 +2,6 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
 
@@ -43,12 +42,3 @@ async def compress(body: bytes) -> bytes:
     if len(body) < LARGE_BYTES:
         return zlib.compress(body, LEVEL, GZIP)
     return await asyncio.to_thread(zlib.compress, body, LEVEL, GZIP)
-
-
-async def compress_chunks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same of a body that comes in chunks."""
-    compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
-    async for chunk in chunks:
-        if made := compressor.compress(chunk):
-            yield made
-    yield compressor.flush()

@@ -18,6 +18,7 @@ from eventstore.query.history import History
 from eventstore.query.listing import ListReader
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
+from eventstore.query.whole_lists import WholeLists
 from eventstore.rejections import Rejections
 from providers.provider import Provider
 from verification.verifier import Verifier
@@ -66,6 +67,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: Quarantine
     lists: ListReader
     event_lists: EventLists
+    whole_lists: WholeLists
     misses: Misses
     readiness: Readiness
     live: LiveStreams

@@ -99,6 +99,10 @@ class KeyTooBusyError(LoopledgerError):
     """Too many requests with this key; try again in {seconds} s."""
 
 
+class NotAcceptableError(LoopledgerError):
+    """Nothing that Accept names can be had here; there is {available}."""
+
+
 class NotReportedError(LoopledgerError):
     """The processes of this server did not report their metrics in time."""
 

@@ -1,10 +1,8 @@
 """Answers that are written in other ways than as JSON made of a Struct."""
 
-from collections.abc import AsyncIterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import msgspec
-from aiohttp import web
 
 
 @runtime_checkable
@@ -37,28 +35,11 @@ class EncodedJson(msgspec.Struct, frozen=True):
 
 
 class EncodedPage(msgspec.Struct, frozen=True):
-    """A page of a list that is JSON already. `next` is the cursor of the next page, or None on the last."""
+    """A page of a list that is JSON already, made from this `version` of something.
+
+    `next` is the cursor of the next page, or None on the last.
+    """
 
     body: bytes
     next: str | None
-
-
-class Streamed(msgspec.Struct, frozen=True):
-    """An answer that is written piece by piece, as its reader takes it. `chunks` are closed however that ends."""
-
-    content_type: str
-    chunks: AsyncIterator[bytes]
-
-    async def write(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
-        """Write it all. Whoever asks by HEAD gets the headers alone."""
-        response = web.StreamResponse(headers={**headers, "Content-Type": self.content_type})
-        try:
-            await response.prepare(request)
-            if request.method != "HEAD":
-                async for chunk in self.chunks:
-                    await response.write(chunk)
-            await response.write_eof()
-        finally:
-            if (close := getattr(self.chunks, "aclose", None)) is not None:
-                await close()
-        return response
+    version: str = ""

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from eventstore.errors import HiddenHeadError, LoopledgerError, NotFoldedError, UnavailableError
+from eventstore.query.whole_lists import WholeList
 from web.access import Access, Scope
 from web.auth import ACCESS, log_secrets_read, require
 from web.context import Context
@@ -26,10 +27,11 @@ from web.errors import (
     TooManyError,
     TooManyReadsError,
 )
-from web.formats import EncodedJson, EncodedPage, Negotiated, Streamed
+from web.formats import EncodedJson, EncodedPage, Negotiated
 from web.live import LiveAnswer
 from web.parameters import NoParameters, ParameterReader, at_least_of, read_body
 from web.representation import represent
+from web.whole import JSON, LIST_MEDIA, ListWriter, check_no_page, chosen_media
 
 # The errors that any route of the JSON API may answer with.
 COMMON_ERRORS = (
@@ -51,6 +53,8 @@ CacheControl: TypeAlias = Literal["no-store", "private, no-cache"]
 # What has no entity tag: it is about a moment.
 OF_THE_MOMENT = frozenset({"health", "metrics"})
 
+WholeHandler: TypeAlias = Callable[[Context, Access, Any, Any], Awaitable[WholeList]]
+
 Handler: TypeAlias = Callable[[Context, Access, Any, Any], Awaitable[Any]]
 
 
@@ -61,9 +65,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     takes the place of those of the query. `answer` is the type of the response's body: a Struct, written as JSON, or
     bytes; a handler may give it encoded, streamed or negotiated (web.formats), or wrapped in an Answer. `statuses` are
     the statuses that an answer can have, the usual one first; `errors` are those that can take its place (see
-    web.problems). `cache_control` says who may keep it. `live`: the answer goes on, as Server-Sent Events whose data
-    are `answer`. A route without a handler is served by web.ingest. `per_merchant`: a key of some merchants may use it,
-    and what it answers obeys the visibility of its access; else it is about the whole store.
+    web.problems). `cache_control` says who may keep it. Of a list, `whole` says what is to be written where CSV or
+    NDJSON is asked for. `live`: the answer goes on, as Server-Sent Events whose data are `answer`. A route without a
+    handler is served by web.ingest. `per_merchant`: a key of some merchants may use it, and what it answers obeys the
+    visibility of its access; else it is about the whole store.
 
     The document of the API (web.openapi) says all of this, and: the `headers` that a request may have, as a Struct;
     the `media_types` of the answer if they are not those that follow from its type; an `example` of it and the
@@ -91,6 +96,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None = None
     documented: bool = True
     cache_control: CacheControl = "no-store"
+    whole: WholeHandler | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -127,7 +133,13 @@ def request_handler(
             raise BadBodyError(
                 problem="there must be none; parameters stand in the path and the query"
             )
+        media = JSON if route.whole is None else chosen_media(request, LIST_MEDIA)
         try:
+            if route.whole is not None and media != JSON:
+                check_no_page(request, media)
+                whole = await route.whole(context, access, path, given)
+                writer = ListWriter(request, media, {hdrs.CACHE_CONTROL: route.cache_control})
+                return await writer.write(context.whole_lists, whole, context.limits)
             answer = await handler(context, access, path, given)
         except NotFoldedError as error:
             if access.visibility.merchants is None:
@@ -152,11 +164,12 @@ async def _respond(request: web.Request, route: Route, answer: object) -> web.St
     match answer:
         case EncodedJson(body, version):
             response = web.Response(body=body, status=status, content_type="application/json")
-        case EncodedPage(body, following):
+        case EncodedPage(body, following, version):
             response = web.Response(body=body, status=status, content_type="application/json")
+            add_vary(response, hdrs.ACCEPT)
             if following is not None:
                 response.headers["Link"] = next_link(request, following)
-        case Streamed() | LiveAnswer():
+        case LiveAnswer():
             return await answer.write(request, headers)
         case bytes():
             response = bytes_response(answer)

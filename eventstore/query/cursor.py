@@ -39,10 +39,14 @@ class Page(msgspec.Struct, Generic[Item, Cursor], frozen=True):
 
 
 class JsonPage(msgspec.Struct, frozen=True):
-    """One page whose items are JSON already. `next` is the cursor of the next page, or None on the last."""
+    """One page whose items are JSON already. `next` is the cursor of the next page, or None on the last.
+
+    `version` is what they were made from, if the listing says so: of states, the generation.
+    """
 
     items: list[str]
     next: str | None
+    version: str = ""
 
     @property
     def body(self) -> bytes:

@@ -125,14 +125,19 @@ class EventLists:
             following = encode_cursor(asked, found[limit - 1]["key"])
         return JsonPage([row["item"] for row in found[:limit]], following)
 
+    async def last_complete(self) -> int:
+        """Up to which position no event is missing."""
+        through: int = await self._database.fetchval(
+            QUERIES["read_complete"], self._database.distributed
+        )
+        return through
+
     async def _span(
         self, question: Question, after: int, begin: int | None, *, descending: bool
     ) -> tuple[Mapping[str, Any], Span]:
         """Where the page may be, and the filters that are left."""
         filters = dict(question.filters)
-        through: int = await self._database.fetchval(
-            QUERIES["read_complete"], self._database.distributed
-        )
+        through = await self.last_complete()
         if isinstance(since := filters.pop("recorded_since", None), datetime):
             after = max(after, await self._lists.first_recorded(since) - 1)
         if isinstance(before := filters.pop("recorded_before", None), datetime):

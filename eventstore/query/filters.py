@@ -14,6 +14,7 @@ from eventstore.fold.generation import EFFECTIVE_AT, SCHEMA
 from eventstore.fold.indexes import TIE_BREAKER, beginning, quoted, sort_key, words
 from eventstore.fold.projection import STATE_COLUMNS, Projection
 from eventstore.query.listing import Filter, Key, Listing
+from eventstore.query.queries import QUERIES
 from eventstore.query.row_json import Field
 
 # A whole number that Postgres can hold.
@@ -38,6 +39,7 @@ def states_listing(projection: Projection[Any]) -> Listing:
         name=projection.name,
         query="list_states",
         words={"table": f"{SCHEMA}.{identifier(projection.name)}"},
+        version=QUERIES["generation_of"].format(name=identifier(projection.name)),
         fields={field.name: field for field in _fields(projection)},
         filters=filters_of(projection),
         sorts=sorts_of(projection),

@@ -85,8 +85,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What a list offers. `query` names its statement in query.sql, `words` are what stands for placeholders there.
 
     `merchant` is SQL for whose thing a row is; `merchant_value` is what a merchant's id is there. A list without it has
-    nothing for a key that is bound to merchants. The keys of a sort are together unique; `default_sort` is the first
-    one if it is empty.
+    nothing for a key that is bound to merchants. `version` is SQL for what all rows were made from, as text. The keys
+    of a sort are together unique; `default_sort` is the first one if it is empty.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     merchant: str | None
     merchant_value: Callable[[str], str] = str
     default_sort: str = ""
+    version: str | None = None
 
     @property
     def sort_words(self) -> tuple[str, ...]:
@@ -200,7 +201,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             **self.words,
             item=text_columns(fields, revealed=revealed)
             if columns
-            else f"{json_object(fields, revealed=revealed)} AS item, ARRAY[{key}] AS key",
+            else f"{json_object(fields, revealed=revealed)} AS item, ARRAY[{key}] AS key"
+            + ("" if self.version is None else f", {self.version} AS version"),
             conditions=CONDITIONS,
             order=", ".join(key.expression + direction for key in keys),
             at_most=AT_MOST,
@@ -248,7 +250,8 @@ class ListReader:
         )
         rows = await self._database.fetch(sql, *values)
         following = encode_cursor(asked, rows[limit - 1]["key"]) if len(rows) > limit else None
-        return JsonPage([row["item"] for row in rows[:limit]], following)
+        version = rows[0]["version"] if rows and listing.version is not None else ""
+        return JsonPage([row["item"] for row in rows[:limit]], following, version)
 
     async def resolve(self, listing: Listing, question: Question) -> Question:
         """The same question with positions in place of recorded times."""

@@ -2,6 +2,10 @@
 -- States of a projection's live generation, as a listing makes rows, conditions and an order of them.
 SELECT {item} FROM {table} WHERE {conditions} ORDER BY {order} {at_most}
 
+-- generation_of --
+-- The live generation of a projection, as text, beside a state of it.
+(SELECT generation::text FROM projections WHERE name = '{name}' AND status = 'live')
+
 -- list_events --
 -- Events after position $1 up to $2.
 SELECT {item} FROM events WHERE position > $1 AND position <= $2 AND {conditions} ORDER BY {order} {at_most}
@@ -66,6 +70,10 @@ LEFT JOIN refiled AS r
     ON r.projection = p.name AND r.generation = p.generation AND r.refiled_to = $2 AND r.position > $3
 WHERE p.name = $1 AND p.status = 'live'
 GROUP BY p.generation, p.checkpoint
+
+-- whole_list --
+-- A list, without pages, as COPY writes it.
+SELECT {columns} FROM ({list}) AS list
 
 -- first_recorded --
 -- The first position that was recorded at the time $1 or later, or will be.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -35,6 +35,13 @@ COMMON = (
 
 # How many owners of one id an AmbiguousError names.
 MOST_OWNERS = 20
+
+
+class Found(NamedTuple):
+    """A state as JSON, and the generation that it is of."""
+
+    json: str
+    generation: str
 
 
 class States:
@@ -81,8 +88,8 @@ class States:
         owner: Mapping[str, str],
         at_least: int = 0,
         fields: tuple[str, ...] | None = None,
-    ) -> str:
-        """The state of the one thing of this id, as JSON; `owner` says whose, by merchant_id and provider.
+    ) -> Found:
+        """The state of the one thing of this id; `owner` says whose, by merchant_id and provider.
 
         Raises NotFoundError, AmbiguousError, NotFoldedError, NotSetUpError.
         """
@@ -98,8 +105,7 @@ class States:
                 owners, visibility, limit=MOST_OWNERS, columns=True
             )
             raise ambiguous(id_, [tuple(row) for row in await self._fetch(sql, *values)])
-        state: str = rows[0]["item"]
-        return state
+        return Found(rows[0]["item"], rows[0]["version"])
 
     async def find_by_secret(self, visibility: Visibility, name: str, value: str) -> JsonPage:
         """The states whose secret field `name` is exactly this, deleted ones too, masked; no more than MOST_OWNERS."""

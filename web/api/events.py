@@ -11,6 +11,7 @@ from eventstore.log.events import EventWithHeaders, ListedEvent, Recorded
 from eventstore.log.failover import FailoverStatus
 from eventstore.query.cursor import Page
 from eventstore.query.events import EVENTS
+from eventstore.query.whole_lists import WholeList
 from web.access import Access
 from web.api.headers import parse_headers
 from web.api.lists import ListQuery, list_query_of, question_of
@@ -19,6 +20,7 @@ from web.formats import EncodedPage
 from web.header_block import decode_headers
 from web.parameters import NoParameters, Position, PositionOrZero
 from web.route import COMMON_ERRORS, Route
+from web.whole import LIST_ERRORS, LIST_MEDIA
 
 
 class EventPath(msgspec.Struct, frozen=True):
@@ -57,6 +59,14 @@ async def list_events(
         after=query.after,
     )
     return EncodedPage(page.body, page.next)
+
+
+async def whole_events(
+    context: Context, access: Access, _: NoParameters, query: EventsQuery
+) -> WholeList:
+    """All of them."""
+    given = (query.after, await context.event_lists.last_complete())
+    return WholeList(EVENTS, question_of(EVENTS, query), access.visibility, given)
 
 
 async def show_event(
@@ -98,9 +108,11 @@ ROUTES = [
         method="GET",
         path="/v1/events",
         handler=list_events,
+        whole=whole_events,
+        media_types=LIST_MEDIA,
         query=list_query_of(EVENTS, "EventListQuery", base=EventsQuery),
         answer=Page[ListedEvent, str],
-        errors=(*COMMON_ERRORS, CursorError),
+        errors=(*COMMON_ERRORS, CursorError, *LIST_ERRORS),
         per_merchant=True,
         scope="read",
         cache_control="private, no-cache",

@@ -22,12 +22,14 @@ from eventstore.fold.status import GenerationStatus, ProjectionStatus, Rebuild
 from eventstore.log.streams import stream_part
 from eventstore.query.cursor import Page
 from eventstore.query.records import GENERATIONS, QUARANTINE
+from eventstore.query.whole_lists import WholeList
 from web.access import Access
 from web.api.lists import ListQuery, list_query_of, question_of
 from web.context import Context
 from web.formats import EncodedPage
 from web.parameters import NoParameters, Position
 from web.route import COMMON_ERRORS, Answer, Route
+from web.whole import LIST_ERRORS, LIST_MEDIA
 
 # How long a response waits for what was asked for to be done, and how often it looks, in seconds.
 DONE_SECONDS = 10.0
@@ -136,6 +138,22 @@ async def list_quarantine(
         given=[_known(context, path.name)],
     )
     return EncodedPage(page.body, page.next)
+
+
+async def whole_quarantine(
+    context: Context, access: Access, path: ProjectionPath, query: ListQuery
+) -> WholeList:
+    """All of them."""
+    given = (_known(context, path.name),)
+    return WholeList(QUARANTINE, question_of(QUARANTINE, query), access.visibility, given)
+
+
+async def whole_generations(
+    context: Context, access: Access, _: NoParameters, query: ListQuery
+) -> WholeList:
+    """All of them."""
+    given = (context.registry.fingerprints,)
+    return WholeList(GENERATIONS, question_of(GENERATIONS, query), access.visibility, given)
 
 
 async def list_generations(
@@ -258,9 +276,11 @@ ROUTES = [
         method="GET",
         path="/v1/generations",
         handler=list_generations,
+        whole=whole_generations,
+        media_types=LIST_MEDIA,
         query=list_query_of(GENERATIONS, "GenerationListQuery"),
         answer=Page[GenerationStatus, str],
-        errors=(*COMMON_ERRORS, CursorError),
+        errors=(*COMMON_ERRORS, CursorError, *LIST_ERRORS),
         scope="read",
     ),
     Route(
@@ -333,10 +353,12 @@ ROUTES = [
         method="GET",
         path=f"{_ONE}/quarantine",
         handler=list_quarantine,
+        whole=whole_quarantine,
+        media_types=LIST_MEDIA,
         path_parameters=ProjectionPath,
         query=list_query_of(QUARANTINE, "QuarantineListQuery"),
         answer=Page[QuarantinedEvent, str],
-        errors=(*COMMON_ERRORS, CursorError, NotSetUpError, NotFoundError),
+        errors=(*COMMON_ERRORS, CursorError, *LIST_ERRORS, NotSetUpError, NotFoundError),
         per_merchant=True,
         scope="read",
     ),

@@ -17,6 +17,7 @@ from eventstore.errors import (
 )
 from eventstore.query.cursor import Page
 from eventstore.query.records import REJECTIONS
+from eventstore.query.whole_lists import WholeList
 from eventstore.rejections import Rejection, RejectionWithRequest
 from providers.provider import Recognised, UnidentifiedError, UnparsableError
 from verification.delivery import Delivery
@@ -33,6 +34,7 @@ from web.ingest.headers import REJECTION_HEADER
 from web.ingest.receiver import new_event, recognise
 from web.parameters import LARGEST, NoParameters
 from web.route import COMMON_ERRORS, Route
+from web.whole import LIST_ERRORS, LIST_MEDIA
 
 NAMESPACE = uuid.UUID("6a2f6c0e-2f0b-5c5e-9d7b-3c1f4f6d1a55")
 
@@ -72,6 +74,13 @@ async def list_rejections(
         cursor=query.cursor,
     )
     return EncodedPage(page.body, page.next)
+
+
+async def whole_rejections(
+    _context: Context, access: Access, _: NoParameters, query: ListQuery
+) -> WholeList:
+    """All of them."""
+    return WholeList(REJECTIONS, question_of(REJECTIONS, query), access.visibility)
 
 
 async def show_rejection(
@@ -180,9 +189,11 @@ ROUTES = [
         method="GET",
         path="/v1/rejections",
         handler=list_rejections,
+        whole=whole_rejections,
+        media_types=LIST_MEDIA,
         query=list_query_of(REJECTIONS, "RejectionListQuery"),
         answer=Page[Rejection, str],
-        errors=(*COMMON_ERRORS, CursorError),
+        errors=(*COMMON_ERRORS, CursorError, *LIST_ERRORS),
         scope="read",
     ),
     Route(

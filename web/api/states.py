@@ -21,6 +21,7 @@ from eventstore.query.filters import states_listing
 from eventstore.query.history_fold import Step
 from eventstore.query.listing import Listing
 from eventstore.query.states import row_type_of
+from eventstore.query.whole_lists import WholeList
 from web.access import Access
 from web.api.lists import ListQuery, fields_of, list_query_of, question_of
 from web.context import Context
@@ -28,6 +29,7 @@ from web.errors import BadBodyError, TooLargeError, TooManyMissesError, TooSlowE
 from web.formats import EncodedJson, EncodedPage
 from web.parameters import NoParameters, PageLimit, PositionOrZero
 from web.route import COMMON_ERRORS, Route
+from web.whole import LIST_ERRORS, LIST_MEDIA
 
 AtLeast = Annotated[
     PositionOrZero,
@@ -133,7 +135,13 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             query.limit,
             query.at_least,
         )
-        return EncodedPage(page.body, page.next)
+        return EncodedPage(page.body, page.next, page.version)
+
+    async def whole_list(
+        context: Context, access: Access, _: NoParameters, query: StatesQuery
+    ) -> WholeList:
+        await context.states[name].wait_for(query.at_least)
+        return WholeList(listing, question_of(listing, query), access.visibility)
 
     async def show_state(
         context: Context,
@@ -145,7 +153,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
         found = await context.states[name].find(
             access.visibility, path.id, query.owner, query.at_least, query.fields
         )
-        return EncodedJson(f"{found}\n".encode())
+        return EncodedJson(f"{found.json}\n".encode(), found.generation)
 
     async def show_history(
         context: Context, access: Access, path: ThingPath, query: HistoryQuery
@@ -183,9 +191,11 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             method="GET",
             path=path,
             handler=list_states,
+            whole=whole_list,
+            media_types=LIST_MEDIA,
             query=list_query_of(listing, f"{projection.state.__name__}ListQuery", base=StatesQuery),
             answer=page[row_type, str],
-            errors=(*COMMON_ERRORS, CursorError, NotFoldedError, NotSetUpError),
+            errors=(*COMMON_ERRORS, CursorError, *LIST_ERRORS, NotFoldedError, NotSetUpError),
             scope="read",
             per_merchant=True,
         ),

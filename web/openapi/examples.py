@@ -68,6 +68,7 @@ BY_NAME: Mapping[str, object] = {
 
 # The facts of errors in examples, by their names.
 FACTS: Mapping[str, object] = {
+    "available": "application/json, text/csv, application/x-ndjson",
     "checkpoint": 16,
     "deliveries": 10_000,
     "encoding": "gzip",
