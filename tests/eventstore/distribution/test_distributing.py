@@ -108,7 +108,7 @@ async def test_what_orders_and_leads_stays_on_the_coordinator(
         " AND c.relname !~ 'citus|^pg_' ORDER BY 1"
     )
     assert [name for (name,) in local] == [
-        *("leadership", "log_head", "log_scan", "projections", "quarantine", "refiled"),
+        *("keys", "leadership", "log_head", "log_scan", "projections", "quarantine", "refiled"),
         *("rejections", "schema_versions", "timelines"),
     ]
 
