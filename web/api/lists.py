@@ -22,7 +22,7 @@ def list_query_of(
     listing: Listing, name: str, base: type[msgspec.Struct] = ListQuery
 ) -> type[msgspec.Struct]:
     """The query parameters of a list: those of `base`, the sorts and fields of the listing, and its filters."""
-    default = listing.sort_words[0]
+    default = listing.usual_sort
     sort: Any = Literal[listing.sort_words]
     described = [
         (

@@ -12,6 +12,7 @@ from eventstore.limits import Limits
 from tests.conftest import StartLoopledger
 from tests.support import Client
 from tests.support.keys import key_in
+from tests.support.rebuilding import eventually
 
 CARDS = (
     ("g-1", 500, "USD", "ACTIVE", "2026-01-03T00:00:00Z"),
@@ -248,6 +249,25 @@ async def test_quarantine_and_generations_are_filtered(client: Client) -> None:
     assert (await client.get("/v1/generations?status=retired")).json["items"] == []
     unknown = await client.get("/v1/generations?status=dead")
     assert "catching-up" in unknown.json["detail"]
+
+
+async def test_rejections_come_the_newest_first_and_are_filtered(client: Client) -> None:
+    await client.loopz("location.created", b"no JSON")
+    await client.request("POST", "/webhooks/fitbank", data=b"none here either")
+
+    async def listed(query: str) -> list[int]:
+        items = (await client.get(f"/v1/rejections{query}")).json["items"]
+        return [item["id"] for item in items]
+
+    async def both_are_there() -> bool:
+        return len(await listed("")) == 2
+
+    await eventually(both_are_there)
+    assert await listed("") == [2, 1]
+    assert await listed("?sort=id") == [1, 2]
+    assert await listed("?cause=UNPARSABLE&verified=true&limit=1") == [2]
+    assert len(await listed("?provider=fitbank")) == 1
+    assert await listed("?verified=false") == []
 
 
 async def test_a_key_of_one_merchant_lists_only_what_is_of_it(
