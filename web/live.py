@@ -252,10 +252,16 @@ class LiveAnswer(msgspec.Struct, frozen=True):
         place = subscription.place if told or not self.private else None
         await self._send(stream, response, start + self.form.beat(place))
         beat = clock() + self.streams.limits.heartbeat_seconds
+        last = subscription.place.position if told else 0
         while True:
             batch = await subscription.next(beat - clock())
             if subscription.ended:
                 break
+            if batch.items:
+                last = batch.items[-1].position
+            elif self.private:
+                # How far others' things reach is nobody else's business, not even where all begins again.
+                batch = batch._replace(place=batch.place._replace(position=last))
             async for chunk in self._chunks(batch, due=clock() >= beat):
                 await self._send(stream, response, chunk)
                 beat = clock() + self.streams.limits.heartbeat_seconds

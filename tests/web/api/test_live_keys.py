@@ -58,6 +58,22 @@ async def test_a_key_of_one_merchant_is_told_nothing_of_others_nor_how_far_the_l
         assert [id_ for id_ in ids if id_ not in {"0", "1-0"}] == told, path
 
 
+async def test_a_promotion_does_not_tell_a_key_of_one_merchant_how_far_the_log_is(
+    client: Client, dsn: str
+) -> None:
+    bearer = Client(client.session, await key_in(dsn, merchants=["m-1"]))
+    for merchant in ("m-1", "m-2"):
+        await client.loopz("location.updated", {"id": "a"}, merchant=merchant)
+    await client.get("/v1/locations?at_least=2")
+    async with reading(bearer, "/v1/locations/stream?after=0") as stream:
+        assert (await stream.next()).id == "1-1"
+        await client.request("POST", "/v1/projections/locations/rebuild?promote=true")
+        message = await stream.next(60)
+        assert (message.id, message.event) == ("2-1", "reset")
+        await client.loopz("location.updated", {"id": "a", "name": "b"})
+        assert (await stream.next()).id == "2-3"
+
+
 async def test_bodies_are_told_to_those_who_may_see_them(client: Client, dsn: str) -> None:
     may = Client(client.session, await key_in(dsn, "read", "raw"))
     may_not = Client(client.session, await key_in(dsn, "read"))
