@@ -160,7 +160,8 @@ async def test_states_are_listed_by_indexes(filled: "Connection[Record]", name: 
     for what, question in questions_of(listing):
         for who in (ALL, Visibility(("rare",)), Visibility(("rare", "usual1"))):
             plan = await plan_of(filled, listing.statement(question, who, limit=51))
-            if sequential(plan):
+            # Of projections there are few rows; one of them says which generation is live.
+            if sequential(plan, small=["projections"]):
                 by_scan.append((what, who.merchants))
             if not question.filters and who is ALL and sorted_whole(plan):
                 by_sort.append(what)
