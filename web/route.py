@@ -24,6 +24,7 @@ from web.errors import (
     KeyTooBusyError,
     MalformedHeaderError,
     MissingKeyError,
+    NotAcceptableError,
     TooManyError,
     TooManyReadsError,
 )
@@ -41,6 +42,7 @@ COMMON_ERRORS = (
     InvalidKeyError,
     InsufficientScopeError,
     KeyTooBusyError,
+    NotAcceptableError,
     TooManyError,
     TooManyReadsError,
     UnavailableError,
@@ -116,6 +118,7 @@ def request_handler(
     read_path = ParameterReader(route.path_parameters, context.limits).read
     read_query = ParameterReader(route.query, context.limits).read
     body_type = route.body
+    offered = _offered(route)
     waits = "at_least" in route.query.__struct_fields__
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -133,7 +136,7 @@ def request_handler(
             raise BadBodyError(
                 problem="there must be none; parameters stand in the path and the query"
             )
-        media = JSON if route.whole is None else chosen_media(request, LIST_MEDIA)
+        media = chosen_media(request, offered) if offered else JSON
         try:
             if route.whole is not None and media != JSON:
                 check_no_page(request, media)
@@ -150,6 +153,14 @@ def request_handler(
         return await _respond(request, route, answer)
 
     return handle
+
+
+def _offered(route: Route) -> tuple[str, ...]:
+    """What a request may choose of: lists are there in several forms. Nothing where it is not asked for its choice."""
+    if route.whole is not None:
+        return LIST_MEDIA
+    fixed = route.live or route.answer is bytes or route.media_types or route.scope in OF_THE_MOMENT
+    return () if fixed else (JSON,)
 
 
 async def _respond(request: web.Request, route: Route, answer: object) -> web.StreamResponse:

@@ -24,7 +24,7 @@ JSON, CSV, NDJSON = "application/json", "text/csv", "application/x-ndjson"
 LIST_MEDIA = (JSON, CSV, NDJSON)
 
 # What can go wrong with whole lists.
-LIST_ERRORS = (NotAcceptableError, TooManyListsError)
+LIST_ERRORS = (TooManyListsError,)
 
 FORMATS: Mapping[str, ListFormat] = {CSV: "csv", NDJSON: "ndjson"}
 

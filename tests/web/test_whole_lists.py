@@ -150,6 +150,16 @@ async def test_what_cannot_be_had_is_refused_with_what_there_is(client: Client) 
     assert answer.json["available"] == "application/json, text/csv, application/x-ndjson"
 
 
+async def test_what_is_json_only_is_not_answered_to_who_wants_something_else(
+    client: Client,
+) -> None:
+    answer = await get(client, "/v1/projections", CSV)
+    assert (answer.status, answer.json["available"]) == (406, "application/json")
+    assert (await get(client, "/v1/projections", "text/html, */*;q=0.1")).status == 200
+    # Whoever looks after the server is answered, whatever they say.
+    assert (await get(client, "/healthz", "text/html")).status == 200
+
+
 async def test_a_whole_list_has_no_pages(client: Client) -> None:
     answer = await get(client, "/v1/events?limit=5", CSV)
     assert (answer.status, answer.json["parameter"]) == (400, "limit")
