@@ -195,7 +195,7 @@ def test_a_second_server_on_the_same_data_is_refused(
         ({"LOOPLEDGER_PORT": "http"}, "port must be a whole number from 0 to 65535, not 'http'"),
         ({"LOOPLEDGER_HOST": "0.0.0.0"}, "Refusing to listen on 0.0.0.0"),  # noqa: S104
         (
-            {"LOOPLEDGER_HOST": "192.0.2.7", "LOOPLEDGER_INSECURE": "true"},
+            {"LOOPLEDGER_HOST": "192.0.2.7", "LOOPLEDGER_ACCEPT_UNVERIFIED": "true"},
             "Cannot assign requested address. LOOPLEDGER_HOST must be an address of this machine.",
         ),
         (
