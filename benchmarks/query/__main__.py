@@ -16,7 +16,7 @@ processes of the server, with Postgres. What deliveries take while nobody asks i
 Postgres takes of an answer, ask without deliveries: `--ingest 0`.
 
 In the end 200 live streams follow the events of one merchant and topic, while all others come in: how long after its
-200 an event is there, on each of them.
+200 an event is there, on each of them. Then all cards are read as CSV.
 
 `--data DIRECTORY` keeps the log and the states there, or takes those that an earlier run with the same sizes has left.
 `--against CHECKOUT` adds the Loopledger of another checkout of this project, which must have the same schema: it

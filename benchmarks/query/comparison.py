@@ -22,6 +22,7 @@ from benchmarks.query.data import Data, random_cards
 from benchmarks.query.questions import Question, questions
 from benchmarks.query.report import BARE, LOOPLEDGER, Report, Run, ratios_of, results
 from benchmarks.query.streams import Streams, measure_streams
+from benchmarks.query.whole_list import WholeList, read_cards
 from benchmarks.rebuild.events import Plan
 
 # Deliveries come over so many connections, each of which rests between two of them.
@@ -48,6 +49,7 @@ class QueryComparison:
         self._bytes: dict[str, int] = {}
         self._runs: list[Run] = []
         self._streams: Streams | None = None
+        self._csv: WholeList | None = None
         # Seconds that each delivery takes of the processes that answer.
         self._ingest_cpu = 0.0
 
@@ -62,6 +64,8 @@ class QueryComparison:
             await self._measure_ingest()
             await self._take_turns()
             await self._follow()
+            show_progress("all cards as CSV")
+            self._csv = await read_cards(self._servers[LOOPLEDGER])
         return self._report()
 
     async def _start(self, stack: AsyncExitStack, data: Data) -> None:
@@ -197,6 +201,7 @@ class QueryComparison:
             against=str(given.against) if given.against else None,
             bytes=self._bytes,
             streams=self._streams,
+            csv=self._csv,
             runs=self._runs,
             ingest_cpu_us=self._ingest_cpu * 1e6,
             results=results(self._runs),

@@ -18,6 +18,7 @@ from benchmarks.harness.report import (
     write_table,
 )
 from benchmarks.query.streams import Streams
+from benchmarks.query.whole_list import WholeList
 
 BARE, LOOPLEDGER = "bare handler", "loopledger"
 
@@ -69,6 +70,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     against: str | None
     bytes: dict[str, int]
     streams: Streams | None
+    csv: WholeList | None
     runs: list[Run]
     results: list[Result]
     ratios: list[Ratio]
@@ -128,6 +130,11 @@ def _notes(report: Report) -> Iterator[str]:
         yield (
             f"{told.streams} filtered live streams told each of {told.events} events within "
             f"{told.p50_ms:,.0f} ms (p50), {told.p99_ms:,.0f} ms (p99), {told.max_ms:,.0f} ms (max) of its 200"
+        )
+    if (csv := report.csv) is not None:
+        yield (
+            f"{csv.rows:,} cards as CSV in {csv.seconds:,.1f} s: {csv.rows / csv.seconds:,.0f} rows/s; memory "
+            f"{csv.memory_before / 2**20:,.0f} MiB before, {csv.memory_most / 2**20:,.0f} at most"
         )
     sizes = ", ".join(f"{name} {size:,}" for name, size in report.bytes.items())
     yield f"bytes of an answer: {sizes}"

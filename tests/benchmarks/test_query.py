@@ -27,5 +27,6 @@ def test_every_question_is_answered_beside_a_bare_handler() -> None:
     }
     assert report["streams"]["streams"] == 3
     assert report["streams"]["events"] > 0
+    assert report["csv"]["rows"] > 100
     assert {ratio["at"] for ratio in report["ratios"]} == {f"{name}, 2" for name in QUESTIONS}
     assert all(run["per_second"] > 0 and run["ingest_per_second"] > 0 for run in report["runs"])
