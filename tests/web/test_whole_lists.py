@@ -5,7 +5,9 @@ import csv
 import gzip
 import io
 import json
+import socket
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -186,10 +188,8 @@ async def test_so_many_are_read_at_one_time(start: StartLoopledger) -> None:
         assert (await get(Client(session), "/v1/events", NDJSON)).status == 200
 
 
-@pytest.mark.parametrize("media", [CSV, NDJSON])
-async def test_a_list_that_breaks_off_does_not_look_whole(
-    client: Client, connection: "Connection[Record]", media: str
-) -> None:
+async def many_locations(client: Client, connection: "Connection[Record]") -> None:
+    """Have more rows than any buffer holds: some 40 MB of them."""
     await client.loopz("location.created", {"id": "x", "name": "y" * 500})
     await client.get("/v1/locations?at_least=1")
     columns = ", ".join(
@@ -203,6 +203,13 @@ async def test_a_list_that_breaks_off_does_not_look_whole(
         f"INSERT INTO projected.locations_1 (stream, {columns})"  # noqa: S608 - names of columns
         f" SELECT stream || n, {columns} FROM projected.locations_1, generate_series(1, 60000) AS n"
     )
+
+
+@pytest.mark.parametrize("media", [CSV, NDJSON])
+async def test_a_list_that_breaks_off_does_not_look_whole(
+    client: Client, connection: "Connection[Record]", media: str
+) -> None:
+    await many_locations(client, connection)
     with capture_logs() as logs:
         async with client.session.get("/v1/locations", headers={"Accept": media}) as response:
             assert response.status == 200
@@ -214,6 +221,32 @@ async def test_a_list_that_breaks_off_does_not_look_whole(
             with pytest.raises(aiohttp.ClientError):
                 await response.read()
     assert "list_broken_off" in [line["event"] for line in logs]
+
+
+async def test_a_reader_that_does_not_read_is_cut_off(
+    start: StartLoopledger, connection: "Connection[Record]"
+) -> None:
+    limits = Limits(write_seconds=0.5, poll_seconds=0.05, pool_connections=5)
+    async with (
+        start(limits=limits) as loopledger,
+        aiohttp.ClientSession(loopledger.url) as session,
+    ):
+        client = Client(session)
+        await many_locations(client, connection)
+        # A small buffer: what the system takes for a reader would hold much of the list.
+        with socket.socket() as reader, capture_logs() as logs:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.settimeout(0)
+            url = urlsplit(loopledger.url)
+            await asyncio.get_running_loop().sock_connect(reader, (url.hostname, url.port))
+            head = f"GET /v1/locations HTTP/1.1\r\nHost: {url.netloc}\r\nAccept: {NDJSON}\r\n"
+            head += f"Authorization: Bearer {client.key}\r\n\r\n"
+            await asyncio.get_running_loop().sock_sendall(reader, head.encode())
+            for _ in range(200):
+                await asyncio.sleep(0.1)
+                if logs:
+                    break
+    assert [line["event"] for line in logs] == ["list_broken_off"]
 
 
 @given(
