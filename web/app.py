@@ -23,6 +23,7 @@ from web.api import (
 from web.auth import ACCESS, OPEN_PATHS, Handler
 from web.context import CONTEXT, Context
 from web.cross_origin import CORS_ORIGINS
+from web.ingest.delivery import WEBHOOKS
 from web.ingest.receiver import Receiver
 from web.problems import problems
 from web.reads import ReadTurns
@@ -93,7 +94,10 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
     """Find out who makes a request, before it is looked for what it asks for: its handler sees whether they may."""
     app = request.app
     resource = request.match_info.route.resource
-    is_open = resource is not None and resource.canonical in app[OPEN_PATHS]
+    # A provider is no user of the API: whatever it asks for by mistake, it is not told to get a key.
+    is_open = request.path.startswith(WEBHOOKS) or (
+        resource is not None and resource.canonical in app[OPEN_PATHS]
+    )
     request[ACCESS] = (
         WITHOUT_KEY if is_open else await app[CONTEXT].authenticator.authenticate(request)
     )

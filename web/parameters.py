@@ -26,6 +26,9 @@ from web.errors import (
 # Positions are bigint; this is the largest number of so many digits that is one, and no log gets there.
 LARGEST = 10**18 - 1
 
+# As many as any whole number within bounds has; a longer one takes long to read.
+DIGITS = 19
+
 # As much as any amount needs, and Postgres takes.
 DECIMAL = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?")
 
@@ -164,7 +167,7 @@ def is_position(text: str) -> bool:
 
 def _whole_number(least: int, most: int, name: str, text: str) -> int:
     digits = text[1:] if least < 0 and text.startswith("-") else text
-    if is_position(digits):
+    if digits.isascii() and digits.isdigit() and len(digits) <= DIGITS:
         number = int(text)
         if least <= number <= most:
             return number

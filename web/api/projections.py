@@ -39,7 +39,7 @@ LOOK_SECONDS = 0.1
 class ProjectionPath(msgspec.Struct, frozen=True):
     """Which projection."""
 
-    name: Annotated[str, Meta(description="The name of a projection, such as `gift_cards`.")]
+    name: Annotated[str, Meta(description="The name of a projection.", examples=["gift_cards"])]
 
 
 class QuarantinedPath(ProjectionPath, frozen=True):

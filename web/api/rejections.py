@@ -133,8 +133,13 @@ async def retry_rejection(
         rejection.last_at,
         rejection.body,
     )
-    _verify_again(endpoint, rejection, delivery)
-    recognised = recognise(endpoint, delivery)
+    try:
+        _verify_again(endpoint, rejection, delivery)
+        recognised = recognise(endpoint, delivery)
+    except (UnidentifiedError, UnparsableError, UnverifiedError) as error:
+        # What is wrong is the delivery of then, not this request.
+        problem = f"it is still refused. {error}".removesuffix(".")
+        raise NotRetriableError(id=rejection.id, problem=problem) from error
     if not await context.rejections.claim(rejection.id):
         raise NotRetriableError(id=rejection.id, problem="it is in the log, or being tried")
     try:
@@ -226,9 +231,6 @@ ROUTES = [
             NotRetriableError,
             QueueFullError,
             RefusedError,
-            UnidentifiedError,
-            UnparsableError,
-            UnverifiedError,
         ),
         scope="operate",
     ),

@@ -8,6 +8,7 @@ from msgspec import inspect
 from eventstore.limits import Limits
 from web.openapi.examples import example_of
 from web.openapi.schemas import JsonObject, add_time_formats
+from web.parameters import DECIMAL
 from web.route import Route
 
 # What nothing on record holds, and no parameter may.
@@ -30,7 +31,8 @@ def _parameter(place: str, name: str, schema: JsonObject, *, required: bool) -> 
     if (description := schema.pop("description", None)) is not None:
         found["description"] = description
     if schema.get("type") == "array":
-        # Words with commas between them.
+        # Words with commas between them, each but once.
+        schema |= {"minItems": 1, "uniqueItems": True}
         found |= {"style": "form", "explode": False}
     found["schema"] = schema
     if place == "path":
@@ -48,6 +50,8 @@ def _properties_of(
     info = inspect.type_info(struct)
     add_time_formats(properties, info)
     for schema in properties.values():
+        if schema.get("format") == "decimal":
+            schema["pattern"] = f"^{DECIMAL.pattern}$"
         if schema.get("type") == "string" and not {"format", "pattern", "enum"} & set(schema):
             schema["pattern"] = NO_NUL
     for field in getattr(info, "fields", ()):

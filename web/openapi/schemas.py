@@ -88,6 +88,10 @@ def _rewrite(schema: Any, names: dict[str, str]) -> Any:  # noqa: ANN401 - JSON
     found = {key: _rewrite(value, names) for key, value in schema.items() if key != "title"}
     if isinstance(reference := found.get("$ref"), str):
         found["$ref"] = REFERENCE + names[reference]
+    pair = found.get("prefixItems", [])
+    if pair and found.get("items") is False and all(each == pair[0] for each in pair):
+        # Not every tool knows arrays that have a schema for each place.
+        found["items"] = found.pop("prefixItems")[0]
     options = found.get("anyOf", [])
     if len(options) == 2 and options[1] == {"type": "null"} and "type" in options[0]:  # noqa: PLR2004 - one, or null
         del found["anyOf"]

@@ -75,7 +75,7 @@ async def test_a_refusal_for_a_fault_of_the_settings_is_put_on_record_after_the_
     async with verified(VERIFICATIONS["hmac"] | OTHERS) as client:
         assert (await client.request("POST", path, data=BODY, headers=headers)).status == 401
         await eventually(client, "/v1/rejections")
-        assert (await client.request("POST", "/v1/rejections/1/retry")).status == 401
+        assert (await client.request("POST", "/v1/rejections/1/retry")).status == 409
     async with verified(VERIFICATIONS["hmac"]) as client:
         first = await client.request("POST", "/v1/rejections/1/retry")
         again = await client.request("POST", "/v1/rejections/1/retry")
