@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 
 from eventstore.log.events import Event, NewEvent
 from providers import load_providers
+from tests.support import described
 from tests.support.keys import LOCAL_KEYS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -55,7 +56,9 @@ class Client:
             headers.setdefault("Authorization", f"Bearer {self.key}")
             options["headers"] = headers
         async with self.session.request(method, url, **options) as response:
-            return Answer(response.status, CIMultiDict(response.headers), await response.read())
+            body = await response.read()
+            described.check(method, path, response.status, response.content_type, body)
+            return Answer(response.status, CIMultiDict(response.headers), body)
 
     async def get(self, path: str) -> Answer:
         """GET."""

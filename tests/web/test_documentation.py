@@ -164,3 +164,13 @@ async def test_the_bare_address_is_json_for_programs_and_a_page_for_browsers(
     assert answer.headers["Vary"] == "Accept, Accept-Encoding"
     for path in ("docs", "openapi.json"):
         assert f'"/{path}"' in answer.body.decode() or f'href="{path}"' in answer.body.decode()
+
+
+async def test_options_are_answered_with_the_methods_of_the_document(client: Client) -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        # What a thing with the id "search" would take is taken there, too.
+        if path.endswith("/search"):
+            continue
+        answer = await client.request("OPTIONS", re.sub(r"{\w+}", "1", path))
+        allowed = {*(method.upper() for method in operations), "OPTIONS"}
+        assert set(answer.headers["Allow"].split(", ")) - {"HEAD"} == allowed, path

@@ -171,6 +171,9 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
             path=f"{path}/search",
             handler=search,
             body=search_body,
+            request_examples={
+                f"by {name}": {name: "6006491234567890"} for name in projection.secrets
+            },
             answer=page[row_type, str],
             errors=(
                 *COMMON_ERRORS,
