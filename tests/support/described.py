@@ -1,5 +1,6 @@
 """What a server of the suite answers, compared with the document of its API."""
 
+import gzip
 import json
 import re
 from functools import cache
@@ -13,6 +14,9 @@ from web.app import make_routes
 from web.openapi.document import make_document
 
 PROBLEM = "application/problem+json"
+
+# How a body begins that a test has asked for compressed.
+GZIP = b"\x1f\x8b"
 
 
 @cache
@@ -52,6 +56,8 @@ def check(method: str, target: str, status: int, content_type: str, body: bytes)
     path = next((path for pattern, path in _paths() if pattern.fullmatch(target)), None)
     if path is None or method.lower() not in document()["paths"][path]:
         return
+    if body.startswith(GZIP):
+        body = gzip.decompress(body)
     validator = _validator(path, method.lower(), str(status), media)
     errors = [error.message for error in validator.iter_errors(json.loads(body))]
     assert not errors, f"{method} {target}: {status} {errors} {body[:500]!r}"
