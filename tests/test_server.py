@@ -132,7 +132,7 @@ def test_beside_an_older_copy_of_its_data_nothing_is_taken_until_somebody_accept
     assert "log_behind" in server.output()
     shown = failover(data_dir, "show")
     assert "\nhead 3\naccepted:\n" in shown
-    assert "the log goes on after position 3" in failover(data_dir, "accept")
+    assert "the log goes on after position 3" in failover(data_dir, "accept", "--behind")
     assert patiently(lambda: server.deliver("l-5")) == 4
     told = server.get("/v1/failover")
     assert [one["position"] for one in told["acceptances"]] == [3, 0]
@@ -140,10 +140,10 @@ def test_beside_an_older_copy_of_its_data_nothing_is_taken_until_somebody_accept
     assert "events_lost" in server.output()
 
 
-def failover(data_dir: Path, action: str) -> str:
+def failover(data_dir: Path, *words: str) -> str:
     """What `loopledger failover` prints."""
     return subprocess.run(
-        [sys.executable, "-m", "commands", "failover", action],
+        [sys.executable, "-m", "commands", "failover", *words],
         cwd=ROOT,
         env=clean_environment({"LOOPLEDGER_DATA_DIR": str(data_dir)}),
         capture_output=True,
