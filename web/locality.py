@@ -9,6 +9,8 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 from multidict import istr
 
+from web.errors import MalformedHeaderError
+
 # What programs and browsers send of themselves, with answers that need no key. A proxy shows by whatever else it adds.
 PLAIN_HEADERS: Final = frozenset(
     {
@@ -41,17 +43,22 @@ def is_from_here(request: web.BaseRequest) -> bool:
     """Say whether a request was made on this machine, neither through a proxy nor by a page of another site.
 
     A proxy shows by its headers, or by speaking HTTP/1.0; a page by its Origin; a page that rebinds its name by the
-    Host. A proxy that adds and changes nothing cannot be recognised: from the first key on, it need not be.
+    Host. A proxy that adds and changes nothing cannot be recognised: from the first key on, it need not be. Raises
+    MalformedHeaderError.
     """
     headers = request.headers
     hosts = headers.getall(HOST, ())
+    try:
+        host = request.url.host
+    except ValueError:
+        raise MalformedHeaderError(header="Host") from None
     return (
         is_loopback(request.remote)
         and request.version >= HttpVersion11
         and len(hosts) == 1
         and is_own_name(hosts[0])
         # An absolute URL in the request line counts instead of the header (RFC 9112, 3.2.2).
-        and is_loopback(request.url.host)
+        and is_loopback(host)
         and all(map(_is_plain, headers))
         and foreign_origin(headers, any_host=True) is None
     )
