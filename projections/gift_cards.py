@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import UNSET
 
 from eventstore.fold.columns import SECRET
-from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
+from eventstore.fold.projection import Changes, Money, Place, Projection, Timeline, Total
 from projections.fast_merging import FastMerger
 from projections.tracked import EFFECTIVE_AT, Tracked
 from providers.facts import GiftCardFact
@@ -79,4 +79,5 @@ PROJECTION = Projection(
         ),
     ),
     total=Total("balance", by=("currency",)),
+    money=Money(amount="balance", currency="currency", minor=True),
 )

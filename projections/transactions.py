@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from msgspec import UNSET
 
-from eventstore.fold.projection import Changes, Place, Projection, Timeline, Total
+from eventstore.fold.projection import Changes, Money, Place, Projection, Timeline, Total
 from projections.fast_merging import FastMerger
 from projections.tracked import EFFECTIVE_AT, Tracked
 from providers.facts import Phase, TransactionFact
@@ -136,4 +136,5 @@ PROJECTION = Projection(
         changes=Changes(name="status_changes", kind="words", column="status", beside="phase"),
     ),
     total=Total("amount", by=("phase", "currency")),
+    money=Money(amount="amount", currency="currency", minor=False),
 )

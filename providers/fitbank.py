@@ -14,7 +14,8 @@ from msgspec import UNSET
 from eventstore.errors import SettingsError
 from eventstore.log.events import Event
 from eventstore.log.streams import stream_name, stream_name_if_not
-from providers.amounts import CurrencyCode, major
+from eventstore.query.money import MinorUnits
+from providers.amounts import MINOR_DIGITS, CurrencyCode, major
 from providers.facts import Fact, Phase, TransactionFact
 from providers.parsing import (
     Reader,
@@ -136,6 +137,7 @@ def provider(settings: Settings) -> Provider:
             "business_units": settings.business_units,
             "seconds_ahead": settings.seconds_ahead,
         },
+        minor_units=MinorUnits(MINOR_DIGITS),
     )
 
 

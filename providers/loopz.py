@@ -15,6 +15,7 @@ from multidict import istr
 
 from eventstore.log.events import Event
 from eventstore.log.streams import stream_name, stream_name_if_not, stream_part, stream_prefix
+from eventstore.query.money import MinorUnits
 from providers.amounts import (
     MINOR_DIGITS,
     MOST_CENTS,
@@ -202,6 +203,14 @@ def provider(settings: Settings) -> Provider:
             "merchants": msgspec.to_builtins(settings.merchants),
             "seconds_ahead": settings.seconds_ahead,
         },
+        minor_units=MinorUnits(
+            {**MINOR_DIGITS, **settings.minor_units},
+            {
+                merchant_id: merchant.minor_units
+                for merchant_id, merchant in settings.merchants.items()
+                if merchant.minor_units
+            },
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import msgspec
 from eventstore.errors import LoopledgerError
 from eventstore.log.events import Event
 from eventstore.log.streams import LONGEST_NAME
+from eventstore.query.money import MinorUnits
 from providers.facts import Fact
 
 # What a header that was not sent has.
@@ -52,6 +53,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `recognise` reads them; an event that cannot be read has no fact. `identity_headers` hold what the body does not say
     of itself. `kept_headers` are others of its own that go on record. `decoding_settings`: the settings that `decode`
     depends on, as a value that JSON can hold; never a secret. `example` is a delivery that `recognise` accepts.
+    `minor_units`: how many digits the minor units of its currencies have.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     identity_headers: tuple[str, ...] = ()
     kept_headers: tuple[str, ...] = ()
     decoding_settings: object = None
+    minor_units: MinorUnits = MinorUnits()
 
 
 def header_values(headers: Mapping[str, str], names: Iterable[str]) -> list[str | None]:

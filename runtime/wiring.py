@@ -36,6 +36,7 @@ from eventstore.query.listing import ListReader
 from eventstore.query.live_events import EventFeed
 from eventstore.query.live_states import StateFeed
 from eventstore.query.log_status import LogStatusReader
+from eventstore.query.money import UnitsByProvider
 from eventstore.query.readiness import Readiness
 from eventstore.query.states import States
 from eventstore.query.whole_lists import WholeLists
@@ -46,6 +47,7 @@ from eventstore.rejections import Rejections
 from eventstore.tasks import cancel_all, in_background, raise_if_cancelled
 from projections import load_projections
 from providers import load_providers, settings_types
+from providers.provider import Provider
 from runtime.data_directory import own_directory
 from runtime.logging import redact_from_log
 from runtime.metrics.database import DatabaseValues
@@ -215,9 +217,10 @@ def context_of(
     keys = Keys(database, limits)
     authenticator = Authenticator(keys, limits, local=local, keyless=settings.answer_without_keys)
     providers = load_providers(settings.providers)
+    units = units_of(providers)
     quarantine = Quarantine(database)
     states = {
-        name: States(projection, database, parts.registry, limits)
+        name: States(projection, database, parts.registry, limits, units)
         for name, projection in load_projections().items()
     }
     known_histories = KnownHistories(limits.history_bytes)
@@ -247,7 +250,7 @@ def context_of(
         whole_lists=WholeLists(database, ListReader(database), limits),
         misses=Misses(limits),
         readiness=readiness,
-        live=live_streams(parts, limits, authenticator),
+        live=live_streams(parts, limits, authenticator, units),
         metrics=MetricsReader(
             metrics.totals,
             DatabaseValues(
@@ -260,12 +263,19 @@ def context_of(
     )
 
 
-def live_streams(parts: Parts, limits: Limits, authenticator: Authenticator) -> LiveStreams:
+def units_of(providers: Mapping[str, Provider]) -> UnitsByProvider:
+    """What the minor units of currencies are, by provider."""
+    return tuple((name, provider.minor_units) for name, provider in sorted(providers.items()))
+
+
+def live_streams(
+    parts: Parts, limits: Limits, authenticator: Authenticator, units: UnitsByProvider
+) -> LiveStreams:
     """Make the live streams of this process."""
     reading = asyncio.Semaphore(limits.stream_reads)
     events = EventFeed(parts.database, parts.reader, parts.head, limits, reading)
     states = {
-        name: StateFeed(projection, parts.database, parts.head, limits, reading)
+        name: StateFeed(projection, parts.database, parts.head, limits, reading, units)
         for name, projection in load_projections().items()
     }
     return LiveStreams(limits, events, states, authenticator.is_in_force)

@@ -148,6 +148,14 @@ class Total(msgspec.Struct, frozen=True):
     by: tuple[str, ...]
 
 
+class Money(msgspec.Struct, frozen=True):
+    """Where a state has money: its columns `amount` and `currency`. `minor`: the amount is in minor units."""
+
+    amount: str
+    currency: str
+    minor: bool
+
+
 class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     """What to fold, into what, and how. Raises ValueError for one that contradicts itself.
 
@@ -164,7 +172,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     Lists can be sorted by the fields of `ranges` too, which are numbers, and limited to a range of each; and looked
     through for the words of one of `names`, or the beginning of one of `references`. `secrets` are those by whose exact
     value a thing is found. `effective_at` are the fields of which the first that is not null is the time that the
-    newest fact counts at.
+    newest fact counts at. `money` is the amount of which lists say how large its minor unit is.
     """
 
     name: str
@@ -184,6 +192,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
     effective_at: tuple[str, ...] = ()
     timeline: Timeline | None = None
     total: Total | None = None
+    money: Money | None = None
 
     def __post_init__(self) -> None:
         """Check that names are names, and that columns are columns of the state."""
@@ -209,6 +218,7 @@ class Projection(msgspec.Struct, Generic[State], frozen=True, kw_only=True):
             "effective_at": self.effective_at,
             "total.amount": (self.total and self.total.amount,),
             "total.by": self.total.by if self.total else (),
+            "money": (self.money.amount, self.money.currency) if self.money else (),
         }.items():
             for name in names:
                 if name is not None and name not in columns:

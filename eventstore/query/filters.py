@@ -14,6 +14,7 @@ from eventstore.fold.generation import EFFECTIVE_AT, SCHEMA
 from eventstore.fold.indexes import TIE_BREAKER, beginning, quoted, sort_key, words
 from eventstore.fold.projection import STATE_COLUMNS, Projection
 from eventstore.query.listing import Filter, Key, Listing
+from eventstore.query.money import NO_UNITS, UnitsByProvider, money_fields
 from eventstore.query.queries import QUERIES
 from eventstore.query.row_json import Field
 
@@ -33,14 +34,14 @@ POSITION = Key("position", "bigint")
 
 
 @cache
-def states_listing(projection: Projection[Any]) -> Listing:
-    """The list of the states of a projection's live generation."""
+def states_listing(projection: Projection[Any], units: UnitsByProvider = NO_UNITS) -> Listing:
+    """The list of the states of a projection's live generation. `units`: what the minor units of currencies are."""
     return Listing(
         name=projection.name,
         query="list_states",
         words={"table": f"{SCHEMA}.{identifier(projection.name)}"},
         version=QUERIES["generation_of"].format(name=identifier(projection.name)),
-        fields={field.name: field for field in _fields(projection)},
+        fields={field.name: field for field in _fields(projection, units)},
         filters=filters_of(projection),
         sorts=sorts_of(projection),
         merchant=None if projection.tenant is None else quoted(projection.tenant),
@@ -48,23 +49,24 @@ def states_listing(projection: Projection[Any]) -> Listing:
 
 
 @cache
-def secrets_listing(projection: Projection[Any]) -> Listing:
+def secrets_listing(projection: Projection[Any], units: UnitsByProvider = NO_UNITS) -> Listing:
     """The same list, by the exact value of a secret."""
     filters = {
         name: Filter(str, f"{quoted(name)} = {{0}}", f"The whole `{name}`.")
         for name in projection.secrets
     }
-    return msgspec.structs.replace(states_listing(projection), filters=filters)
+    return msgspec.structs.replace(states_listing(projection, units), filters=filters)
 
 
-def _fields(projection: Projection[Any]) -> list[Field]:
+def _fields(projection: Projection[Any], units: UnitsByProvider) -> list[Field]:
     columns: list[Column] = [*STATE_COLUMNS, *shown_columns_of(projection.state)]
     if projection.effective_at:
         columns.append(EFFECTIVE_AT)
-    return [
+    fields = [
         Field(each.name, quoted(each.name), each.sql_type, each.nullable, each.secret)
         for each in columns
     ]
+    return fields if projection.money is None else [*fields, *money_fields(projection.money, units)]
 
 
 def sorts_of(projection: Projection[Any]) -> dict[str, tuple[Key, ...]]:

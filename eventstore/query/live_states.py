@@ -14,6 +14,7 @@ from eventstore.fold.projection import Projection
 from eventstore.query.filters import states_listing
 from eventstore.query.listing import Question, Statement
 from eventstore.query.live import Feed, Item, Place
+from eventstore.query.money import NO_UNITS, UnitsByProvider
 from eventstore.query.queries import QUERIES
 from eventstore.query.row_json import json_object
 from eventstore.query.visibility import Visibility
@@ -57,10 +58,11 @@ class StateFeed(Feed[StateQuestion]):
         head: "Head",
         limits: "Limits",
         reading: asyncio.Semaphore,
+        units: UnitsByProvider = NO_UNITS,
     ) -> None:
         super().__init__(projection.name, head, limits, reading)
         self._database = database
-        self._listing = states_listing(projection)
+        self._listing = states_listing(projection, units)
         self._folding = Backoff(FIRST_FOLD_PAUSE, limits.poll_seconds)
 
     async def _find_start(self) -> Place:

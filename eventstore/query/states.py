@@ -5,6 +5,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,7 @@ from eventstore.fold.projection import Projection
 from eventstore.query.cursor import JsonPage
 from eventstore.query.filters import secrets_listing, states_listing
 from eventstore.query.listing import ListReader, Question
+from eventstore.query.money import DIGITS, NO_UNITS, UnitsByProvider, major_name
 from eventstore.query.visibility import Visibility
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ COMMON = (
     "`stream` names the thing; the event at `position` changed it last. `effective_at` is when the newest of its "
     "events counts: the provider's time or, where it gives none, the recorded one."
 )
+
+MONEY = "`minor_units` is how many digits the minor unit of `currency` has behind the point; null if that is not known."
+MAJOR = "`{major}` is `{amount}` in major units, with all these digits."
 
 # How many owners of one id an AmbiguousError names.
 MOST_OWNERS = 20
@@ -57,10 +62,12 @@ class States:
         database: "Database",
         registry: "Registry",
         limits: "Limits",
+        units: UnitsByProvider = NO_UNITS,
     ) -> None:
         self.projection = projection
         self.row_type = row_type_of(projection)
-        self.listing = states_listing(projection)
+        self.listing = states_listing(projection, units)
+        self._secrets_listing = secrets_listing(projection, units)
         self._database = database
         self._lists = ListReader(database)
         self._registry = registry
@@ -110,8 +117,9 @@ class States:
     async def find_by_secret(self, visibility: Visibility, name: str, value: str) -> JsonPage:
         """The states whose secret field `name` is exactly this, deleted ones too, masked; no more than MOST_OWNERS."""
         masked = msgspec.structs.replace(visibility, revealed=False)
-        listing = secrets_listing(self.projection)
-        sql, values = listing.statement(Question(filters={name: value}), masked, limit=MOST_OWNERS)
+        sql, values = self._secrets_listing.statement(
+            Question(filters={name: value}), masked, limit=MOST_OWNERS
+        )
         found = [] if "\0" in value else await self._fetch(sql, *values)
         return JsonPage([row["item"] for row in found], None)
 
@@ -165,19 +173,28 @@ def row_type_of(projection: Projection[Any]) -> type[msgspec.Struct]:
     fields = [(column.name, hints[column.name]) for column in shown_columns_of(state)]
     if projection.effective_at:
         fields.append((EFFECTIVE_AT.name, datetime | None))
+    if (money := projection.money) is not None:
+        fields.append((DIGITS, int | None))
+        if money.minor:
+            fields.append((major_name(money), Decimal | None))
     return msgspec.defstruct(
         f"{state.__name__}Row",
         [("stream", str), ("position", int), *fields],
-        namespace={"__doc__": _documentation(state)},
+        namespace={"__doc__": _documentation(projection)},
         module=state.__module__,
         frozen=True,
     )
 
 
-def _documentation(state: type[msgspec.Struct]) -> str:
+def _documentation(projection: Projection[Any]) -> str:
     """What a state's class and those that it is derived from say of its fields, and what a row has besides."""
+    state = projection.state
     classes = [each for each in state.__mro__ if issubclass(each, msgspec.Struct)]
     said = [inspect.cleandoc(each.__doc__) for each in classes[:-1] if each.__doc__]
+    if (money := projection.money) is not None:
+        said.append(MONEY)
+        if money.minor:
+            said.append(MAJOR.format(major=major_name(money), amount=money.amount))
     return "\n\n".join([*said, COMMON])
 
 

@@ -109,6 +109,7 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
     """The routes of one projection."""
     name = projection.name
     path = f"/v1/{name.replace('_', '-')}"
+    # What it offers; what it says of money depends on the settings.
     listing = states_listing(projection)
     row_type = row_type_of(projection)
     search_body = search_body_of(projection)
@@ -140,8 +141,9 @@ def routes_of(projection: Projection[Any]) -> list[Route]:
     async def whole_list(
         context: Context, access: Access, _: NoParameters, query: StatesQuery
     ) -> WholeList:
-        await context.states[name].wait_for(query.at_least)
-        return WholeList(listing, question_of(listing, query), access.visibility)
+        states = context.states[name]
+        await states.wait_for(query.at_least)
+        return WholeList(states.listing, question_of(listing, query), access.visibility)
 
     async def show_state(
         context: Context,
