@@ -48,8 +48,8 @@ HIDDEN: Final = f"{PREFIX}..."
 # Seconds after which what is on record is read again.
 MAX_AGE: Final = 0.5
 
-# The same where a key is asked for that is not there: it may be new, and there may be many such requests.
-UNKNOWN_AGE: Final = 0.05
+# How long at least lies between two looks for a key that is not there: it may be new, and many may ask for such a key.
+UNKNOWN_PAUSE: Final = 0.05
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +181,18 @@ class Keys:
                 self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
             # Whoever gives up leaves it to the others.
             self._ring = await asyncio.shield(self._reading)
+        return ring
+
+    async def newest_ring(self) -> KeyRing:
+        """The keys as they are now, for a key that is not among those that were read last.
+
+        However many ask, they are read once in UNKNOWN_PAUSE seconds.
+        """
+        asked = time.monotonic()
+        while (ring := self._ring) is None or ring.read_at < asked:
+            if ring is not None:
+                await asyncio.sleep(ring.read_at + UNKNOWN_PAUSE - time.monotonic())
+            ring = await self.ring(max_age=UNKNOWN_PAUSE)
         return ring
 
     async def _read(self) -> KeyRing:

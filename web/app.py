@@ -91,12 +91,14 @@ def _paths_of(routes: Iterable[Route]) -> frozenset[str]:
 
 @web.middleware
 async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find out who makes a request, before it is looked for what it asks for: its handler sees whether they may."""
+    """Find out who makes a request: its handler sees whether they may. Nobody needs a key for a path that is none."""
     app = request.app
     resource = request.match_info.route.resource
     # A provider is no user of the API: whatever it asks for by mistake, it is not told to get a key.
-    is_open = request.path.startswith(WEBHOOKS) or (
-        resource is not None and resource.canonical in app[OPEN_PATHS]
+    is_open = (
+        isinstance(request.match_info.http_exception, web.HTTPNotFound)
+        or request.path.startswith(WEBHOOKS)
+        or (resource is not None and resource.canonical in app[OPEN_PATHS])
     )
     request[ACCESS] = (
         WITHOUT_KEY if is_open else await app[CONTEXT].authenticator.authenticate(request)

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from eventstore.keys import UNKNOWN_AGE, Keys, digest_of, is_well_formed
+from eventstore.keys import Keys, digest_of, is_well_formed
 from eventstore.limits import Limits
 from web.access import LOCAL, WITHOUT_KEY, Access, Scope, access_of
 from web.errors import (
@@ -108,7 +108,7 @@ class Authenticator:
         ring = await self._keys.ring()
         if digest not in ring.in_force:
             # It may have been made a moment ago, in another process.
-            ring = await self._keys.ring(max_age=UNKNOWN_AGE)
+            ring = await self._keys.newest_ring()
         if (found := ring.in_force.get(digest)) is not None:
             return access_of(found)
         if (found := ring.expired.get(digest)) is not None:

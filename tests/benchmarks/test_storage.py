@@ -71,7 +71,7 @@ async def _swallow(work: "Coroutine[object, object, None]") -> BaseException | N
 
 
 def test_an_event_takes_no_more_than_was_aimed_at(capsys: pytest.CaptureFixture[str]) -> None:
-    assert storage.main(["--events", "20000", "--json"]) == 0
+    assert storage.main(["--events", "40000", "--json"]) == 0
     report = msgspec.json.decode(capsys.readouterr().out, type=storage.Report)
     assert report.disk <= 790
     assert report.wal <= 1000

@@ -51,6 +51,7 @@ class Copy:
         self._checkout = checkout
         self._signed: list[str] = []
         data_dir = checkout.with_name(f"data-{number}")
+        self._environ["LOOPLEDGER_DATA_DIR"] = str(data_dir)
         log = checkout.with_name(f"server-{number}.log")
         self.server = LoopledgerProcess(data_dir, log, environ=self._environ, checkout=checkout)
         self.server.wait_until_ready()

@@ -247,7 +247,16 @@ async def test_a_bug_in_a_fold_puts_the_event_in_quarantine_with_its_place(
     database: Database, log: Log, connection: "Connection[Record]"
 ) -> None:
     projection = msgspec.structs.replace(
-        PROJECTION, state=Bad, evolve=fail, indexes=(), timeline=None, total=None
+        PROJECTION,
+        state=Bad,
+        evolve=fail,
+        indexes=(),
+        ranges=(),
+        secrets=(),
+        effective_at=(),
+        timeline=None,
+        total=None,
+        money=None,
     )
     one = await projector(database, log, projection)
     await append_cards(log, {"id": "a"})

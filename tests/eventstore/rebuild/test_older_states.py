@@ -26,7 +26,9 @@ async def test_states_of_older_code_are_folded_on_and_a_rebuild_shows_what_they_
         await client.loopz("gift-card.deleted", gone)
         await level(client, CARDS)
     # As the tables of older code are.
-    await connection.execute("ALTER TABLE gift_cards_1 DROP COLUMN merge, DROP COLUMN effective_at")
+    await connection.execute(
+        "ALTER TABLE gift_cards_1 DROP COLUMN merge, DROP COLUMN effective_at CASCADE"
+    )
     late = {"code": "MADE-UP", "balance": 900, "updated_on": "2026-01-02T00:00:00Z"}
     newer = {"balance": 100, "updated_on": "2026-01-04T00:00:00Z"}
     async with running(start) as client:
