@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from eventstore.errors import KeyNameError, TooManyKeysError
+from eventstore.postgres.failures import is_outage
 from eventstore.postgres.queries import load_queries
+from eventstore.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
     from eventstore.limits import Limits
@@ -182,6 +184,16 @@ class Keys:
             # Whoever gives up leaves it to the others.
             self._ring = await asyncio.shield(self._reading)
         return ring
+
+    async def last_ring(self) -> KeyRing:
+        """The keys as they are or, while Postgres does not answer, as they were when it last did."""
+        try:
+            return await self.ring()
+        except Exception as error:
+            raise_if_cancelled()
+            if self._ring is None or not is_outage(error):
+                raise
+            return self._ring
 
     async def newest_ring(self) -> KeyRing:
         """The keys as they are now, for a key that is not among those that were read last.

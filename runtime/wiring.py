@@ -79,6 +79,9 @@ LINGERING_SECONDS = 2.0
 # How long a connection may be idle between two requests.
 KEEPALIVE_SECONDS = 75.0
 
+# How long a start waits for the keys, in seconds: who asks later reads them.
+KEYS_SECONDS = 1.0
+
 # Seconds between tries while Postgres is not available.
 RETRY_SECONDS = 0.2
 
@@ -189,6 +192,9 @@ async def serving_http(
     )
     metrics.process.add(receiving(receiver.counts, context.rejections, server, settings.limits))
     metrics.process.add(appending(parts.appender, settings.limits))
+    # For questions that come once Postgres is away: metrics.
+    with suppress(Exception):
+        await asyncio.wait_for(context.keys.ring(), KEYS_SECONDS)
     before_listening()
     writing = asyncio.create_task(context.rejections.run(), name="rejections")
     listening: asyncio.Server | None = None

@@ -100,9 +100,12 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
         or request.path.startswith(WEBHOOKS)
         or (resource is not None and resource.canonical in app[OPEN_PATHS])
     )
-    request[ACCESS] = (
-        WITHOUT_KEY if is_open else await app[CONTEXT].authenticator.authenticate(request)
-    )
+    if is_open:
+        request[ACCESS] = WITHOUT_KEY
+    else:
+        in_outages = resource is not None and resource.canonical.rstrip("/") == metrics.PATH
+        authenticator = app[CONTEXT].authenticator
+        request[ACCESS] = await authenticator.authenticate(request, in_outages=in_outages)
     return await handler(request)
 
 

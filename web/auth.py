@@ -64,19 +64,23 @@ class Authenticator:
             limits.addresses_remembered,
         )
 
-    async def authenticate(self, request: web.BaseRequest) -> Access:
-        """Who makes a request.
+    async def authenticate(self, request: web.BaseRequest, *, in_outages: bool = False) -> Access:
+        """Who makes a request. `in_outages`: it is answered without Postgres too, by the keys that were known last.
 
         Raises MissingKeyError, InvalidKeyError, MalformedHeaderError, KeyTooBusyError, TooManyError.
         """
         key = _key_of(request)
         if key is None:
-            if self._keyless or (is_from_here(request) and not (await self._keys.ring()).any):
+            if self._keyless:
                 return WITHOUT_KEY
+            if is_from_here(request):
+                ring = await (self._keys.last_ring() if in_outages else self._keys.ring())
+                if not ring.any:
+                    return WITHOUT_KEY
             raise MissingKeyError
         now = time.monotonic()
         try:
-            access = await self._access_of(key)
+            access = await self._access_of(key, in_outages=in_outages)
         except InvalidKeyError:
             if wait := self._failed.admit(rate_key(request.remote or ""), now):
                 raise TooManyError(seconds=max(1, round(wait))) from None
@@ -97,7 +101,7 @@ class Authenticator:
             return self._keyless or not ring.any
         return access.key_id in ring.ids
 
-    async def _access_of(self, key: str) -> Access:
+    async def _access_of(self, key: str, *, in_outages: bool) -> Access:
         if not is_well_formed(key):
             raise InvalidKeyError(
                 problem="is none: its checksum does not fit; see that it was copied whole"
@@ -105,7 +109,7 @@ class Authenticator:
         digest = digest_of(key)
         if self._local is not None and hmac.compare_digest(digest, self._local.digest):
             return self._local.access
-        ring = await self._keys.ring()
+        ring = await (self._keys.last_ring() if in_outages else self._keys.ring())
         if digest not in ring.in_force:
             # It may have been made a moment ago, in another process.
             ring = await self._keys.newest_ring()

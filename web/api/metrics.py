@@ -7,6 +7,9 @@ from web.formats import Negotiated
 from web.parameters import NoParameters
 from web.route import COMMON_ERRORS, Route
 
+# They are answered while Postgres is away, too.
+PATH = "/metrics"
+
 
 async def show_metrics(
     context: Context, _access: Access, _path: NoParameters, _query: NoParameters
@@ -21,7 +24,7 @@ async def show_metrics(
 ROUTES = [
     Route(
         method="GET",
-        path="/metrics",
+        path=PATH,
         handler=show_metrics,
         answer=Negotiated,
         media_types=("text/plain", "application/openmetrics-text"),
