@@ -14,14 +14,13 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 import asyncpg
-import uvloop
 from aiohttp import web
 
+from benchmarks.harness.bare_server import serve
 from benchmarks.harness.postgres import parameters_of
 from benchmarks.ingest.queries import QUERIES
 
 PATH = "/webhooks/loopz"
-BACKLOG = 1024
 
 # Connections to Postgres, and threads where there are any.
 POOL = 20
@@ -107,16 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     app = web.Application()
     HANDLERS[given.handler](app, given.dsn)
-    web.run_app(
-        app,
-        host="127.0.0.1",
-        port=given.port,
-        backlog=BACKLOG,
-        access_log=None,
-        print=None,
-        shutdown_timeout=1,
-        loop=uvloop.new_event_loop(),
-    )
+    serve(app, given.port)
 
 
 if __name__ == "__main__":

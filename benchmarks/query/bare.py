@@ -7,10 +7,9 @@ import argparse
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-import uvloop
 from aiohttp import web
 
-BACKLOG = 1024
+from benchmarks.harness.bare_server import serve
 
 
 def handler_of(body: bytes) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -31,16 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app = web.Application()
     for file in given.directory.iterdir():
         app.router.add_get(f"/{file.name}", handler_of(file.read_bytes()))
-    web.run_app(
-        app,
-        host="127.0.0.1",
-        port=given.port,
-        backlog=BACKLOG,
-        access_log=None,
-        print=None,
-        shutdown_timeout=1,
-        loop=uvloop.new_event_loop(),
-    )
+    serve(app, given.port)
 
 
 if __name__ == "__main__":
