@@ -15,7 +15,6 @@ from eventstore.log.reader import contiguous
 from eventstore.query.cursor import JsonPage, decode_cursor, encode_cursor
 from eventstore.query.filters import POSITION, recorded_filters
 from eventstore.query.listing import Filter, Listing, ListReader, Question, Statement
-from eventstore.query.live_events import FILTERS
 from eventstore.query.queries import QUERIES
 from eventstore.query.row_json import Field
 from eventstore.query.visibility import Visibility
@@ -29,12 +28,18 @@ if TYPE_CHECKING:
 FIRST_WINDOW = 2_000
 GROWTH = 8
 
-_TOLD = {
-    "provider": "Only of this provider.",
-    "merchant_id": "Only of this merchant.",
-    "program_id": "Only of this programme.",
-    "topic": "Only of this topic, as the provider names it.",
-    "stream": "Only of this thing, by the name of its stream.",
+# The filters by a value of an event, which live streams offer too.
+VALUE_FILTERS: Mapping[str, Filter] = {
+    "provider": Filter(str, "provider = {0}", "Only of this provider."),
+    "merchant_id": Filter(str, "merchant_id = {0}", "Only of this merchant."),
+    "program_id": Filter(str, "program_id = {0}", "Only of this programme."),
+    "topic": Filter(str, "topic = {0}", "Only of this topic, as the provider names it."),
+    "stream": Filter(
+        str,
+        # As the index of streams has it.
+        "hashtextextended(stream, 0) = hashtextextended({0}, 0) AND stream = {0}",
+        "Only of this thing, by the name of its stream.",
+    ),
 }
 
 EVENTS = Listing(
@@ -55,13 +60,7 @@ EVENTS = Listing(
             Field("size", "octet_length(body)", "integer"),
         )
     },
-    filters={
-        **{
-            name: Filter(str, FILTERS[name].format(parameter="{0}"), told)
-            for name, told in _TOLD.items()
-        },
-        **recorded_filters("it was recorded"),
-    },
+    filters={**VALUE_FILTERS, **recorded_filters("it was recorded")},
     sorts={"position": (POSITION,)},
     merchant="merchant_id",
 )

@@ -10,6 +10,8 @@ import msgspec
 
 from eventstore.log.events import ListedEvent
 from eventstore.log.reader import read_events
+from eventstore.query.events import EVENTS
+from eventstore.query.listing import Question
 from eventstore.query.live import Feed, Item, Place
 from eventstore.query.queries import QUERIES
 from eventstore.query.visibility import Visibility
@@ -20,16 +22,6 @@ if TYPE_CHECKING:
     from eventstore.log.head import Head
     from eventstore.log.reader import Reader
     from eventstore.postgres.database import Database
-
-# What events are filtered by, each by equality: SQL for a parameter of this name.
-FILTERS: Mapping[str, str] = {
-    "provider": "provider = {parameter}",
-    "merchant_id": "merchant_id = {parameter}",
-    "program_id": "program_id = {parameter}",
-    "topic": "topic = {parameter}",
-    # As the index of streams has it.
-    "stream": "hashtextextended(stream, 0) = hashtextextended({parameter}, 0) AND stream = {parameter}",
-}
 
 # So many positions are looked through at a time for the events of a filter, unless an index leads to them.
 WINDOW = 20_000
@@ -122,18 +114,10 @@ class EventFeed(Feed[EventQuestion]):
         end = through.position
         if "stream" not in dict(question.filters):
             end = min(end, after.position + WINDOW)
-        conditions = "".join(
-            f" AND {FILTERS[name].format(parameter=f'${number}')}"
-            for number, (name, _) in enumerate(question.filters, 5)
-        )
-        rows = await self._database.fetch(
-            QUERIES["read_past_events"].format(filters=conditions),
-            after.position,
-            end,
-            limit,
-            question.merchants,
-            *(value for _, value in question.filters),
-        )
+        asked = Question(filters=dict(question.filters))
+        conditions, values = EVENTS.conditions(asked, Visibility(question.merchants), first=4)
+        query = QUERIES["read_past_events"].format(conditions=conditions)
+        rows = await self._database.fetch(query, after.position, end, limit, *values)
         items = [item_of(ListedEvent(*row)) for row in rows]
         return items, items[-1].position if len(items) == limit else end
 

@@ -161,12 +161,12 @@ WHERE position > $1 AND position <= $2
 GROUP BY provider
 
 -- read_past_events --
--- Events after $1 up to $2, at most $3, of the merchants $4, of all if that is null.
+-- Events after $1 up to $2, at most $3, as the listing of events makes conditions.
 SELECT
     position, event_id, provider, topic, merchant_id, program_id, stream, received_at, recorded_at,
     octet_length(body) AS size
 FROM events
-WHERE position > $1 AND position <= $2 AND ($4::text[] IS NULL OR merchant_id = ANY($4)) {filters}
+WHERE position > $1 AND position <= $2 AND {conditions}
 ORDER BY position
 LIMIT $3
 

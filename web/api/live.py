@@ -8,9 +8,10 @@ from msgspec import Meta
 from eventstore.errors import NotSetUpError
 from eventstore.fold.projection import Projection
 from eventstore.log.events import ListedEvent
+from eventstore.query.events import VALUE_FILTERS
 from eventstore.query.filters import states_listing
 from eventstore.query.live import Place
-from eventstore.query.live_events import FILTERS, EventQuestion
+from eventstore.query.live_events import EventQuestion
 from eventstore.query.live_states import StateQuestion
 from eventstore.query.states import row_type_of
 from web.access import Access
@@ -88,7 +89,7 @@ async def stream_events(
     context: Context, access: Access, _: NoParameters, query: EventStreamQuery
 ) -> LiveAnswer:
     """The events as they come on record, in order, as Server-Sent Events named `event`."""
-    given = {name: value for name in FILTERS if (value := getattr(query, name)) is not None}
+    given = {name: value for name in VALUE_FILTERS if (value := getattr(query, name)) is not None}
     return _events(context, access, given, query)
 
 
