@@ -20,14 +20,14 @@ from web.api import (
     rejections,
     states,
 )
-from web.auth import ACCESS, OPEN_PATHS, Handler
+from web.auth import ACCESS, OPEN_PATHS, OUTAGE_PATHS
 from web.context import CONTEXT, Context
 from web.cross_origin import CORS_ORIGINS
 from web.ingest.delivery import WEBHOOKS
 from web.ingest.receiver import Receiver
 from web.problems import problems
 from web.reads import ReadTurns
-from web.responses import add_common_headers, options
+from web.responses import Handler, add_common_headers, options
 from web.route import Route, request_handler
 
 
@@ -63,6 +63,7 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
     app[CORS_ORIGINS] = frozenset(context.cors_origins)
     open_to_all = {"health", "metrics"} if context.open_metrics else {"health"}
     app[OPEN_PATHS] = _paths_of(route for route in routes if route.scope in open_to_all)
+    app[OUTAGE_PATHS] = _paths_of(route for route in routes if route.scope == "metrics")
     handlers = [
         (
             route,
@@ -71,7 +72,7 @@ def make_app(context: Context, receiver: Receiver) -> web.Application:
         for route in routes
         if route.handler is not None
     ]
-    # A slash at the end makes no difference, and no request wait while others are looked for first.
+    # A slash at the end makes no difference. Paths are looked through in this order, and most requests have none.
     for slash in ("", "/"):
         for route, handler in handlers:
             if slash and route.path.endswith(slash):
@@ -94,18 +95,19 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
     """Find out who makes a request: its handler sees whether they may. Nobody needs a key for a path that is none."""
     app = request.app
     resource = request.match_info.route.resource
+    path = None if resource is None else resource.canonical
     # A provider is no user of the API: whatever it asks for by mistake, it is not told to get a key.
     is_open = (
         isinstance(request.match_info.http_exception, web.HTTPNotFound)
         or request.path.startswith(WEBHOOKS)
-        or (resource is not None and resource.canonical in app[OPEN_PATHS])
+        or path in app[OPEN_PATHS]
     )
     if is_open:
         request[ACCESS] = WITHOUT_KEY
     else:
-        in_outages = resource is not None and resource.canonical.rstrip("/") == metrics.PATH
-        authenticator = app[CONTEXT].authenticator
-        request[ACCESS] = await authenticator.authenticate(request, in_outages=in_outages)
+        request[ACCESS] = await app[CONTEXT].authenticator.authenticate(
+            request, in_outages=path in app[OUTAGE_PATHS]
+        )
     return await handler(request)
 
 

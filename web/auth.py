@@ -8,7 +8,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from eventstore.keys import Keys, digest_of, is_well_formed
+from eventstore.keys import KeyRing, Keys, digest_of, is_well_formed
 from eventstore.limits import Limits
 from web.access import LOCAL, WITHOUT_KEY, Access, Scope, access_of
 from web.errors import (
@@ -25,10 +25,11 @@ from web.locality import is_from_here
 
 logger = structlog.get_logger()
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 # The paths that are open to everybody: those that a load balancer uses.
 OPEN_PATHS = web.AppKey("open_paths", frozenset[str])
+
+# Those that are answered while Postgres is away.
+OUTAGE_PATHS = web.AppKey("outage_paths", frozenset[str])
 
 # Who makes a request, once that is checked.
 ACCESS = web.RequestKey("access", Access)
@@ -70,17 +71,14 @@ class Authenticator:
         Raises MissingKeyError, InvalidKeyError, MalformedHeaderError, KeyTooBusyError, TooManyError.
         """
         key = _key_of(request)
+        read = self._keys.last_ring if in_outages else self._keys.ring
         if key is None:
-            if self._keyless:
+            if self._keyless or (is_from_here(request) and not (await read()).any):
                 return WITHOUT_KEY
-            if is_from_here(request):
-                ring = await (self._keys.last_ring() if in_outages else self._keys.ring())
-                if not ring.any:
-                    return WITHOUT_KEY
             raise MissingKeyError
         now = time.monotonic()
         try:
-            access = await self._access_of(key, in_outages=in_outages)
+            access = await self._access_of(key, read)
         except InvalidKeyError:
             if wait := self._failed.admit(rate_key(request.remote or ""), now):
                 raise TooManyError(seconds=max(1, round(wait))) from None
@@ -101,7 +99,7 @@ class Authenticator:
             return self._keyless or not ring.any
         return access.key_id in ring.ids
 
-    async def _access_of(self, key: str, *, in_outages: bool) -> Access:
+    async def _access_of(self, key: str, read: Callable[[], Awaitable[KeyRing]]) -> Access:
         if not is_well_formed(key):
             raise InvalidKeyError(
                 problem="is none: its checksum does not fit; see that it was copied whole"
@@ -109,7 +107,7 @@ class Authenticator:
         digest = digest_of(key)
         if self._local is not None and hmac.compare_digest(digest, self._local.digest):
             return self._local.access
-        ring = await (self._keys.last_ring() if in_outages else self._keys.ring())
+        ring = await read()
         if digest not in ring.in_force:
             # It may have been made a moment ago, in another process.
             ring = await self._keys.newest_ring()

@@ -1,10 +1,6 @@
 """Pages of other sites that may read the API from a browser: those that the settings name (CORS)."""
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import hdrs, web
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # The origins that the settings name.
 CORS_ORIGINS = web.AppKey("cors_origins", frozenset[str])

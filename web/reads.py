@@ -8,7 +8,7 @@ computation has to `await` now and then (`eventstore.tasks.Pacer`).
 import asyncio
 import types
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
+from collections.abc import Callable, Collection, Coroutine, Generator
 from time import perf_counter
 from typing import Any, TypeVar, cast
 
@@ -16,8 +16,7 @@ from aiohttp import web
 
 from eventstore.limits import Limits
 from web.errors import TooManyReadsError
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from web.responses import Handler
 
 Result = TypeVar("Result")
 

@@ -7,9 +7,6 @@ from web.formats import Negotiated
 from web.parameters import NoParameters
 from web.route import COMMON_ERRORS, Route
 
-# They are answered while Postgres is away, too.
-PATH = "/metrics"
-
 
 async def show_metrics(
     context: Context, _access: Access, _path: NoParameters, _query: NoParameters
@@ -24,7 +21,7 @@ async def show_metrics(
 ROUTES = [
     Route(
         method="GET",
-        path=PATH,
+        path="/metrics",
         handler=show_metrics,
         answer=Negotiated,
         media_types=("text/plain", "application/openmetrics-text"),
